@@ -1,0 +1,271 @@
+"""Builds machserial from its manifest: install script, update scripts, plain bundle.
+
+    python3 sql/build.py [--source DIR] [--output DIR]    build
+    python3 sql/build.py release                          freeze the present version
+
+Needs only Python's standard library. See docs/development.md for what each product is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+KINDS = ("code", "migration", "view", "privileges")
+MIGRATION_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
+MIGRATION_MARK = re.compile(r"^-- migration (\d+) (\w+) sha256 ([0-9a-f]{64})$", re.MULTILINE)
+FUNCTION = re.compile(r"^create (function|procedure) ", re.MULTILINE)
+COMPOSITE = re.compile(r"^create type (machserial\.\w+) as \(\n(.*?)\n\);$", re.MULTILINE | re.DOTALL)
+ATTRIBUTE = re.compile(r"^ {4}(\w+) (.+?),?$", re.MULTILINE)
+
+EXTENSION_ONLY = '\\echo Use "CREATE EXTENSION machserial" to load this file. \\quit\n'
+
+
+class BuildError(Exception):
+    """The sources contradict each other or what has been released."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file of sql/migrations: its number, its name and its bytes."""
+
+    version: int
+    name: str
+    source: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that the manifest names, in its order."""
+
+    version: str
+    code: list[str]
+    migrations: list[Migration]
+    views: list[tuple[str, str]]
+    privileges: list[str]
+
+
+def read_version(source: Path) -> str:
+    found = re.search(r"^default_version = '([^']+)'$", (source / "machserial.control").read_text(), re.M)
+    if not found:
+        raise BuildError("machserial.control states no default_version")
+    return found.group(1)
+
+
+def read_manifest(source: Path) -> list[tuple[str, Path]]:
+    entries = []
+    for line in (source / "manifest").read_text().splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        kind, name = line.split()
+        if kind not in KINDS:
+            raise BuildError(f"manifest: {kind} is none of {', '.join(KINDS)}")
+        entries.append((kind, source / name))
+    return entries
+
+
+def check_nothing_forgotten(source: Path, entries: list[tuple[str, Path]]) -> None:
+    """A file that the manifest does not name would be silently absent from the product."""
+    named = {path for _, path in entries}
+    folders = (source / "functions", source / "migrations", source / "views")
+    forgotten = sorted(str(path) for folder in folders for path in folder.rglob("*.sql") if path not in named)
+    if forgotten:
+        raise BuildError(f"not in the manifest: {', '.join(forgotten)}")
+
+
+def read_migration(path: Path) -> Migration:
+    found = MIGRATION_NAME.fullmatch(path.name)
+    if not found:
+        raise BuildError(f"{path.name}: a migration is called 0001_name.sql")
+    return Migration(int(found.group(1)), found.group(2), path.read_text())
+
+
+def read_sources(source: Path) -> Sources:
+    entries = read_manifest(source)
+    check_nothing_forgotten(source, entries)
+    migrations = [read_migration(path) for kind, path in entries if kind == "migration"]
+    if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
+        raise BuildError("migrations must be numbered 1, 2, 3, … in the manifest's order")
+    return Sources(
+        version=read_version(source),
+        code=[path.read_text() for kind, path in entries if kind == "code"],
+        migrations=migrations,
+        views=[(path.stem, path.read_text()) for kind, path in entries if kind == "view"],
+        privileges=[path.read_text() for kind, path in entries if kind == "privileges"],
+    )
+
+
+def check_released(source: Path, migrations: list[Migration]) -> list[str]:
+    """The versions released so far, after making sure that none of their migrations has changed."""
+    present = {migration.version: migration for migration in migrations}
+    released = []
+    for script in sorted((source / "released").glob("machserial--*.sql")):
+        released.append(script.stem.removeprefix("machserial--"))
+        for version, name, sha256 in MIGRATION_MARK.findall(script.read_text()):
+            now = present.get(int(version))
+            if now is None or now.name != name or now.sha256 != sha256:
+                raise BuildError(
+                    f"migration {version}_{name} was released with {script.stem} and is frozen: "
+                    "put it back as it was and write a new migration"
+                )
+    return released
+
+
+def quoted(text: str) -> str:
+    """text as a dollar-quoted SQL literal whose tag does not occur in it."""
+    tag = "source"
+    while f"${tag}$" in text:
+        tag += "_"
+    return f"${tag}${text}${tag}$"
+
+
+def composite_for_update(found: re.Match[str]) -> str:
+    """A type that may exist already: made if absent, else given the attributes that it lacks."""
+    name, body = found.groups()
+    attributes = ATTRIBUTE.findall(body)
+    lines = [f"do {'$type$'}", "begin", f"    if to_regtype('{name}') is null then"]
+    lines += [f"        create type {name} as (", *[f"        {line}" for line in body.splitlines()], "        );"]
+    lines += ["    end if;"]
+    for attribute, kind in attributes:
+        lines += [
+            "    if not exists (",
+            "        select from pg_catalog.pg_attribute",
+            f"        where attrelid = '{name}'::regclass and attname = '{attribute}' and not attisdropped",
+            "    ) then",
+            f"        alter type {name} add attribute {attribute} {kind};",
+            "    end if;",
+        ]
+    return "\n".join([*lines, "end", "$type$;"])
+
+
+def for_update(code: str) -> str:
+    """The same code for a database that may hold an older version of it.
+
+    Only an update may replace: a fresh install that did would adopt functions which somebody planted.
+    """
+    return COMPOSITE.sub(composite_for_update, FUNCTION.sub(r"create or replace \1 ", code))
+
+
+def table_function(name: str, columns: str, rows: list[str], comment: str) -> str:
+    body = "values\n" + ",\n".join(rows) if rows else "select " + ", ".join(["null"] * (columns.count(",") + 1))
+    body += "" if rows else "\nwhere false"
+    return (
+        f"create function machserial.{name}() returns table ({columns})\n"
+        "language plpgsql immutable\n"
+        "set search_path = pg_catalog, pg_temp\n"
+        f"as {quoted(f'begin{chr(10)}return query {body};{chr(10)}end')};\n\n"
+        f"comment on function machserial.{name}() is '{comment}';\n"
+    )
+
+
+def generated_code(sources: Sources) -> str:
+    """The version, the migrations, the views and the table privileges, as data inside the code."""
+    migrations = [
+        f"-- migration {m.version} {m.name} sha256 {m.sha256}\n"
+        f"({m.version}, '{m.name}'::text, '{m.sha256}'::text, {quoted(m.source)}::text)"
+        for m in sources.migrations
+    ]
+    views = [f"({i}, '{name}'::text, {quoted(text)}::text)" for i, (name, text) in enumerate(sources.views, 1)]
+    return "\n".join(
+        [
+            "create function machserial.version() returns text\n"
+            "language sql immutable parallel safe\n"
+            f"return '{sources.version}';\n\n"
+            "comment on function machserial.version() is 'Version of the machserial code in this database.';\n",
+            table_function(
+                "_migrations",
+                "version integer, name text, sha256 text, source text",
+                migrations,
+                "Every migration that this version of the code carries.",
+            ),
+            table_function(
+                "_views",
+                "ordinal integer, name text, source text",
+                views,
+                "Every view, as migrate() re-creates it.",
+            ),
+        ]
+    )
+
+
+def install_script(sources: Sources) -> str:
+    return "\n".join([EXTENSION_ONLY, *sources.code, generated_code(sources), *sources.privileges])
+
+
+def update_script(sources: Sources) -> str:
+    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
+    return "\n".join([EXTENSION_ONLY, *code, *sources.privileges])
+
+
+def plain_bundle(sources: Sources, source: Path) -> str:
+    guard = (source / "bundle_guard.sql").read_text()
+    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
+    return "\n".join([guard, *code, *sources.privileges])
+
+
+def build(source: Path, output: Path) -> None:
+    sources = read_sources(source)
+    released = check_released(source, sources.migrations)
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in output.glob("machserial*"):
+        stale.unlink()
+    shutil.copy(source / "machserial.control", output)
+    for old in released:
+        if old == sources.version:
+            raise BuildError(f"{old} is released: raise default_version in machserial.control")
+        shutil.copy(source / "released" / f"machserial--{old}.sql", output)
+        (output / f"machserial--{old}--{sources.version}.sql").write_text(update_script(sources))
+    (output / f"machserial--{sources.version}.sql").write_text(install_script(sources))
+    (output / "machserial.sql").write_text(plain_bundle(sources, source))
+    print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {released or 'none'}")
+
+
+def ship_with_python(output: Path, version: str) -> None:
+    data = HERE.parent / "python" / "src" / "machserial" / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    shutil.copy(output / "machserial.sql", data)
+    (data / "VERSION").write_text(version + "\n")
+
+
+def release(source: Path) -> None:
+    sources = read_sources(source)
+    check_released(source, sources.migrations)
+    target = source / "released" / f"machserial--{sources.version}.sql"
+    if target.exists():
+        raise BuildError(f"{sources.version} is released already")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(install_script(sources))
+    print(f"machserial {sources.version} is released: its migrations are frozen. Raise default_version next.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=("build", "release"), default="build")
+    parser.add_argument("--source", type=Path, default=HERE, help="folder of the SQL sources")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "build", help="folder of the products")
+    options = parser.parse_args()
+    try:
+        if options.action == "release":
+            release(options.source)
+        else:
+            build(options.source, options.output)
+            if options.source == HERE:
+                ship_with_python(options.output, read_version(options.source))
+    except BuildError as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+-- The audit trail: events are written by triggers, in the writer's transaction, and never changed.
+
+create function machserial._refuse_audit_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = 'audit events are never changed',
+        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
+        hint = 'Whatever happens is a new event.';
+end
+$$;
+
+-- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
+create function machserial._make_audit_partition(month date) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    partition constant text := 'audit_events_' || to_char(month, 'YYYY_MM');
+    first_moment constant timestamptz := month::timestamp at time zone 'UTC';
+    end_moment constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
+begin
+    perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
+    if to_regclass('machserial.' || partition) is not null then
+        return false;
+    end if;
+    execute format(
+        'create table machserial.%I (like machserial.audit_events including defaults including constraints)',
+        partition
+    );
+    execute format(
+        'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
+        partition, first_moment, end_moment
+    );
+    -- Statement triggers of the parent do not see what is done to the partition itself.
+    execute format(
+        'create trigger audit_events_are_append_only before update or delete or truncate on machserial.%I '
+        'for each statement execute function machserial._refuse_audit_change()',
+        partition
+    );
+    return true;
+end
+$$;
+
+-- The partitions of the month of "at" and of so many months after it. Returns how many were made.
+create function machserial._make_audit_partitions(at timestamptz, months_ahead integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    first_month constant timestamp := date_trunc('month', at at time zone 'UTC');
+    made integer := 0;
+begin
+    for ahead in 0..months_ahead loop
+        made := made + machserial._make_audit_partition((first_month + ahead * '1 month'::interval)::date)::integer;
+    end loop;
+    return made;
+end
+$$;
+
+-- Events are written now(): the month of now() must have its partition.
+create function machserial._require_audit_partition() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if to_regclass('machserial.audit_events_' || to_char(now() at time zone 'UTC', 'YYYY_MM')) is null then
+        perform machserial._make_audit_partitions(now(), 0);
+    end if;
+end
+$$;
+
+create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
+    values (
+        _audit.event_type, current_setting('application_name'), _audit.part_id, _audit.site_id, _audit.details
+    );
+end
+$$;
+
+create function machserial._audit_new_serials() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
+    select
+        case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
+        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id
+    from new_serials as n;
+    return null;
+end
+$$;

@@ -1,0 +1,118 @@
+-- Sites and parts: what gets numbered, and where.
+
+create function machserial._known_scopes(scopes text[]) returns text[]
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}';
+    wanted constant text[] := array(select distinct upper(s) from unnest(scopes) as s order by 1);
+begin
+    if wanted <@ known and cardinality(wanted) > 0 then
+        return wanted;
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
+        detail = format('Given: %s.', scopes),
+        hint = 'Leave scopes out for the part''s default, {SITE,PART_TYPE}.';
+end
+$$;
+
+create function machserial._require_text(argument text, value text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if coalesce(btrim(value), '') = '' then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s is missing', argument),
+            detail = format('%s is %s.', argument, coalesce(quote_literal(value), 'null')),
+            hint = format('Give %s as a text that is not empty.', argument);
+    end if;
+end
+$$;
+
+create function machserial._raise_unknown(kind text, id text, remedy text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'foreign_key_violation',
+        message = format('%s %s is unknown', kind, coalesce(quote_literal(id), 'null')),
+        detail = format('No %s has this id.', kind),
+        hint = format('Make it known with %s(…).', remedy);
+end
+$$;
+
+create function machserial.register_site(site_id text, name text default null, time_zone text default 'UTC')
+returns machserial.site
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    registered machserial.site;
+begin
+    perform machserial._require_text('site_id', site_id);
+    if not exists (
+        select from pg_timezone_names as z where lower(z.name) = lower(register_site.time_zone)
+    ) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('time zone %L is unknown', time_zone),
+            detail = format('Site %s.', site_id),
+            hint = 'Give an IANA name such as Europe/Berlin: select name from pg_timezone_names.';
+    end if;
+    insert into machserial.sites as s (id, name, time_zone)
+    values (register_site.site_id, register_site.name, register_site.time_zone)
+    on conflict on constraint sites_pkey do update
+    set name = coalesce(excluded.name, s.name), time_zone = excluded.time_zone
+    returning s.id, s.name, s.time_zone, s.created_at into registered;
+    perform machserial._prepare_site_counters();
+    return registered;
+end
+$$;
+
+comment on function machserial.register_site(text, text, text) is
+'Registers a site, or changes the one with this id. time_zone: IANA name; date tokens and resets follow it.
+Errors: 22023 no site_id, unknown time zone.';
+
+create function machserial.register_part(
+    part_id text, part_type text, name text default null, scopes text[] default null
+)
+returns machserial.part
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    registered machserial.part;
+begin
+    perform machserial._require_text('part_id', part_id);
+    perform machserial._require_text('part_type', part_type);
+    insert into machserial.parts as p (id, part_type, name, default_scopes)
+    values (
+        register_part.part_id, register_part.part_type, register_part.name,
+        machserial._known_scopes(coalesce(scopes, '{SITE,PART_TYPE}'))
+    )
+    on conflict on constraint parts_pkey do update
+    set
+        part_type = excluded.part_type,
+        name = coalesce(excluded.name, p.name),
+        default_scopes = case when scopes is null then p.default_scopes else excluded.default_scopes end
+    returning p.id, p.part_type, p.name, p.default_scopes, p.created_at into registered;
+    return registered;
+exception when foreign_key_violation then
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('part %s has serials: its part_type cannot change', part_id),
+        detail = format('The new part_type is %L; its serials hold their numbers under the present one.', part_type),
+        hint = 'Register a new part id for the new type.';
+end
+$$;
+
+comment on function machserial.register_part(text, text, text, text[]) is
+'Registers a part, or changes the one with this id; what is left out stays. scopes: where its numbers must not
+repeat, of ENTERPRISE, SITE, PART_TYPE (a new part: {SITE,PART_TYPE}).
+Errors: 22023 missing or unknown argument · 55000 another part_type for a part that has serials.';

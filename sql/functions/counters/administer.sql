@@ -1,0 +1,163 @@
+-- Looking after counters: how full they are, moving them on, retiring those whose period is over.
+
+-- "inout": the argument and the result column are both called format.
+create function machserial.counter_status(
+    inout format text default null, out counter_key text, out period text, out last_value bigint,
+    out capacity bigint, out used_percent numeric, out format_version integer, out allocation text,
+    out next_value bigint, out highest_value bigint, out remaining bigint
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if counter_status.format is not null
+        and not exists (select from machserial.serial_formats as f where f.name = counter_status.format)
+    then
+        perform machserial._raise_unknown('format', counter_status.format, 'machserial.create_format');
+    end if;
+    return query
+    with counted as (
+        select
+            f.name, f.version, f.allocation, f.sequence_increment, f.sequence_maximum, f.sequence_start,
+            c.id, c.site_id, c.part_id, c.period, c.first_value, c.period_starts,
+            machserial._last_value(c.id) as last_value
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where counter_status.format is null or f.name = counter_status.format
+    ),
+    measured as (
+        select
+            n.*,
+            coalesce(n.last_value + n.sequence_increment, n.first_value) as next_value,
+            (n.sequence_maximum - n.sequence_start) / n.sequence_increment + 1 as capacity
+        from counted as n
+        -- Counters that were only made ahead are nobody's concern yet.
+        where n.last_value is not null or n.period_starts is null or n.period_starts <= now() at time zone 'UTC'
+    )
+    select
+        m.name, concat_ws('/', nullif(m.site_id, ''), nullif(m.part_id, '')), m.period, m.last_value, m.capacity,
+        round(
+            100.0 * (m.next_value::numeric - m.sequence_start) / m.sequence_increment / m.capacity, 2
+        ),
+        m.version, m.allocation, m.next_value, m.sequence_maximum,
+        greatest((m.sequence_maximum::numeric - m.next_value) / m.sequence_increment + 1, 0)::bigint
+    from measured as m
+    order by m.name, m.version, m.site_id, m.part_id, m.period;
+end
+$$;
+
+comment on function machserial.counter_status(text) is
+'How far the counters of a format, or of all, have counted. counter_key: site and part for which it counts; capacity:
+how many numbers the pattern holds; last_value: last sequence number given, null if none.
+Errors: 23503 unknown format.';
+
+create function machserial._set_counter(counter_id bigint, allocation text, next_value bigint, increment bigint)
+returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if allocation = 'GAPLESS' then
+        update machserial.counters as c set last_value = next_value - increment where c.id = counter_id;
+    else
+        perform setval(machserial._sequence_of(counter_id)::regclass, next_value, false);
+    end if;
+end
+$$;
+
+create function machserial.reset_counter(
+    format text, next_value bigint, part_id text default null, site_id text default null
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    active constant machserial.serial_format := machserial._active_format(reset_counter.format);
+    site constant text := coalesce(reset_counter.site_id, 'DEFAULT');
+    highest constant bigint := (select f.sequence_maximum from machserial.serial_formats as f where f.id = active.id);
+    zone constant text := (select s.time_zone from machserial.sites as s where s.id = site);
+    counter_id bigint;
+    last_value bigint;
+begin
+    if zone is null then
+        perform machserial._raise_unknown('site', site, 'machserial.register_site');
+    elsif active.counter_per in ('PART', 'SITE_PART') and not exists (
+        select from machserial.parts as p where p.id = reset_counter.part_id
+    ) then
+        perform machserial._raise_unknown('part', reset_counter.part_id, 'machserial.register_part');
+    elsif highest is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = pg_catalog.format('format %s has no counter', active.name),
+            detail = pg_catalog.format('Its pattern %L has no {SEQ:n}.', active.pattern),
+            hint = 'Only formats with a sequence number count.';
+    end if;
+    counter_id := machserial._counter_for(
+        active.id, active.reset, active.counter_per, reset_counter.part_id, site, now() at time zone zone
+    );
+    last_value := machserial._last_value(counter_id);
+    if reset_counter.next_value is null or reset_counter.next_value <= last_value
+        or reset_counter.next_value not between active.sequence_start and highest
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = pg_catalog.format('the counter of format %s cannot go to %s', active.name,
+                coalesce(reset_counter.next_value::text, 'null')),
+            detail = pg_catalog.format('The last sequence number given is %s, the highest is %s.',
+                coalesce(last_value::text, 'none'), highest),
+            hint = pg_catalog.format('Give %s to %s: going back would issue numbers twice.',
+                coalesce(last_value + 1, active.sequence_start), highest);
+    end if;
+    perform machserial._set_counter(
+        counter_id, active.allocation, reset_counter.next_value, active.sequence_increment
+    );
+    perform machserial._audit('COUNTER_RESET', reset_counter.part_id, reset_counter.site_id, jsonb_build_object(
+        'format', active.name, 'last_value', last_value, 'next_value', reset_counter.next_value
+    ));
+    return reset_counter.next_value;
+end
+$$;
+
+comment on function machserial.reset_counter(text, bigint, text, text) is
+'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id choose the
+counter where the format counts per part or site. A sequence keeps the move even if the transaction is rolled back.
+Errors: 22023 next_value is not above the last number given, or is more than the pattern holds · 23503 unknown format,
+part or site · 55000 a deactivated format.';
+
+-- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that somebody is
+-- using is left for the next time.
+create function machserial._retire_counters() returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counter record;
+    retired integer := 0;
+begin
+    perform set_config('lock_timeout', '100ms', true);
+    for counter in
+        select c.id
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where
+            f.allocation = 'SEQUENCE' and c.retired_at is null
+            and c.period_starts + machserial._period_length(f.reset) < now() at time zone 'UTC' - '7 days'::interval
+        order by c.id
+    loop
+        begin
+            update machserial.counters as c
+            set last_value = machserial._last_value(c.id), retired_at = now()
+            where c.id = counter.id;
+            execute format('drop sequence %s', machserial._sequence_of(counter.id));
+            retired := retired + 1;
+        exception when lock_not_available then
+            continue;
+        end;
+    end loop;
+    return retired;
+end
+$$;

@@ -1,0 +1,450 @@
+-- Counters: made ahead or on first use, and how values are taken from them.
+--
+-- A SEQUENCE counter counts in a PostgreSQL sequence of its own, machserial.counter_<id>: taking a value never waits
+-- for another transaction. A GAPLESS counter counts in its row: taking one waits until the previous taker has ended.
+
+-- What generate() has resolved of a call, and all that allocation and rendering need to know.
+create type machserial._issue as (
+    part_id text,
+    part_type text,
+    scopes text[],
+    site_id text,
+    issued_at timestamp,
+    format_id bigint,
+    format_name text,
+    allocation text,
+    sequence_increment bigint,
+    sequence_maximum bigint,
+    random_space bigint,
+    counter_id bigint,
+    context jsonb
+);
+
+create function machserial._raise_exhausted(format_name text, quantity integer, detail text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'sequence_generator_limit_exceeded',
+        message = format('format %s has no %s free numbers left', format_name, quantity),
+        detail = detail,
+        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => …) with a longer {SEQ:n} '
+            'or {RANDOM:n}.';
+end
+$$;
+
+create function machserial._sequence_of(counter_id bigint) returns text
+language sql immutable parallel safe
+return 'machserial.counter_' || counter_id;
+
+-- Last value that a counter has given, null if none.
+create function machserial._last_value(counter_id bigint) returns bigint
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counter record;
+begin
+    select c.last_value, f.allocation, c.retired_at into counter
+    from machserial.counters as c
+    inner join machserial.serial_formats as f on f.id = c.format_id
+    where c.id = _last_value.counter_id;
+    if counter.allocation = 'GAPLESS' or counter.retired_at is not null then
+        return counter.last_value;
+    end if;
+    return pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
+end
+$$;
+
+-- Where a new version's counter begins: behind the version that it continues, if that has counted here.
+create function machserial._first_value(format_id bigint, part_id text, site_id text, period text) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    heir record;
+    ancestor bigint;
+    reached bigint;
+begin
+    select f.* into heir from machserial.serial_formats as f where f.id = _first_value.format_id;
+    ancestor := heir.continues;
+    while ancestor is not null and reached is null loop
+        select machserial._last_value(c.id) into reached
+        from machserial.counters as c
+        where
+            c.format_id = ancestor and c.part_id = _first_value.part_id and c.site_id = _first_value.site_id
+            and c.period = _first_value.period;
+        select f.continues into ancestor from machserial.serial_formats as f where f.id = ancestor;
+    end loop;
+    if reached + heir.sequence_increment <= heir.sequence_maximum then
+        return reached + heir.sequence_increment;
+    end if;
+    return heir.sequence_start;
+end
+$$;
+
+create function machserial._create_sequence(counter_id bigint, first_value bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute (
+        select format(
+            'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s cache 1 no cycle',
+            'counter_' || c.id, f.sequence_increment, f.sequence_start, f.sequence_maximum, first_value
+        )
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where c.id = _create_sequence.counter_id
+    );
+end
+$$;
+
+-- The counter of this key and period, made if nobody has made it yet. Sessions that meet here wait for the one that
+-- came first, since only its commit tells where to go on; that is why counters are made ahead where it can be known.
+create function machserial._make_counter(format_id bigint, part_id text, site_id text, at timestamp)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    format record;
+    counter_period text;
+    begin_with bigint;
+    counter_id bigint;
+begin
+    select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
+    counter_period := machserial._period(format.reset, at);
+    begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
+    insert into machserial.counters as c (format_id, part_id, site_id, period, period_starts, first_value)
+    values (
+        format.id, _make_counter.part_id, _make_counter.site_id, counter_period,
+        machserial._period_start(format.reset, at)::date, begin_with
+    )
+    on conflict on constraint counters_key do nothing
+    returning c.id into counter_id;
+    if counter_id is not null then
+        if format.allocation = 'SEQUENCE' then
+            perform machserial._create_sequence(counter_id, begin_with);
+        end if;
+        return counter_id;
+    end if;
+    select c.id into counter_id
+    from machserial.counters as c
+    where
+        c.format_id = format.id and c.part_id = _make_counter.part_id
+        and c.site_id = _make_counter.site_id and c.period = counter_period;
+    if counter_id is null then
+        raise exception using
+            errcode = 'serialization_failure',
+            message = format('the counter of format %s was made by a concurrent transaction', format.name),
+            detail = 'This transaction''s snapshot is older than the counter.',
+            hint = 'Run the transaction again.';
+    end if;
+    return counter_id;
+end
+$$;
+
+-- Makes the counters whose keys are known, so that their first use waits for nobody.
+create function machserial._prepare_counters(format_id bigint, part_id text default null) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._make_counter(
+        f.id,
+        case when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else '' end,
+        case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end,
+        now() at time zone s.time_zone
+    )
+    from machserial.serial_formats as f
+    inner join machserial.sites as s on s.id = 'DEFAULT' or f.counter_per in ('SITE', 'SITE_PART')
+    where
+        f.id = _prepare_counters.format_id and f.sequence_maximum is not null
+        and (f.counter_per in ('FORMAT', 'SITE') or _prepare_counters.part_id is not null)
+    order by s.id;
+end
+$$;
+
+-- Every site has its counters of the formats that count per site.
+create function machserial._prepare_site_counters() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._prepare_counters(f.id)
+    from machserial.serial_formats as f
+    where f.is_active and f.counter_per = 'SITE'
+    order by f.id;
+end
+$$;
+
+-- Makes the counters of the three periods to come, so that nobody meets at midnight. Whoever finds another session at
+-- it goes on without waiting.
+create function machserial._extend_runway(counter_id bigint) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not pg_try_advisory_xact_lock(hashtext('machserial.runway'), hashint8(counter_id)) then
+        return;
+    end if;
+    perform machserial._make_counter(
+        c.format_id, c.part_id, c.site_id, c.period_starts + ahead * machserial._period_length(f.reset)
+    )
+    from machserial.counters as c
+    inner join machserial.serial_formats as f on f.id = c.format_id
+    cross join generate_series(1, 3) as ahead
+    where c.id = _extend_runway.counter_id
+    order by ahead;
+    update machserial.counters as c set has_runway = true where c.id = _extend_runway.counter_id;
+end
+$$;
+
+-- A period that was thought to be over is counted again: the clock was set back, or the transaction is very old.
+create function machserial._revive_counter(counter_id bigint) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counter record;
+begin
+    select c.* into counter from machserial.counters as c where c.id = _revive_counter.counter_id for update;
+    if counter.retired_at is not null then
+        perform machserial._create_sequence(counter_id, counter.first_value);
+        if counter.last_value is not null then
+            perform setval(machserial._sequence_of(counter_id)::regclass, counter.last_value);
+        end if;
+        update machserial.counters as c set retired_at = null, last_value = null where c.id = counter.id;
+    end if;
+end
+$$;
+
+-- The counter that a call uses.
+create function machserial._counter_for(
+    format_id bigint, reset text, counter_per text, part_id text, site_id text, at timestamp
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    key_part constant text := case when counter_per in ('PART', 'SITE_PART') then part_id else '' end;
+    key_site constant text := case when counter_per in ('SITE', 'SITE_PART') then site_id else '' end;
+    counter record;
+begin
+    select c.id, c.has_runway, c.retired_at into counter
+    from machserial.counters as c
+    where
+        c.format_id = _counter_for.format_id and c.part_id = key_part and c.site_id = key_site
+        and c.period = machserial._period(_counter_for.reset, _counter_for.at);
+    if counter.id is null then
+        counter.id := machserial._make_counter(format_id, key_part, key_site, at);
+        counter.has_runway := false;
+    end if;
+    if reset <> 'NEVER' and not counter.has_runway then
+        perform machserial._extend_runway(counter.id);
+    end if;
+    if counter.retired_at is not null then
+        perform machserial._revive_counter(counter.id);
+    end if;
+    return counter.id;
+end
+$$;
+
+-- The next values of a SEQUENCE counter, or null near its end, where _draw_free() must look before it takes.
+create function machserial._draw_sequence(issue machserial._issue, quantity integer) returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sequence constant regclass := machserial._sequence_of(issue.counter_id)::regclass;
+begin
+    -- Twice the quantity and a thousand more: what others may take between this look and the taking.
+    if coalesce(pg_sequence_last_value(sequence), 0)::numeric
+        + (2 * quantity::bigint + 1000) * issue.sequence_increment::numeric > issue.sequence_maximum
+    then
+        return null;
+    elsif quantity = 1 then
+        return array[nextval(sequence)];
+    end if;
+    return array(select nextval(sequence) from generate_series(1, quantity));
+end
+$$;
+
+-- The next values of a GAPLESS counter, or null if it does not hold so many. The row stays locked until the
+-- transaction ends, so that what is rolled back is given again.
+create function machserial._draw_gapless(issue machserial._issue, quantity integer) returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    first_free bigint;
+    last_drawn bigint;
+begin
+    select coalesce(c.last_value + issue.sequence_increment, c.first_value) into first_free
+    from machserial.counters as c
+    where c.id = issue.counter_id
+    for update;
+    if first_free + (quantity - 1) * issue.sequence_increment::numeric > issue.sequence_maximum then
+        return null;
+    end if;
+    last_drawn := first_free + (quantity - 1) * issue.sequence_increment;
+    update machserial.counters as c set last_value = last_drawn where c.id = issue.counter_id;
+    return array(select generate_series(first_free, last_drawn, issue.sequence_increment));
+end
+$$;
+
+create function machserial._draw(issue machserial._issue, quantity integer) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if issue.allocation = 'GAPLESS' then
+        return machserial._draw_gapless(issue, quantity);
+    end if;
+    return machserial._draw_sequence(issue, quantity);
+end
+$$;
+
+-- Random values for so many numbers; nulls where the pattern draws its own or has none.
+create function machserial._draw_random(issue machserial._issue, quantity integer) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if coalesce(issue.random_space, 1) = 1 then
+        return array_fill(0::bigint, array[quantity]);
+    end if;
+    return array(select machserial._random_number(issue.random_space) from generate_series(1, quantity));
+end
+$$;
+
+create function machserial._render(issue machserial._issue, sequence_values bigint[], random_values bigint[])
+returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._render(
+        issue.format_id, sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id,
+        issue.context
+    );
+end
+$$;
+
+-- Which of these numbers are free as far as this transaction can see, each once: positions in the array, in order.
+-- This saves work; only the unique indexes decide.
+create function machserial._free_positions(issue machserial._issue, numbers text[]) returns integer[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    in_enterprise constant boolean := 'ENTERPRISE' = any(issue.scopes);
+    in_site constant boolean := 'SITE' = any(issue.scopes);
+    in_part_type constant boolean := 'PART_TYPE' = any(issue.scopes);
+begin
+    return array(
+        select min(n.ordinal)::integer as first_position
+        from unnest(numbers) with ordinality as n (number, ordinal)
+        where
+            not (in_enterprise and exists (
+                select from machserial.serials as s
+                where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+            ))
+            and not (in_site and exists (
+                select from machserial.serials as s
+                where
+                    s.serial_number = n.number and s.site_id = issue.site_id
+                    and s.holds_claim and 'SITE' = any(s.scopes)
+            ))
+            and not (in_part_type and exists (
+                select from machserial.serials as s
+                where
+                    s.serial_number = n.number and s.part_type = issue.part_type
+                    and s.holds_claim and 'PART_TYPE' = any(s.scopes)
+            ))
+        group by n.number
+        order by first_position
+    );
+end
+$$;
+
+-- How many of the next values of the counter must be drawn to get so many free numbers. Raises 2200H if it holds
+-- fewer; nothing is drawn.
+create function machserial._distance_to_free(issue machserial._issue, wanted integer) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    last_drawn constant bigint := machserial._last_value(issue.counter_id);
+    next_value bigint := coalesce(
+        last_drawn + issue.sequence_increment,
+        (select c.first_value from machserial.counters as c where c.id = issue.counter_id)
+    );
+    length integer := least(2 * wanted + 100, 100000);
+    looked_at integer := 0;
+    free_numbers integer := 0;
+    window_values bigint[];
+    positions integer[];
+begin
+    loop
+        window_values := array(
+            select v from generate_series(
+                next_value::numeric,
+                least(next_value::numeric + (length - 1) * issue.sequence_increment::numeric, issue.sequence_maximum),
+                issue.sequence_increment
+            ) as v
+        );
+        if window_values = '{}' then
+            perform machserial._raise_exhausted(issue.format_name, wanted, format(
+                'Free: %s. The last sequence number drawn is %s, the highest is %s.',
+                free_numbers, coalesce(last_drawn::text, 'none'), issue.sequence_maximum
+            ));
+        end if;
+        positions := machserial._free_positions(issue, machserial._render(
+            issue, window_values, machserial._draw_random(issue, cardinality(window_values))
+        ));
+        if free_numbers + cardinality(positions) >= wanted then
+            return looked_at + positions[wanted - free_numbers];
+        end if;
+        free_numbers := free_numbers + cardinality(positions);
+        looked_at := looked_at + cardinality(window_values);
+        next_value := window_values[cardinality(window_values)] + issue.sequence_increment;
+        length := least(length * 4, 100000);
+    end loop;
+end
+$$;
+
+-- Draws past taken numbers, and to the very end of a counter: as many values as hold the wanted free numbers. For
+-- the moment of looking and drawing it keeps others who do the same away, so that a refusal consumes nothing.
+create function machserial._draw_free(issue machserial._issue, wanted integer) returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lock_class constant integer := hashtext('machserial.counter');
+    lock_object constant integer := hashint8(issue.counter_id);
+    distance integer;
+    drawn bigint[];
+begin
+    if issue.allocation = 'GAPLESS' then
+        perform c.id from machserial.counters as c where c.id = issue.counter_id for update;
+        return machserial._draw_gapless(issue, machserial._distance_to_free(issue, wanted));
+    end if;
+    -- Held by the session and not by the transaction: let go at once, whatever happens.
+    perform pg_advisory_lock(lock_class, lock_object);
+    begin
+        distance := machserial._distance_to_free(issue, wanted);
+        drawn := array(
+            select nextval(machserial._sequence_of(issue.counter_id)::regclass) from generate_series(1, distance)
+        );
+    exception when query_canceled or others then
+        perform pg_advisory_unlock(lock_class, lock_object);
+        raise;
+    end;
+    perform pg_advisory_unlock(lock_class, lock_object);
+    return drawn;
+end
+$$;

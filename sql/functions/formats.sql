@@ -1,0 +1,442 @@
+-- Formats: how numbers are written and counted, and which parts use which.
+
+create function machserial._require_one_of(argument text, value text, choices text[]) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if upper(value) = any(choices) then
+        return upper(value);
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('%s cannot be %s', argument, coalesce(quote_literal(value), 'null')),
+        detail = format('It is one of %s.', array_to_string(choices, ', ')),
+        hint = format('Did you mean %s?', machserial._nearest(coalesce(value, ''), choices));
+end
+$$;
+
+-- Two periods of one counter whose date tokens read the same would issue the same numbers twice. Eleven years hold
+-- every way in which calendar and ISO years can meet.
+create function machserial._require_distinct_periods(pattern text, reset text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    template constant text := (
+        select string_agg(case t.token when 'WW' then 'IW' else t.token end, '-' order by t.ordinal)
+        from machserial._tokenize(pattern) as t
+        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+    );
+    twin record;
+begin
+    if reset = 'NEVER' then
+        return;
+    end if;
+    select min(d.day) as first_day, max(d.day) as other_day, to_char(min(d.day), template) as text into twin
+    from (
+        select day, machserial._period(reset, day) as period
+        from generate_series('2020-01-01'::timestamp, '2030-12-31'::timestamp, '1 day') as day
+    ) as d
+    group by coalesce(to_char(d.day, template), '')
+    having count(distinct d.period) > 1
+    order by min(d.day)
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('reset %s would issue numbers of pattern %L twice', reset, pattern),
+            detail = format(
+                'Its date tokens read %s both on %s and on %s.', coalesce(quote_literal(twin.text), 'nothing'),
+                twin.first_day::date, twin.other_day::date
+            ),
+            hint = format('Put %s into the pattern, or reset less often.', case reset
+                when 'DAILY' then '{YYYY}{MM}{DD} or {YY}{DDD}' when 'WEEKLY' then '{IYYY}{WW}'
+                when 'MONTHLY' then '{YYYY}{MM}' else '{YYYY}'
+            end);
+    end if;
+end
+$$;
+
+create function machserial._refuse_format_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if (to_jsonb(new) - '{is_active,description}'::text[]) = (to_jsonb(old) - '{is_active,description}'::text[]) then
+        return new;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('format %s version %s cannot be changed', old.name, old.version),
+        detail = 'Numbers have been or may have been issued by it as it is.',
+        hint = format('Make a new version: machserial.revise_format(%L, pattern => …).', old.name);
+end
+$$;
+
+create function machserial._refuse_format_removal() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'formats are kept',
+        detail = format('%s on machserial.serial_formats.', tg_op),
+        hint = 'Take a format out of use with machserial.deactivate_format(name).';
+end
+$$;
+
+-- Whatever writes a format, it is compiled on its way in: a faulty one never becomes a row.
+create function machserial._compile_format() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    compiled constant machserial._compiled_pattern := machserial._compile_pattern(new.pattern, new.letter_case);
+begin
+    new.sequence_maximum := compiled.sequence_maximum;
+    new.random_space := compiled.random_space;
+    if new.sequence_start not between 0 and coalesce(new.sequence_maximum, new.sequence_start) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('sequence_start cannot be %s', new.sequence_start),
+            detail = format('The pattern holds 0 to %s.', coalesce(new.sequence_maximum::text, 'any number')),
+            hint = 'Begin with a number that {SEQ:n} can hold.';
+    elsif new.sequence_increment < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('sequence_increment cannot be %s', new.sequence_increment),
+            detail = 'Counters only go up.',
+            hint = 'Give 1 or more.';
+    elsif new.sequence_maximum is not null then
+        perform machserial._require_distinct_periods(new.pattern, new.reset);
+    end if;
+    return new;
+end
+$$;
+
+-- A format's renderer and first counters are made with it, by the owner: who adds a format may not create functions.
+create function machserial._equip_format() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._create_renderer(new.id, machserial._compile_pattern(new.pattern, new.letter_case));
+    perform machserial._prepare_counters(new.id);
+    return null;
+end
+$$;
+
+-- The new row, or null if the name is in use.
+create function machserial._insert_format(
+    name text, version integer, pattern text, description text, sequence_start bigint, sequence_increment bigint,
+    reset text, counter_per text, allocation text, letter_case text, is_ad_hoc boolean, continues bigint
+)
+returns machserial.serial_format
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    made machserial.serial_format;
+begin
+    insert into machserial.serial_formats as f (
+        name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per, allocation,
+        letter_case, is_ad_hoc, continues
+    )
+    values (
+        _insert_format.name, _insert_format.version, _insert_format.pattern, _insert_format.description,
+        machserial._require_number('sequence_start', _insert_format.sequence_start),
+        machserial._require_number('sequence_increment', _insert_format.sequence_increment),
+        machserial._require_one_of('reset', reset, '{NEVER,DAILY,WEEKLY,MONTHLY,YEARLY}'),
+        machserial._require_one_of('counter_per', counter_per, '{FORMAT,PART,SITE,SITE_PART}'),
+        machserial._require_one_of('allocation', allocation, '{SEQUENCE,GAPLESS}'),
+        machserial._require_one_of('letter_case', letter_case, '{EXACT,UPPER}'),
+        _insert_format.is_ad_hoc, _insert_format.continues
+    )
+    on conflict do nothing
+    returning
+        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
+        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
+    into made;
+    return made;
+end
+$$;
+
+create function machserial._require_number(argument text, value bigint) returns bigint
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if value is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s is missing', argument),
+            detail = format('%s is null.', argument),
+            hint = format('Leave %s out for its default.', argument);
+    end if;
+    return value;
+end
+$$;
+
+create function machserial.create_format(
+    name text, pattern text, description text default null, sequence_start bigint default 1,
+    sequence_increment bigint default 1, reset text default 'NEVER', counter_per text default 'FORMAT',
+    allocation text default 'SEQUENCE', letter_case text default 'EXACT'
+)
+returns machserial.serial_format
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    made machserial.serial_format;
+    next_version integer;
+begin
+    perform machserial._require_text('name', name);
+    -- The name of a deactivated format may be used again: its versions go on counting.
+    select coalesce(max(f.version), 0) + 1 into next_version
+    from machserial.serial_formats as f where f.name = create_format.name
+    having not coalesce(bool_or(f.is_active), false);
+    made := machserial._insert_format(
+        name, coalesce(next_version, 1), pattern, description, sequence_start, sequence_increment, reset,
+        counter_per, allocation, letter_case, false, null
+    );
+    if made.id is null then
+        raise exception using
+            errcode = 'unique_violation',
+            message = format('format %s exists', name),
+            detail = format('Its pattern is %L.',
+                (
+                    select f.pattern from machserial.serial_formats as f
+                    where f.name = create_format.name and f.is_active
+                )),
+            hint = 'Choose another name, or make a new version with machserial.revise_format(name, pattern => …).';
+    end if;
+    return made;
+end
+$$;
+
+comment on function machserial.create_format(text, text, text, bigint, bigint, text, text, text, text) is
+'Makes a format. reset: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site. counter_per: FORMAT, PART,
+SITE, SITE_PART. allocation: SEQUENCE (never waits; a rolled-back number is a gap) or GAPLESS (no gap, allocators of
+one counter wait for each other). letter_case: EXACT or UPPER.
+Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart · 23505 the
+name is in use.';
+
+-- The active version of a named format; 55000 if there is none any more, 23503 if there never was one.
+create function machserial._active_format(name text) returns machserial.serial_format
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    active machserial.serial_format;
+begin
+    select
+        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
+        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
+    into active
+    from machserial.serial_formats as f
+    where f.name = _active_format.name and f.is_active;
+    if active.id is not null then
+        return active;
+    elsif exists (select from machserial.serial_formats as f where f.name = _active_format.name) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('format %s is deactivated', name),
+            detail = 'None of its versions is active.',
+            hint = 'Use another format, or bring this one back with machserial.revise_format(name).';
+    end if;
+    perform machserial._raise_unknown('format', name, 'machserial.create_format');
+end
+$$;
+
+create function machserial.revise_format(
+    name text, pattern text default null, description text default null, sequence_start bigint default null,
+    sequence_increment bigint default null, reset text default null, counter_per text default null,
+    allocation text default null, letter_case text default null
+)
+returns machserial.serial_format
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    latest record;
+    made machserial.serial_format;
+begin
+    select f.* into latest
+    from machserial.serial_formats as f where f.name = revise_format.name
+    order by f.version desc
+    limit 1
+    for update;
+    if latest.id is null then
+        perform machserial._raise_unknown('format', name, 'machserial.create_format');
+    end if;
+    update machserial.serial_formats as f set is_active = false where f.name = revise_format.name and f.is_active;
+    made := machserial._insert_format(
+        name, latest.version + 1, coalesce(pattern, latest.pattern), coalesce(description, latest.description),
+        coalesce(sequence_start, latest.sequence_start), coalesce(sequence_increment, latest.sequence_increment),
+        coalesce(reset, latest.reset), coalesce(counter_per, latest.counter_per),
+        coalesce(allocation, latest.allocation), coalesce(letter_case, latest.letter_case), latest.is_ad_hoc,
+        case when sequence_start is null then latest.id end
+    );
+    update machserial.format_assignments as a set format_id = made.id where a.format_id = latest.id;
+    return made;
+end
+$$;
+
+comment on function machserial.revise_format(text, text, text, bigint, bigint, text, text, text, text) is
+'Makes a new version of a format and its assignments follow; what is left out stays as it was. Serials keep the
+version that issued them. Counting goes on where the old version stands, unless sequence_start is given.
+Errors: 22023 as create_format · 23503 unknown format.';
+
+create function machserial.deactivate_format(name text) returns machserial.serial_format
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    active machserial.serial_format := machserial._active_format(name);
+begin
+    update machserial.serial_formats as f set is_active = false where f.id = active.id;
+    active.is_active := false;
+    return active;
+end
+$$;
+
+comment on function machserial.deactivate_format(text) is
+'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated already.';
+
+create function machserial.assign_format(
+    part_id text, format text, priority integer default 0, effective_from timestamptz default now(),
+    effective_until timestamptz default null
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    active constant machserial.serial_format := machserial._active_format(format);
+    assignment_id bigint;
+begin
+    if not exists (select from machserial.parts as p where p.id = assign_format.part_id) then
+        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
+    end if;
+    perform machserial._require_effective_period(effective_from, effective_until);
+    insert into machserial.format_assignments as a (part_id, format_id, priority, effective_from, effective_until)
+    values (
+        assign_format.part_id, active.id, coalesce(assign_format.priority, 0),
+        coalesce(assign_format.effective_from, now()), assign_format.effective_until
+    )
+    on conflict (part_id, format_id, effective_from) where part_id is not null do update
+    set priority = excluded.priority, effective_until = excluded.effective_until
+    returning a.id into assignment_id;
+    perform machserial._prepare_counters(active.id, assign_format.part_id);
+    return assignment_id;
+end
+$$;
+
+comment on function machserial.assign_format(text, text, integer, timestamptz, timestamptz) is
+'A part uses this format from effective_from until effective_until (exclusive; null: for good); of several, the one
+of the highest priority. Returns the assignment''s id.
+Errors: 22023 an empty period · 23503 unknown part or format · 55000 a deactivated format.';
+
+create function machserial._require_effective_period(effective_from timestamptz, effective_until timestamptz)
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if effective_until <= effective_from then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'effective_until must be later than effective_from',
+            detail = format('From %s until %s.', effective_from, effective_until),
+            hint = 'Leave effective_until out for an assignment without end.';
+    end if;
+end
+$$;
+
+create function machserial.assign_format_to_type(
+    part_type text, format text, priority integer default 0, effective_from timestamptz default now(),
+    effective_until timestamptz default null
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    active constant machserial.serial_format := machserial._active_format(format);
+    assignment_id bigint;
+begin
+    perform machserial._require_text('part_type', part_type);
+    perform machserial._require_effective_period(effective_from, effective_until);
+    insert into machserial.format_assignments as a (part_type, format_id, priority, effective_from, effective_until)
+    values (
+        assign_format_to_type.part_type, active.id, coalesce(assign_format_to_type.priority, 0),
+        coalesce(assign_format_to_type.effective_from, now()), assign_format_to_type.effective_until
+    )
+    on conflict (part_type, format_id, effective_from) where part_type is not null do update
+    set priority = excluded.priority, effective_until = excluded.effective_until
+    returning a.id into assignment_id;
+    return assignment_id;
+end
+$$;
+
+comment on function machserial.assign_format_to_type(text, text, integer, timestamptz, timestamptz) is
+'Every part of the type uses this format, unless it has one of its own. Returns the assignment''s id.
+Errors: 22023 no part_type, an empty period · 23503 unknown format · 55000 a deactivated format.';
+
+create function machserial.unassign_format(part_id text, format text) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    removed integer;
+begin
+    delete from machserial.format_assignments as a
+    using machserial.serial_formats as f
+    where a.format_id = f.id and a.part_id = unassign_format.part_id and f.name = unassign_format.format;
+    get diagnostics removed = row_count;
+    if removed = 0 then
+        raise exception using
+            errcode = 'no_data_found',
+            message = format('format %s is not assigned to part %s', format, part_id),
+            detail = 'There is no such assignment.',
+            hint = 'See select * from machserial.format_assignments.';
+    end if;
+    return removed;
+end
+$$;
+
+comment on function machserial.unassign_format(text, text) is
+'A part no longer uses this format. Returns how many assignments that were. Errors: P0002 it did not use it.';
+
+create function machserial.format_for(part_id text, at timestamptz default now()) returns machserial.serial_format
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    chosen machserial.serial_format;
+begin
+    select
+        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
+        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
+    into chosen
+    from machserial.parts as p
+    inner join machserial.format_assignments as a on a.part_id = p.id or a.part_type = p.part_type
+    inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
+    where
+        p.id = format_for.part_id and a.effective_from <= format_for.at
+        and (a.effective_until is null or a.effective_until > format_for.at)
+    order by a.part_id is null, a.priority desc, a.effective_from desc, a.id desc
+    limit 1;
+    if chosen.id is null and not exists (select from machserial.parts as p where p.id = format_for.part_id) then
+        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
+    end if;
+    return chosen;
+end
+$$;
+
+comment on function machserial.format_for(text, timestamptz) is
+'The format that a part uses at that moment: its own before its type''s, higher priority first; null if there is none.
+Errors: 23503 unknown part.';

@@ -1,0 +1,165 @@
+-- Bringing the data up to the code: each migration runs once, in order, in the caller's transaction.
+-- The migrations and views themselves arrive here as data, in _migrations() and _views(), which the build writes.
+
+create function machserial._applied_migrations() returns table (version integer, sha256 text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Before the first migrate() the record does not exist yet.
+    if to_regclass('machserial.schema_migrations') is not null then
+        return query select m.version, m.sha256 from machserial.schema_migrations as m;
+    end if;
+end
+$$;
+
+create function machserial.pending_migrations() returns table (version integer, name text, source text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select m.version, m.name, m.source
+    from machserial._migrations() as m
+    where m.version not in (select a.version from machserial._applied_migrations() as a)
+    order by m.version;
+end
+$$;
+
+comment on function machserial.pending_migrations() is
+'The migrations that machserial.migrate() would run now, in order, with their source.';
+
+-- Tried, never waited for: a queue of sessions behind a migration would hold up what it locks.
+create function machserial._lock_migrations() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lock_class constant integer := hashtext('machserial.migrate');
+    holder record;
+begin
+    if pg_try_advisory_xact_lock(lock_class, 0) then
+        return;
+    end if;
+    select a.pid, a.usename, a.application_name, a.xact_start into holder
+    from pg_locks as l
+    left join pg_stat_activity as a on a.pid = l.pid
+    where l.locktype = 'advisory' and l.classid = (lock_class::bigint & 4294967295)::oid
+        and l.objid = 0 and l.objsubid = 2 and l.granted
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database());
+    raise exception using
+        errcode = 'lock_not_available',
+        message = 'another session is running machserial.migrate()',
+        detail = format(
+            'Held by process %s, user %s, application %L, since %s.',
+            coalesce(holder.pid::text, 'unknown'), coalesce(holder.usename, 'unknown'),
+            coalesce(holder.application_name, ''), coalesce(holder.xact_start::text, 'unknown')
+        ),
+        hint = 'Try again when it has ended.';
+end
+$$;
+
+-- Two owners of one schema would let the one plant triggers that run with the other's rights.
+create function machserial._require_owner() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner constant name := (
+        select pg_get_userbyid(p.proowner) from pg_proc as p
+        where p.oid = 'machserial.migrate()'::regprocedure
+    );
+begin
+    if owner <> current_user then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = 'machserial.migrate() is for the owner of machserial',
+            detail = format('The owner is %I, the current user is %I.', owner, current_user),
+            hint = format('Run it as the owner: set role %I;', owner);
+    end if;
+end
+$$;
+
+create function machserial._require_known_schema() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    strange record;
+begin
+    select a.version, m.version is null as is_newer into strange
+    from machserial._applied_migrations() as a
+    left join machserial._migrations() as m on m.version = a.version
+    where m.sha256 is distinct from a.sha256
+    order by a.version
+    limit 1;
+    if strange.is_newer then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'the schema is newer than the machserial code in this database',
+            detail = format('Migration %s has been run, code %s does not know it.',
+                strange.version, machserial.version()),
+            hint = 'Deploy the newer code again.';
+    elsif strange.version is not null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('migration %s is not the one that was run here', strange.version),
+            detail = 'Its recorded sha256 differs from that of the code.',
+            hint = 'Deploy a released version: released migrations never change.';
+    end if;
+end
+$$;
+
+create function machserial._create_views() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    view_source text;
+begin
+    for view_source in select v.source from machserial._views() as v order by v.ordinal loop
+        execute view_source;
+    end loop;
+end
+$$;
+
+create function machserial.migrate() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    migration record;
+    ran integer := 0;
+begin
+    perform machserial._require_owner();
+    perform machserial._lock_migrations();
+    perform machserial._require_known_schema();
+    if to_regclass('machserial.schema_migrations') is null then
+        create table machserial.schema_migrations (
+            version integer not null primary key,
+            name text not null,
+            sha256 text not null,
+            code_version text not null,
+            applied_at timestamptz not null default clock_timestamp(),
+            applied_by text not null default session_user
+        );
+        comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
+    end if;
+    for migration in
+        select m.* from machserial._migrations() as m
+        where m.version in (select p.version from machserial.pending_migrations() as p)
+        order by m.version
+    loop
+        execute migration.source;
+        insert into machserial.schema_migrations (version, name, sha256, code_version)
+        values (migration.version, migration.name, migration.sha256, machserial.version());
+        ran := ran + 1;
+    end loop;
+    perform machserial._create_views();
+    return ran;
+end
+$$;
+
+comment on function machserial.migrate() is
+'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views. Returns how many ran.
+Errors: 55P03 another session migrates now · 55000 the schema is newer than the code · 42501 not the owner.';

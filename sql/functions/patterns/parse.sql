@@ -1,0 +1,277 @@
+-- The token language of number patterns: what the tokens are, and what is wrong with a pattern.
+
+create function machserial._token_usages() returns text[]
+language sql immutable parallel safe
+return '{"{YYYY}","{YY}","{MM}","{DD}","{DDD}","{WW}","{IYYY}","{SEQ:n}","{SEQ:n:alphabet}","{RANDOM:n}",'
+    '"{RANDOM:type}","{RANDOM:type:n}","{CHECK:algorithm}","{PREFIX:text}","{SITE}","{PART}","{WO}","{LOT}",'
+    '"{CTX:key}","{UUID}"}'::text[];
+
+-- Characters of an alphabet in the order of their values; null if there is no such alphabet.
+create function machserial._alphabet(name text) returns text
+language sql immutable parallel safe
+return case lower(name)
+    when 'numeric' then '0123456789'
+    when 'hex' then '0123456789ABCDEF'
+    when 'alpha' then 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+    when 'alphanumeric' then '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+    when 'base36' then '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+    when 'safe' then '23456789ABCDEFGHJKLMNPQRSTUVWXYZ'
+end;
+
+-- Levenshtein's distance, so that a mistyped token can be answered with the one that was meant.
+create function machserial._distance(left_word text, right_word text) returns integer
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    previous integer[] := array(select generate_series(0, length(right_word)));
+    present integer[];
+begin
+    for i in 1..length(left_word) loop
+        present := array[i];
+        for j in 1..length(right_word) loop
+            present[j + 1] := least(
+                present[j] + 1,
+                previous[j + 1] + 1,
+                previous[j] + (substr(left_word, i, 1) <> substr(right_word, j, 1))::integer
+            );
+        end loop;
+        previous := present;
+    end loop;
+    return previous[length(right_word) + 1];
+end
+$$;
+
+create function machserial._nearest(word text, candidates text[]) returns text
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select c.candidate
+        from unnest(candidates) with ordinality as c (candidate, ordinal)
+        order by machserial._distance(lower(left(word, 64)), lower(c.candidate)), c.ordinal
+        limit 1
+    );
+end
+$$;
+
+-- The token that was probably meant: the name counts, what follows the colon does not.
+create function machserial._nearest_token(token text) returns text
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    name constant text := split_part(btrim(token, '{} '), ':', 1);
+    has_argument constant boolean := position(':' in token) > 0;
+begin
+    return (
+        select u.usage
+        from unnest(machserial._token_usages()) with ordinality as u (usage, ordinal)
+        order by
+            machserial._distance(upper(left(name, 64)), split_part(btrim(u.usage, '{}'), ':', 1)),
+            has_argument <> (position(':' in u.usage) > 0),
+            u.ordinal
+        limit 1
+    );
+end
+$$;
+
+-- Highest number that n characters of the alphabet can hold; null if it does not fit a bigint.
+create function machserial._highest_value(size integer, alphabet text) returns bigint
+language sql immutable parallel safe
+return case
+    when length(alphabet)::numeric ^ least(size, 64) - 1 <= 9223372036854775807
+        then (length(alphabet)::numeric ^ least(size, 64) - 1)::bigint
+end;
+
+-- One token between braces, resolved: how many characters of which alphabet, or what is wrong with it.
+create function machserial._resolve_token(
+    text_in_braces text,
+    out token text, out argument text, out size integer, out alphabet text, out fault text, out hint text
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    parts text[];
+begin
+    token := split_part(text_in_braces, ':', 1);
+    argument := case when position(':' in text_in_braces) > 0 then substr(text_in_braces, length(token) + 2) end;
+    hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
+    case
+        when token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY', 'SITE', 'PART', 'WO', 'LOT', 'UUID') then
+            if argument is not null then
+                fault := format('{%s} takes no argument', token);
+                hint := format('Write {%s}.', token);
+            end if;
+            size := case when token in ('YYYY', 'IYYY') then 4 when token = 'DDD' then 3 else 2 end;
+        when token = 'SEQ' then
+            parts := regexp_match(argument, '^([0-9]{1,4})(?::([A-Za-z0-9]+))?$');
+            size := parts[1]::integer;
+            alphabet := machserial._alphabet(coalesce(parts[2], 'numeric'));
+            if parts is null or lower(parts[2]) not in ('base36', 'hex', 'alpha', 'safe') then
+                fault := 'SEQ takes a number of characters and, if not decimal, an alphabet';
+                hint := 'Write {SEQ:n} or {SEQ:n:alphabet} with alphabet base36, hex, alpha or safe.';
+            elsif size < 1 or machserial._highest_value(size, alphabet) is null then
+                fault := format('SEQ cannot have %s characters', parts[1]);
+                hint := 'Write {SEQ:n} with n from 1 to 18 (hex 15, alpha 13, base36 12, safe 12).';
+            end if;
+        when token = 'RANDOM' then
+            parts := regexp_match(argument, '^(?:([0-9]{1,4})|([A-Za-z0-9]+?)(?::([0-9]{1,4}))?)$');
+            size := coalesce(parts[1], parts[3], '4')::integer;
+            alphabet := machserial._alphabet(coalesce(parts[2], 'alphanumeric'));
+            if alphabet is null or lower(parts[2]) = 'base36' then
+                fault := 'RANDOM takes a number of characters, a type, or both';
+                hint := 'Write {RANDOM:n}, {RANDOM:type} or {RANDOM:type:n} with type numeric, alpha, '
+                    'alphanumeric, hex or safe.';
+            elsif size not between 1 and 64 then
+                fault := format('RANDOM cannot have %s characters', size);
+                hint := 'Write {RANDOM:n} with n from 1 to 64.';
+            end if;
+        when token = 'CHECK' then
+            begin
+                argument := machserial._check_name(coalesce(argument, ''));
+                size := machserial._check_length(argument);
+            exception when invalid_parameter_value then
+                get stacked diagnostics hint = pg_exception_hint;
+                fault := format('%L is no check digit algorithm', coalesce(argument, ''));
+                hint := concat('Write {CHECK:algorithm}. ', hint);
+            end;
+        when token in ('PREFIX', 'CTX') then
+            if coalesce(argument, '') = '' then
+                fault := format('%s needs an argument', token);
+                hint := format('Write {%s:%s}.', token, case token when 'CTX' then 'key' else 'text' end);
+            end if;
+            size := case when token = 'PREFIX' then length(argument) end;
+        else
+            fault := format('{%s} is no token', text_in_braces);
+    end case;
+    if fault is null then
+        hint := null;
+    end if;
+end
+$$;
+
+-- The pattern piece by piece, faults included as data; "at" is the 1-based character position.
+create function machserial._tokenize(pattern text)
+returns table (
+    ordinal integer, at integer, token text, argument text, size integer, alphabet text, fault text, hint text
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    piece text;
+    has_sequence boolean := false;
+    has_left boolean := false;
+begin
+    ordinal := 0;
+    at := 1;
+    for piece in select (regexp_matches(pattern, '(\{\{|\}\}|\{[^{}]*\}|[^{}]+|.)', 'g'))[1] loop
+        ordinal := ordinal + 1;
+        token := 'LITERAL';
+        argument := piece;
+        size := length(piece);
+        alphabet := null;
+        fault := null;
+        hint := null;
+        if piece in ('{{', '}}') then
+            argument := left(piece, 1);
+            size := 1;
+        elsif piece in ('{', '}') then
+            fault := format('%s has no partner', piece);
+            hint := format('For a literal brace write %s; a token is written %s.',
+                repeat(piece, 2), machserial._nearest_token(substr(pattern, at, 12)));
+        elsif left(piece, 1) = '{' then
+            select r.token, r.argument, r.size, r.alphabet, r.fault, r.hint
+            into token, argument, size, alphabet, fault, hint
+            from machserial._resolve_token(substr(piece, 2, length(piece) - 2)) as r;
+            if fault is null and token = 'SEQ' and has_sequence then
+                fault := 'a pattern has one sequence number only';
+                hint := 'Keep one {SEQ:n}.';
+            elsif fault is null and token = 'CHECK' and not has_left then
+                fault := 'CHECK has nothing to its left';
+                hint := 'Put {CHECK:algorithm} behind what it protects.';
+            end if;
+            has_sequence := has_sequence or token = 'SEQ';
+        end if;
+        has_left := true;
+        return next;
+        at := at + length(piece);
+    end loop;
+end
+$$;
+
+create function machserial.parse_pattern(pattern text)
+returns table (ordinal integer, token text, argument text, min_length integer, max_length integer)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    piece record;
+begin
+    perform machserial._require_text('pattern', pattern);
+    for piece in select t.* from machserial._tokenize(pattern) as t order by t.ordinal loop
+        if piece.fault is not null then
+            raise exception using
+                errcode = 'invalid_parameter_value',
+                message = format('pattern %L is not valid: %s', pattern, piece.fault),
+                detail = format('At character position %s.', piece.at),
+                hint = piece.hint;
+        end if;
+        ordinal := piece.ordinal;
+        token := piece.token;
+        argument := piece.argument;
+        min_length := case
+            when piece.token in ('SITE', 'PART', 'WO', 'LOT', 'CTX') then 1
+            when piece.token = 'UUID' then 36
+            else piece.size
+        end;
+        max_length := case when piece.token not in ('SITE', 'PART', 'WO', 'LOT', 'CTX') then min_length end;
+        return next;
+    end loop;
+end
+$$;
+
+comment on function machserial.parse_pattern(text) is
+'The tokens of a pattern in order; LITERAL is the text between them. max_length is null where only the call knows.
+Errors: 22023 with the character position of the fault in DETAIL and the nearest valid token in HINT.';
+
+create function machserial.validate_pattern(
+    pattern text, out is_valid boolean, out errors text[], out warnings text[]
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    warnings := '{}';
+    if coalesce(btrim(pattern), '') = '' then
+        is_valid := false;
+        errors := '{"the pattern is empty"}';
+        return;
+    end if;
+    errors := array(
+        select format('position %s: %s. %s', t.at, t.fault, t.hint)
+        from machserial._tokenize(pattern) as t
+        where t.fault is not null
+        order by t.ordinal
+    );
+    is_valid := errors = '{}';
+    if not exists (
+        select from machserial._tokenize(pattern) as t where t.token in ('SEQ', 'RANDOM', 'UUID')
+    ) then
+        warnings := warnings || 'no {SEQ:n}, {RANDOM:n} or {UUID}: each call has one number only'::text;
+    end if;
+    if exists (select from machserial._tokenize(pattern) as t where t.token = 'WW')
+        and exists (select from machserial._tokenize(pattern) as t where t.token in ('YYYY', 'YY'))
+        and not exists (select from machserial._tokenize(pattern) as t where t.token in ('IYYY', 'MM', 'DDD'))
+    then
+        warnings := warnings
+            || '{WW} is the ISO week: beside {YYYY} or {YY} it is wrong around New Year. Write {IYYY}{WW}'::text;
+    end if;
+end
+$$;
+
+comment on function machserial.validate_pattern(text) is
+'Whether a pattern is valid, every fault in it with its position, and what is allowed but seldom meant. Never raises.';

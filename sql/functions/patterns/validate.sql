@@ -1,0 +1,152 @@
+-- Does a number that somebody shows have the shape, the dates and the check digits of a pattern?
+
+-- A token as a regular expression. Where only the call knew the text, anything goes.
+create function machserial._token_expression(token text, argument text, size integer, alphabet text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case
+        when token in ('LITERAL', 'PREFIX') then '(' || regexp_replace(argument, '(\W)', '\\\1', 'g') || ')'
+        when token in ('YYYY', 'IYYY') then '([0-9]{4})'
+        when token in ('YY', 'MM', 'DD', 'WW') then '([0-9]{2})'
+        when token = 'DDD' then '([0-9]{3})'
+        when token in ('SEQ', 'RANDOM') then format('([%s]{%s})', alphabet, size)
+        when token = 'UUID' then '([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})'
+        when token = 'CHECK' then format('([0-9A-Z*]{%s})', size)
+        else '(.+)'
+    end;
+end
+$$;
+
+-- Where the number stops looking like the pattern: the first token that does not fit any more.
+create function machserial._shape_error(serial_number text, pattern text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    expression text := '^';
+    fitting text := '';
+    piece record;
+begin
+    for piece in select t.* from machserial._tokenize(pattern) as t order by t.ordinal loop
+        expression := expression || machserial._token_expression(
+            piece.token, piece.argument, piece.size, piece.alphabet
+        );
+        if serial_number !~ expression then
+            return format(
+                'position %s: expected %s, found %L', length(fitting) + 1,
+                case piece.token
+                    when 'LITERAL' then quote_literal(piece.argument)
+                    else format('{%s}', concat_ws(':', piece.token, piece.argument))
+                end,
+                substr(serial_number, length(fitting) + 1)
+            );
+        end if;
+        fitting := substring(serial_number from replace(expression, '(', '(?:'));
+    end loop;
+    return format('position %s: %L is left over', length(fitting) + 1, substr(serial_number, length(fitting) + 1));
+end
+$$;
+
+-- Dates that do not exist, from what stood for each date token.
+create function machserial._date_errors(found jsonb) returns text[]
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    year constant integer := coalesce((found ->> 'YYYY')::integer, 2000 + (found ->> 'YY')::integer);
+    month constant integer := found ->> 'MM';
+    day constant integer := found ->> 'DD';
+    day_of_year constant integer := found ->> 'DDD';
+    week constant integer := found ->> 'WW';
+    iso_year constant integer := found ->> 'IYYY';
+    -- Without a year a leap year is possible; without a month, one of 31 days.
+    any_year constant integer := coalesce(nullif(year, 0), 2000);
+    errors text[] := '{}';
+begin
+    if month not between 1 and 12 then
+        errors := errors || format('there is no month %s', found ->> 'MM');
+    elsif day is not null and day not between 1 and extract(
+        day from make_date(any_year, coalesce(month, 1), 1) + '1 month - 1 day'::interval
+    )::integer then
+        errors := errors || format('there is no day %s', concat_ws('-', found ->> 'YYYY', found ->> 'YY',
+            found ->> 'MM', found ->> 'DD'));
+    end if;
+    if day_of_year not between 1 and make_date(any_year, 12, 31) - make_date(any_year, 1, 1) + 1 then
+        errors := errors || format('there is no day %s in the year', found ->> 'DDD');
+    end if;
+    -- 28 December is always in the last ISO week of its year.
+    if week not between 1 and extract(
+        week from make_date(coalesce(nullif(iso_year, 0), 2020), 12, 28)
+    )::integer then
+        errors := errors || format('there is no week %s', concat_ws('-W', found ->> 'IYYY', found ->> 'WW'));
+    end if;
+    return errors;
+end
+$$;
+
+create function machserial._check_errors(found text[], pattern text) returns text[]
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    errors text[] := '{}';
+    left_text text;
+    expected text;
+    piece record;
+begin
+    for piece in
+        select t.* from machserial._tokenize(pattern) as t where t.token = 'CHECK' order by t.ordinal
+    loop
+        left_text := array_to_string(found[:piece.ordinal - 1], '');
+        if machserial._check_filter(piece.argument, left_text) = '' then
+            errors := errors || format('%s finds nothing to check in %L', piece.argument, left_text);
+            continue;
+        end if;
+        expected := machserial._check_in_pattern(piece.argument, left_text);
+        if found[piece.ordinal] <> expected then
+            errors := errors || format(
+                'position %s: the %s check is %s, found %s', length(left_text) + 1, piece.argument, expected,
+                found[piece.ordinal]
+            );
+        end if;
+    end loop;
+    return errors;
+end
+$$;
+
+create function machserial.validate_serial(
+    serial_number text, pattern text, out is_valid boolean, out errors text[]
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    expression text;
+    found text[];
+begin
+    perform machserial.parse_pattern(pattern);
+    select string_agg(
+        machserial._token_expression(t.token, t.argument, t.size, t.alphabet), '' order by t.ordinal
+    ) into expression
+    from machserial._tokenize(pattern) as t;
+    found := regexp_match(serial_number, '^' || expression || '$');
+    if serial_number is null then
+        errors := '{"the serial number is null"}';
+    elsif found is null then
+        errors := array[machserial._shape_error(serial_number, pattern)];
+    else
+        errors := machserial._date_errors((
+            select coalesce(jsonb_object_agg(t.token, found[t.ordinal]), '{}')
+            from machserial._tokenize(pattern) as t
+            where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        )) || machserial._check_errors(found, pattern);
+    end if;
+    is_valid := errors = '{}';
+end
+$$;
+
+comment on function machserial.validate_serial(text, text) is
+'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error found.
+Errors: 22023 a faulty pattern.';

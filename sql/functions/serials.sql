@@ -1,0 +1,218 @@
+-- The registry: numbers that are entered rather than generated, and looking numbers up.
+
+create function machserial._refuse_identity_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    was jsonb;
+    becomes jsonb;
+begin
+    select jsonb_object_agg(o.key, o.value), jsonb_object_agg(o.key, to_jsonb(new) -> o.key) into was, becomes
+    from jsonb_each(to_jsonb(old)) as o
+    where
+        o.key in (
+            'id', 'serial_number', 'part_id', 'part_type', 'site_id', 'source', 'format_id', 'sequence_number',
+            'created_at', 'created_by'
+        )
+        and o.value <> to_jsonb(new) -> o.key;
+    if was is null then
+        return new;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('serial %s is on record: what it is cannot be changed', old.serial_number),
+        detail = format('It has %s, the change says %s.', was, becomes),
+        hint = case
+            when was ? 'sequence_number'
+                then 'Numbers that are issued stay. To move a counter on: machserial.reset_counter(format, next_value).'
+            else 'Register the right number, and take this one out of use.'
+        end;
+end
+$$;
+
+-- Who holds a number in the given scopes. Tells what a unique index has decided, and is never asked instead of it.
+create function machserial._claimants(
+    serial_number text, scopes text[], site_id text, part_type text,
+    out serial_ids bigint[], out claimed_scopes text[], out description text
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select
+        array_agg(distinct c.id order by c.id), array_agg(distinct c.scope order by c.scope),
+        string_agg(format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id), ', '
+            order by c.scope, c.id)
+    into serial_ids, claimed_scopes, description
+    from (
+        select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
+        from machserial.serials as s
+        where s.serial_number = _claimants.serial_number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+        union all
+        select 'SITE', s.id, s.part_id, s.site_id
+        from machserial.serials as s
+        where
+            s.serial_number = _claimants.serial_number and s.site_id = _claimants.site_id
+            and s.holds_claim and 'SITE' = any(s.scopes)
+        union all
+        select 'PART_TYPE', s.id, s.part_id, s.site_id
+        from machserial.serials as s
+        where
+            s.serial_number = _claimants.serial_number and s.part_type = _claimants.part_type
+            and s.holds_claim and 'PART_TYPE' = any(s.scopes)
+    ) as c
+    where c.scope = any(_claimants.scopes);
+end
+$$;
+
+create function machserial._require_registrable(
+    serial_numbers text[], source text, on_conflict text
+)
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    bad record;
+begin
+    perform machserial._require_one_of('source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}');
+    perform machserial._require_one_of('on_conflict', on_conflict, '{RAISE,RECORD}');
+    select n.number, n.ordinal into bad
+    from unnest(serial_numbers) with ordinality as n (number, ordinal)
+    where n.number is null or n.number = '' or length(n.number) > 255 or n.number <> btrim(n.number)
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s cannot be a serial number', coalesce(quote_literal(left(bad.number, 255)), 'null')),
+            detail = format('It is number %s of those given; %s.', bad.ordinal, case
+                when bad.number is null then 'it is null'
+                when btrim(bad.number) = '' then 'it is empty'
+                when length(bad.number) > 255 then 'it is longer than 255 characters'
+                else 'it begins or ends with a space'
+            end),
+            hint = 'Give what stands on the part, without spaces around it.';
+    end if;
+end
+$$;
+
+create function machserial.register_serials(
+    serial_numbers text[], part_id text, site_id text default null, scopes text[] default null,
+    source text default 'MANUAL', on_conflict text default 'RAISE'
+)
+returns table (serial_number text, serial_id bigint, has_conflict boolean, conflict_id bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    part record;
+    site constant text := coalesce(register_serials.site_id, 'DEFAULT');
+    wanted_scopes text[];
+    registered record;
+    claim record;
+begin
+    perform machserial._require_registrable(
+        register_serials.serial_numbers, register_serials.source, register_serials.on_conflict
+    );
+    select p.* into part from machserial.parts as p where p.id = register_serials.part_id;
+    if part.id is null then
+        perform machserial._raise_unknown('part', register_serials.part_id, 'machserial.register_part');
+    elsif not exists (select from machserial.sites as s where s.id = site) then
+        perform machserial._raise_unknown('site', site, 'machserial.register_site');
+    end if;
+    wanted_scopes := machserial._known_scopes(coalesce(register_serials.scopes, part.default_scopes));
+    with recorded as (
+        insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)
+        select n.number, part.id, part.part_type, site, upper(register_serials.source), wanted_scopes
+        from unnest(register_serials.serial_numbers) as n (number)
+        on conflict do nothing
+        returning id, serial_number
+    )
+    select array_agg(r.id) as ids, array_agg(r.serial_number) as numbers into registered from recorded as r;
+    return query select n.number, n.id, false, null::bigint
+    from unnest(registered.numbers, registered.ids) as n (number, id);
+    -- A number given twice in one call is registered once and conflicts with itself.
+    for serial_number in
+        select n.number
+        from unnest(register_serials.serial_numbers) as n (number)
+        except all
+        select n.number from unnest(registered.numbers) as n (number)
+    loop
+        select c.serial_ids, c.claimed_scopes, c.description into claim
+        from machserial._claimants(serial_number, wanted_scopes, site, part.part_type) as c;
+        if upper(register_serials.on_conflict) = 'RAISE' then
+            raise exception using
+                errcode = 'unique_violation',
+                message = format('serial number %s is taken', serial_number),
+                detail = format('It is claimed in %s.', coalesce(claim.description, 'a concurrent transaction')),
+                hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record for resolve_conflict().',
+                table = 'serials', schema = 'machserial';
+        end if;
+        insert into machserial.serial_conflicts as c (
+            serial_number, part_id, site_id, scopes, source, conflicting_serial_ids, conflicting_scopes
+        )
+        values (
+            serial_number, part.id, site, wanted_scopes, upper(register_serials.source),
+            coalesce(claim.serial_ids, '{}'), coalesce(claim.claimed_scopes, '{}')
+        )
+        returning c.id into conflict_id;
+        perform machserial._audit('CONFLICT_DETECTED', part.id, site, jsonb_build_object(
+            'conflict_id', conflict_id, 'serial_number', serial_number, 'serial_ids', claim.serial_ids
+        ));
+        serial_id := null;
+        has_conflict := true;
+        return next;
+    end loop;
+end
+$$;
+
+comment on function machserial.register_serials(text[], text, text, text[], text, text) is
+'Puts numbers on record that somebody else has chosen. scopes: where they must not repeat (null: the part''s default).
+source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict: RAISE, or RECORD, which writes each
+duplicate to serial_conflicts and registers the others.
+Errors: 22023 a bad argument · 23503 unknown part or site · 23505 a number is taken.';
+
+create function machserial.register_serial(
+    serial_number text, part_id text, site_id text default null, scopes text[] default null,
+    source text default 'MANUAL', on_conflict text default 'RAISE',
+    out serial_id bigint, out has_conflict boolean, out conflict_id bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select r.serial_id, r.has_conflict, r.conflict_id into serial_id, has_conflict, conflict_id
+    from machserial.register_serials(
+        array[serial_number], part_id, site_id, scopes, source, on_conflict
+    ) as r;
+end
+$$;
+
+comment on function machserial.register_serial(text, text, text, text[], text, text) is
+'Puts one number on record; see register_serials().
+Errors: 22023 a bad argument · 23503 unknown part or site · 23505 the number is taken.';
+
+create function machserial.find_serial(serial_number text) returns setof machserial.serial
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Spelled out by claim, because each of the four indexes holds some of the rows and none holds all.
+    return query
+    select
+        s.id, s.serial_number, s.part_id, s.part_type, s.site_id, s.source, s.status, s.scopes, s.format_id,
+        s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at, s.created_by
+    from machserial.serials as s
+    where
+        (s.serial_number = find_serial.serial_number and s.holds_claim and 'ENTERPRISE' = any(s.scopes))
+        or (s.serial_number = find_serial.serial_number and s.holds_claim and 'SITE' = any(s.scopes))
+        or (s.serial_number = find_serial.serial_number and s.holds_claim and 'PART_TYPE' = any(s.scopes))
+        or (s.serial_number = find_serial.serial_number and not s.holds_claim)
+    order by s.id;
+end
+$$;
+
+comment on function machserial.find_serial(text) is
+'Every serial with this number, of whatever part, site and status.';

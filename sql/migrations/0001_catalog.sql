@@ -1,0 +1,40 @@
+create table machserial.sites (
+    id text not null primary key,
+    name text,
+    time_zone text not null default 'UTC',
+    created_at timestamptz not null default now(),
+    constraint sites_id_is_given check (id <> ''),
+    -- Conversion itself refuses a zone that the server does not know.
+    constraint sites_time_zone_exists
+    check (timezone(time_zone, '2000-01-01 00:00:00+00'::timestamptz) is not null)
+);
+
+comment on table machserial.sites is 'Plants and other places that number parts.';
+comment on column machserial.sites.id is 'The site''s own code.';
+comment on column machserial.sites.name is 'Name for people.';
+comment on column machserial.sites.time_zone is 'IANA time zone: date tokens and counter resets follow it.';
+comment on column machserial.sites.created_at is 'When the site was registered.';
+
+insert into machserial.sites (id, name) values ('DEFAULT', 'What a null site means');
+
+create table machserial.parts (
+    id text not null primary key,
+    part_type text not null,
+    name text,
+    default_scopes text[] not null default '{SITE,PART_TYPE}',
+    created_at timestamptz not null default now(),
+    constraint parts_id_is_given check (id <> ''),
+    constraint parts_part_type_is_given check (part_type <> ''),
+    constraint parts_default_scopes_are_known
+    check (default_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(default_scopes) > 0),
+    -- What serials refer to, so that a serial cannot claim its number under another type than its part's.
+    constraint parts_id_part_type_key unique (id, part_type)
+);
+
+comment on table machserial.parts is 'What gets serial numbers.';
+comment on column machserial.parts.id is 'Part number.';
+comment on column machserial.parts.part_type is 'Kind of part: the reach of the scope PART_TYPE.';
+comment on column machserial.parts.name is 'Name for people.';
+comment on column machserial.parts.default_scopes is
+'Where this part''s numbers must not repeat: ENTERPRISE, SITE, PART_TYPE.';
+comment on column machserial.parts.created_at is 'When the part was registered.';

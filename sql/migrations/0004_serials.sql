@@ -1,0 +1,103 @@
+create table machserial.serials (
+    id bigint not null generated always as identity primary key,
+    serial_number text not null,
+    part_id text not null,
+    part_type text not null,
+    site_id text not null default 'DEFAULT' references machserial.sites (id),
+    source text not null default 'MANUAL',
+    status text not null default 'ACTIVE',
+    scopes text[] not null default '{SITE,PART_TYPE}',
+    claim_released boolean not null default false,
+    holds_claim boolean not null
+    generated always as (status not in ('REJECTED', 'CONFLICT') and not claim_released) stored,
+    format_id bigint references machserial.serial_formats (id),
+    sequence_number bigint,
+    work_order_id text,
+    lot_number text,
+    operation_code text,
+    context jsonb,
+    generation_request_id bigint,
+    created_at timestamptz not null default now(),
+    created_by text not null
+    default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
+    constraint serials_part_fkey foreign key (part_id, part_type) references machserial.parts (id, part_type),
+    constraint serials_serial_number_is_given check (serial_number <> '' and length(serial_number) <= 255),
+    constraint serials_source_is_known
+    check (source in ('SYSTEM_GENERATED', 'VENDOR', 'MANUAL', 'LATE_ASSIGNMENT', 'IMPORT')),
+    constraint serials_status_is_known
+    check (status in ('PENDING', 'ACTIVE', 'CONFLICT', 'REJECTED', 'RETIRED', 'INVALID')),
+    constraint serials_scopes_are_known
+    check (scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(scopes) > 0)
+);
+
+-- The three scopes. Nothing else decides whether a number is free.
+create unique index serials_enterprise_key on machserial.serials (serial_number)
+where holds_claim and 'ENTERPRISE' = any(scopes);
+create unique index serials_site_key on machserial.serials (serial_number, site_id)
+where holds_claim and 'SITE' = any(scopes);
+create unique index serials_part_type_key on machserial.serials (serial_number, part_type)
+where holds_claim and 'PART_TYPE' = any(scopes);
+
+create index serials_without_claim on machserial.serials (serial_number) where not holds_claim;
+create index serials_part_id_created_at on machserial.serials (part_id, created_at);
+create index serials_work_order_id on machserial.serials (work_order_id) where work_order_id is not null;
+create index serials_generation_request_id on machserial.serials (generation_request_id)
+where generation_request_id is not null;
+
+comment on table machserial.serials is 'The registry: every serial number, whatever its source, is one row here.';
+comment on column machserial.serials.id is 'Key.';
+comment on column machserial.serials.serial_number is 'The number as it stands on the part.';
+comment on column machserial.serials.part_id is 'What part it is.';
+comment on column machserial.serials.part_type is 'The part''s type, within which the scope PART_TYPE holds.';
+comment on column machserial.serials.site_id is 'Where it was numbered, within which the scope SITE holds.';
+comment on column machserial.serials.source is 'SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.';
+comment on column machserial.serials.status is 'PENDING, ACTIVE, CONFLICT, REJECTED, RETIRED or INVALID.';
+comment on column machserial.serials.scopes is 'Where the number must not repeat: ENTERPRISE, SITE, PART_TYPE.';
+comment on column machserial.serials.claim_released is 'A conflict was resolved against it: the number is another''s.';
+comment on column machserial.serials.holds_claim is 'Whether it keeps others from using its number.';
+comment on column machserial.serials.format_id is 'The format that issued it.';
+comment on column machserial.serials.sequence_number is 'The sequence number that it was written from.';
+comment on column machserial.serials.work_order_id is 'Work order that it was made for.';
+comment on column machserial.serials.lot_number is 'Lot that it belongs to.';
+comment on column machserial.serials.operation_code is 'Operation at which it was numbered.';
+comment on column machserial.serials.context is 'What else the caller said about it.';
+comment on column machserial.serials.generation_request_id is 'The repeatable request that it came of.';
+comment on column machserial.serials.created_at is 'When it was put on record: start of the transaction.';
+comment on column machserial.serials.created_by is 'Who put it on record: machserial.actor, else the session''s user.';
+
+create trigger serials_keep_their_identity
+before update of
+id, serial_number, part_id, part_type, site_id, source, format_id, sequence_number, created_at, created_by
+on machserial.serials
+for each row execute function machserial._refuse_identity_change();
+
+create table machserial.serial_conflicts (
+    id bigint not null generated always as identity primary key,
+    serial_number text not null,
+    part_id text not null references machserial.parts (id),
+    site_id text not null references machserial.sites (id),
+    scopes text[] not null,
+    source text not null,
+    conflicting_serial_ids bigint[] not null,
+    conflicting_scopes text[] not null,
+    status text not null default 'PENDING',
+    detected_at timestamptz not null default now(),
+    detected_by text not null
+    default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
+    constraint serial_conflicts_status_is_known check (status in ('PENDING', 'RESOLVED'))
+);
+
+create index serial_conflicts_serial_number on machserial.serial_conflicts (serial_number);
+
+comment on table machserial.serial_conflicts is 'Every duplicate that somebody tried to bring in.';
+comment on column machserial.serial_conflicts.id is 'Key.';
+comment on column machserial.serial_conflicts.serial_number is 'The number that was taken already.';
+comment on column machserial.serial_conflicts.part_id is 'Part for which it was brought in.';
+comment on column machserial.serial_conflicts.site_id is 'Site at which it was brought in.';
+comment on column machserial.serial_conflicts.scopes is 'Scopes in which it was to be unique.';
+comment on column machserial.serial_conflicts.source is 'Where it came from, as in serials.source.';
+comment on column machserial.serial_conflicts.conflicting_serial_ids is 'The serials that hold the number.';
+comment on column machserial.serial_conflicts.conflicting_scopes is 'The scopes in which they hold it.';
+comment on column machserial.serial_conflicts.status is 'PENDING or RESOLVED.';
+comment on column machserial.serial_conflicts.detected_at is 'When it was brought in.';
+comment on column machserial.serial_conflicts.detected_by is 'Who brought it in: machserial.actor, else the session''s user.';

@@ -1,0 +1,44 @@
+create table machserial.audit_events (
+    id bigint not null generated always as identity,
+    event_type text not null,
+    event_source text not null,
+    serial_id bigint,
+    serial_number text,
+    part_id text,
+    site_id text,
+    performed_by text not null
+    default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
+    db_user text not null default session_user,
+    performed_at timestamptz not null default now(),
+    reason text default nullif(current_setting('machserial.reason', true), ''),
+    details jsonb,
+    constraint audit_events_pkey primary key (id, performed_at)
+) partition by range (performed_at);
+
+create index audit_events_serial_id on machserial.audit_events (serial_id);
+create index audit_events_part_id_performed_at on machserial.audit_events (part_id, performed_at);
+
+comment on table machserial.audit_events is 'Who did what, when and why. Rows are only ever added.';
+comment on column machserial.audit_events.id is 'Key.';
+comment on column machserial.audit_events.event_type is 'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, …';
+comment on column machserial.audit_events.event_source is 'Through which program it came: the session''s application_name.';
+comment on column machserial.audit_events.serial_id is 'The serial that it happened to.';
+comment on column machserial.audit_events.serial_number is 'Its number.';
+comment on column machserial.audit_events.part_id is 'Its part.';
+comment on column machserial.audit_events.site_id is 'Its site.';
+comment on column machserial.audit_events.performed_by is 'Who did it: machserial.actor, else the session''s user.';
+comment on column machserial.audit_events.db_user is 'The session''s database user, whatever the actor says.';
+comment on column machserial.audit_events.performed_at is 'When: start of the transaction.';
+comment on column machserial.audit_events.reason is 'Why: machserial.reason.';
+comment on column machserial.audit_events.details is 'What else belongs to the event.';
+
+create trigger audit_events_are_append_only
+before update or delete or truncate on machserial.audit_events
+for each statement execute function machserial._refuse_audit_change();
+
+select machserial._make_audit_partitions(now(), 3);
+
+create trigger serials_are_audited
+after insert on machserial.serials
+referencing new table as new_serials
+for each statement execute function machserial._audit_new_serials();
