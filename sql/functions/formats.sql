@@ -314,6 +314,7 @@ returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
     active constant machserial.serial_format := machserial._active_format(format);
     assignment_id bigint;
@@ -364,6 +365,7 @@ returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
     active constant machserial.serial_format := machserial._active_format(format);
     assignment_id bigint;

@@ -25,7 +25,8 @@ comment on column machserial.counters.period_starts is 'First day of the period.
 comment on column machserial.counters.first_value is 'The sequence number that it starts with.';
 comment on column machserial.counters.last_value is
 'Last sequence number issued: of a GAPLESS counter, and of a retired one.';
-comment on column machserial.counters.has_runway is 'Whether the counters of the coming periods are made.';
+comment on column machserial.counters.has_runway is 
+'Whether the counters of the coming periods are made, or none are needed.';
 comment on column machserial.counters.retired_at is 'When its sequence was dropped because its period is over.';
 comment on column machserial.counters.created_at is 'When it was made.';
 

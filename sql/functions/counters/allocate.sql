@@ -27,7 +27,7 @@ as $$
 begin
     raise exception using
         errcode = 'sequence_generator_limit_exceeded',
-        message = format('format %s has no %s free numbers left', format_name, quantity),
+        message = format('format %s has not enough free numbers left for a quantity of %s', format_name, quantity),
         detail = detail,
         hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => …) with a longer {SEQ:n} '
             'or {RANDOM:n}.';
@@ -92,7 +92,8 @@ begin
     execute (
         select format(
             'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s cache 1 no cycle',
-            'counter_' || c.id, f.sequence_increment, f.sequence_start, f.sequence_maximum, first_value
+            'counter_' || c.id, f.sequence_increment, f.sequence_start, f.sequence_maximum,
+            _create_sequence.first_value
         )
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
@@ -117,10 +118,13 @@ begin
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
     begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
-    insert into machserial.counters as c (format_id, part_id, site_id, period, period_starts, first_value)
+    insert into machserial.counters as c (
+        format_id, part_id, site_id, period, period_starts, first_value, has_runway
+    )
     values (
         format.id, _make_counter.part_id, _make_counter.site_id, counter_period,
-        machserial._period_start(format.reset, at)::date, begin_with
+        machserial._period_start(format.reset, at)::date, begin_with,
+        format.reset = 'NEVER' or format.allocation = 'GAPLESS'
     )
     on conflict on constraint counters_key do nothing
     returning c.id into counter_id;
@@ -240,10 +244,9 @@ begin
         c.format_id = _counter_for.format_id and c.part_id = key_part and c.site_id = key_site
         and c.period = machserial._period(_counter_for.reset, _counter_for.at);
     if counter.id is null then
-        counter.id := machserial._make_counter(format_id, key_part, key_site, at);
-        counter.has_runway := false;
+        return machserial._make_counter(format_id, key_part, key_site, at);
     end if;
-    if reset <> 'NEVER' and not counter.has_runway then
+    if not counter.has_runway then
         perform machserial._extend_runway(counter.id);
     end if;
     if counter.retired_at is not null then

@@ -71,7 +71,7 @@ as $$
 #variable_conflict use_column
 declare
     issue machserial._issue;
-    found record;
+    known record;
     wanted_format bigint;
 begin
     perform machserial._require_text('part_id', _resolve.part_id);
@@ -87,31 +87,31 @@ begin
         p.part_type, p.default_scopes, s.id as site_id, s.time_zone,
         f.id as format_id, f.name as format_name, f.reset, f.counter_per, f.allocation, f.sequence_increment,
         f.sequence_maximum, f.random_space
-    into found
+    into known
     from machserial.parts as p
     left join machserial.sites as s on s.id = coalesce(_resolve.site_id, 'DEFAULT')
     left join machserial.serial_formats as f on f.id = wanted_format
     where p.id = _resolve.part_id;
-    if found.part_type is null then
+    if known.part_type is null then
         perform machserial._raise_unknown('part', _resolve.part_id, 'machserial.register_part');
-    elsif found.site_id is null then
+    elsif known.site_id is null then
         perform machserial._raise_unknown('site', _resolve.site_id, 'machserial.register_site');
     end if;
     issue.part_id := _resolve.part_id;
-    issue.part_type := found.part_type;
-    issue.scopes := found.default_scopes;
-    issue.site_id := found.site_id;
-    issue.issued_at := now() at time zone found.time_zone;
-    issue.format_id := found.format_id;
-    issue.format_name := found.format_name;
-    issue.allocation := found.allocation;
-    issue.sequence_increment := found.sequence_increment;
-    issue.sequence_maximum := found.sequence_maximum;
-    issue.random_space := found.random_space;
+    issue.part_type := known.part_type;
+    issue.scopes := known.default_scopes;
+    issue.site_id := known.site_id;
+    issue.issued_at := now() at time zone known.time_zone;
+    issue.format_id := known.format_id;
+    issue.format_name := known.format_name;
+    issue.allocation := known.allocation;
+    issue.sequence_increment := known.sequence_increment;
+    issue.sequence_maximum := known.sequence_maximum;
+    issue.random_space := known.random_space;
     issue.context := coalesce(_resolve.context, '{}');
-    if found.sequence_maximum is not null then
+    if known.sequence_maximum is not null then
         issue.counter_id := machserial._counter_for(
-            found.format_id, found.reset, found.counter_per, _resolve.part_id, found.site_id, issue.issued_at
+            known.format_id, known.reset, known.counter_per, _resolve.part_id, known.site_id, issue.issued_at
         );
     end if;
     return issue;
@@ -128,7 +128,7 @@ declare
     window_length constant bigint := least(issue.random_space, 1000000);
     windows constant bigint := (issue.random_space + window_length - 1) / window_length;
     first_window constant bigint := machserial._random_number(windows);
-    found bigint[] := '{}';
+    free_values bigint[] := '{}';
     candidates bigint[];
     positions integer[];
 begin
@@ -140,17 +140,17 @@ begin
             ) as c
         );
         positions := machserial._free_positions(issue, machserial._render(issue, candidates, candidates));
-        found := found || array(
+        free_values := free_values || array(
             select candidates[p] from unnest(positions) as p order by gen_random_uuid() limit wanted
         );
-        exit when cardinality(found) >= wanted;
+        exit when cardinality(free_values) >= wanted;
     end loop;
-    if cardinality(found) < wanted then
+    if cardinality(free_values) < wanted then
         perform machserial._raise_exhausted(issue.format_name, wanted, pg_catalog.format(
-            'Free: %s of %s.', cardinality(found), issue.random_space
+            'Free: %s of %s.', cardinality(free_values), issue.random_space
         ));
     end if;
-    return found[:wanted];
+    return free_values[:wanted];
 end
 $$;
 

@@ -50,43 +50,43 @@ end
 $$;
 
 -- Dates that do not exist, from what stood for each date token.
-create function machserial._date_errors(found jsonb) returns text[]
+create function machserial._date_errors(dates jsonb) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    year constant integer := coalesce((found ->> 'YYYY')::integer, 2000 + (found ->> 'YY')::integer);
-    month constant integer := found ->> 'MM';
-    day constant integer := found ->> 'DD';
-    day_of_year constant integer := found ->> 'DDD';
-    week constant integer := found ->> 'WW';
-    iso_year constant integer := found ->> 'IYYY';
+    year constant integer := coalesce((dates ->> 'YYYY')::integer, 2000 + (dates ->> 'YY')::integer);
+    month constant integer := dates ->> 'MM';
+    day constant integer := dates ->> 'DD';
+    day_of_year constant integer := dates ->> 'DDD';
+    week constant integer := dates ->> 'WW';
+    iso_year constant integer := dates ->> 'IYYY';
     -- Without a year a leap year is possible; without a month, one of 31 days.
     any_year constant integer := coalesce(nullif(year, 0), 2000);
     errors text[] := '{}';
 begin
     if month not between 1 and 12 then
-        errors := errors || format('there is no month %s', found ->> 'MM');
+        errors := errors || format('there is no month %s', dates ->> 'MM');
     elsif day is not null and day not between 1 and extract(
         day from make_date(any_year, coalesce(month, 1), 1) + '1 month - 1 day'::interval
     )::integer then
-        errors := errors || format('there is no day %s', concat_ws('-', found ->> 'YYYY', found ->> 'YY',
-            found ->> 'MM', found ->> 'DD'));
+        errors := errors || format('there is no day %s', concat_ws('-', dates ->> 'YYYY', dates ->> 'YY',
+            dates ->> 'MM', dates ->> 'DD'));
     end if;
     if day_of_year not between 1 and make_date(any_year, 12, 31) - make_date(any_year, 1, 1) + 1 then
-        errors := errors || format('there is no day %s in the year', found ->> 'DDD');
+        errors := errors || format('there is no day %s in the year', dates ->> 'DDD');
     end if;
     -- 28 December is always in the last ISO week of its year.
     if week not between 1 and extract(
         week from make_date(coalesce(nullif(iso_year, 0), 2020), 12, 28)
     )::integer then
-        errors := errors || format('there is no week %s', concat_ws('-W', found ->> 'IYYY', found ->> 'WW'));
+        errors := errors || format('there is no week %s', concat_ws('-W', dates ->> 'IYYY', dates ->> 'WW'));
     end if;
     return errors;
 end
 $$;
 
-create function machserial._check_errors(found text[], pattern text) returns text[]
+create function machserial._check_errors(pieces text[], pattern text) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -99,16 +99,16 @@ begin
     for piece in
         select t.* from machserial._tokenize(pattern) as t where t.token = 'CHECK' order by t.ordinal
     loop
-        left_text := array_to_string(found[:piece.ordinal - 1], '');
+        left_text := array_to_string(pieces[:piece.ordinal - 1], '');
         if machserial._check_filter(piece.argument, left_text) = '' then
             errors := errors || format('%s finds nothing to check in %L', piece.argument, left_text);
             continue;
         end if;
         expected := machserial._check_in_pattern(piece.argument, left_text);
-        if found[piece.ordinal] <> expected then
+        if pieces[piece.ordinal] <> expected then
             errors := errors || format(
                 'position %s: the %s check is %s, found %s', length(left_text) + 1, piece.argument, expected,
-                found[piece.ordinal]
+                pieces[piece.ordinal]
             );
         end if;
     end loop;
@@ -124,24 +124,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     expression text;
-    found text[];
+    pieces text[];
 begin
     perform machserial.parse_pattern(pattern);
     select string_agg(
         machserial._token_expression(t.token, t.argument, t.size, t.alphabet), '' order by t.ordinal
     ) into expression
     from machserial._tokenize(pattern) as t;
-    found := regexp_match(serial_number, '^' || expression || '$');
+    pieces := regexp_match(serial_number, '^' || expression || '$');
     if serial_number is null then
         errors := '{"the serial number is null"}';
-    elsif found is null then
+    elsif pieces is null then
         errors := array[machserial._shape_error(serial_number, pattern)];
     else
         errors := machserial._date_errors((
-            select coalesce(jsonb_object_agg(t.token, found[t.ordinal]), '{}')
+            select coalesce(jsonb_object_agg(t.token, pieces[t.ordinal]), '{}')
             from machserial._tokenize(pattern) as t
             where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
-        )) || machserial._check_errors(found, pattern);
+        )) || machserial._check_errors(pieces, pattern);
     end if;
     is_valid := errors = '{}';
 end
