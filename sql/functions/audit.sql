@@ -91,7 +91,10 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_audit_partition();
+    -- In place of _require_audit_partition(), since this is on everybody's way.
+    if to_regclass('machserial.audit_events_' || to_char(now() at time zone 'UTC', 'YYYY_MM')) is null then
+        perform machserial._make_audit_partitions(now(), 0);
+    end if;
     insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
     select
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,

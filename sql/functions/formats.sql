@@ -413,28 +413,49 @@ $$;
 comment on function machserial.unassign_format(text, text) is
 'A part no longer uses this format. Returns how many assignments that were. Errors: P0002 it did not use it.';
 
+-- A part's own format before its type's, higher priority first; null if there is none.
+create function machserial._format_id_for(part_id text, part_type text, at timestamptz) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select f.id
+        from (
+            select a.format_id, a.part_id, a.priority, a.effective_from, a.effective_until, a.id
+            from machserial.format_assignments as a where a.part_id = _format_id_for.part_id
+            union all
+            select a.format_id, a.part_id, a.priority, a.effective_from, a.effective_until, a.id
+            from machserial.format_assignments as a where a.part_type = _format_id_for.part_type
+        ) as a
+        inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
+        where
+            a.effective_from <= _format_id_for.at
+            and (a.effective_until is null or a.effective_until > _format_id_for.at)
+        order by a.part_id is null, a.priority desc, a.effective_from desc, a.id desc
+        limit 1
+    );
+end
+$$;
+
 create function machserial.format_for(part_id text, at timestamptz default now()) returns machserial.serial_format
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    type_of_part text;
     chosen machserial.serial_format;
 begin
+    select p.part_type into type_of_part from machserial.parts as p where p.id = format_for.part_id;
+    if type_of_part is null then
+        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
+    end if;
     select
         f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
         f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
     into chosen
-    from machserial.parts as p
-    inner join machserial.format_assignments as a on a.part_id = p.id or a.part_type = p.part_type
-    inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
-    where
-        p.id = format_for.part_id and a.effective_from <= format_for.at
-        and (a.effective_until is null or a.effective_until > format_for.at)
-    order by a.part_id is null, a.priority desc, a.effective_from desc, a.id desc
-    limit 1;
-    if chosen.id is null and not exists (select from machserial.parts as p where p.id = format_for.part_id) then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    end if;
+    from machserial.serial_formats as f
+    where f.id = machserial._format_id_for(format_for.part_id, type_of_part, format_for.at);
     return chosen;
 end
 $$;

@@ -53,6 +53,27 @@ comment on function machserial.counter_status(text) is
 how many numbers the pattern holds; last_value: last sequence number given, null if none.
 Errors: 23503 unknown format.';
 
+-- The counter of the present period, made if it is not there yet.
+create function machserial._present_counter(
+    format machserial.serial_format, part_id text, site_id text, at timestamp
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counter_id constant bigint := machserial._make_counter(
+        format.id,
+        case when format.counter_per in ('PART', 'SITE_PART') then part_id else '' end,
+        case when format.counter_per in ('SITE', 'SITE_PART') then site_id else '' end,
+        at
+    );
+begin
+    perform machserial._revive_counter(counter_id);
+    return counter_id;
+end
+$$;
+
 create function machserial._set_counter(counter_id bigint, allocation text, next_value bigint, increment bigint)
 returns void
 language plpgsql security definer
@@ -96,9 +117,7 @@ begin
             detail = pg_catalog.format('Its pattern %L has no {SEQ:n}.', active.pattern),
             hint = 'Only formats with a sequence number count.';
     end if;
-    counter_id := machserial._counter_for(
-        active.id, active.reset, active.counter_per, reset_counter.part_id, site, now() at time zone zone
-    );
+    counter_id := machserial._present_counter(active, reset_counter.part_id, site, now() at time zone zone);
     last_value := machserial._last_value(counter_id);
     if reset_counter.next_value is null or reset_counter.next_value <= last_value
         or reset_counter.next_value not between active.sequence_start and highest

@@ -225,57 +225,6 @@ begin
 end
 $$;
 
--- The counter that a call uses.
-create function machserial._counter_for(
-    format_id bigint, reset text, counter_per text, part_id text, site_id text, at timestamp
-)
-returns bigint
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    key_part constant text := case when counter_per in ('PART', 'SITE_PART') then part_id else '' end;
-    key_site constant text := case when counter_per in ('SITE', 'SITE_PART') then site_id else '' end;
-    counter record;
-begin
-    select c.id, c.has_runway, c.retired_at into counter
-    from machserial.counters as c
-    where
-        c.format_id = _counter_for.format_id and c.part_id = key_part and c.site_id = key_site
-        and c.period = machserial._period(_counter_for.reset, _counter_for.at);
-    if counter.id is null then
-        return machserial._make_counter(format_id, key_part, key_site, at);
-    end if;
-    if not counter.has_runway then
-        perform machserial._extend_runway(counter.id);
-    end if;
-    if counter.retired_at is not null then
-        perform machserial._revive_counter(counter.id);
-    end if;
-    return counter.id;
-end
-$$;
-
--- The next values of a SEQUENCE counter, or null near its end, where _draw_free() must look before it takes.
-create function machserial._draw_sequence(issue machserial._issue, quantity integer) returns bigint[]
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    sequence constant regclass := machserial._sequence_of(issue.counter_id)::regclass;
-begin
-    -- Twice the quantity and a thousand more: what others may take between this look and the taking.
-    if coalesce(pg_sequence_last_value(sequence), 0)::numeric
-        + (2 * quantity::bigint + 1000) * issue.sequence_increment::numeric > issue.sequence_maximum
-    then
-        return null;
-    elsif quantity = 1 then
-        return array[nextval(sequence)];
-    end if;
-    return array(select nextval(sequence) from generate_series(1, quantity));
-end
-$$;
-
 -- The next values of a GAPLESS counter, or null if it does not hold so many. The row stays locked until the
 -- transaction ends, so that what is rolled back is given again.
 create function machserial._draw_gapless(issue machserial._issue, quantity integer) returns bigint[]
@@ -299,18 +248,6 @@ begin
 end
 $$;
 
-create function machserial._draw(issue machserial._issue, quantity integer) returns bigint[]
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if issue.allocation = 'GAPLESS' then
-        return machserial._draw_gapless(issue, quantity);
-    end if;
-    return machserial._draw_sequence(issue, quantity);
-end
-$$;
-
 -- Random values for so many numbers; nulls where the pattern draws its own or has none.
 create function machserial._draw_random(issue machserial._issue, quantity integer) returns bigint[]
 language plpgsql volatile
@@ -324,16 +261,18 @@ begin
 end
 $$;
 
+-- The serial numbers for these values, in their order. Renderers are nobody's to call directly.
 create function machserial._render(issue machserial._issue, sequence_values bigint[], random_values bigint[])
 returns text[]
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    numbers text[];
 begin
-    return machserial._render(
-        issue.format_id, sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id,
-        issue.context
-    );
+    execute 'select machserial._render_' || issue.format_id || '($1, $2, $3, $4, $5, $6)' into numbers
+    using sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id, issue.context;
+    return numbers;
 end
 $$;
 
@@ -449,5 +388,48 @@ begin
     end;
     perform pg_advisory_unlock(lock_class, lock_object);
     return drawn;
+end
+$$;
+
+-- What a sequence pattern gives next: numbers and their sequence values. The first attempt trusts that they are free,
+-- a later one looks.
+create function machserial._draw_sequenced(
+    issue machserial._issue, wanted integer, attempt integer, out numbers text[], out sequence_values bigint[]
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sequence regclass;
+    positions integer[];
+begin
+    if attempt = 0 and issue.allocation = 'GAPLESS' then
+        sequence_values := machserial._draw_gapless(issue, wanted);
+    elsif attempt = 0 then
+        sequence := ('machserial.counter_' || issue.counter_id)::regclass;
+        -- Not near the end: twice the quantity and a thousand more cover what others may take at the same moment.
+        if coalesce(pg_sequence_last_value(sequence), 0)
+            < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
+        then
+            sequence_values := case wanted
+                when 1 then array[nextval(sequence)]
+                else array(select nextval(sequence) from generate_series(1, wanted))
+            end;
+        end if;
+    end if;
+    if sequence_values is not null then
+        numbers := machserial._render(
+            issue, sequence_values, case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
+        );
+        return;
+    end if;
+    sequence_values := machserial._draw_free(issue, wanted);
+    numbers := machserial._render(
+        issue, sequence_values, machserial._draw_random(issue, cardinality(sequence_values))
+    );
+    positions := (machserial._free_positions(issue, numbers))[:wanted];
+    select array_agg(numbers[p.position] order by p.ordinal), array_agg(sequence_values[p.position] order by p.ordinal)
+    into numbers, sequence_values
+    from unnest(positions) with ordinality as p (position, ordinal);
 end
 $$;

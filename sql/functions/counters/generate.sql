@@ -38,31 +38,27 @@ begin
 end
 $$;
 
-create function machserial._format_of_call(part_id text, format text, pattern text) returns bigint
+-- What a part without an assignment, an unknown part and an unknown site are told.
+create function machserial._raise_unresolved(part_id text, site_id text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    format_id bigint;
 begin
-    if format is not null then
-        return (machserial._active_format(format)).id;
-    elsif pattern is not null then
-        return machserial._ad_hoc_format(pattern);
+    perform machserial._require_text('part_id', part_id);
+    if not exists (select from machserial.parts as p where p.id = _raise_unresolved.part_id) then
+        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
+    elsif not exists (select from machserial.sites as s where s.id = _raise_unresolved.site_id) then
+        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
     end if;
-    format_id := (machserial.format_for(part_id)).id;
-    if format_id is null then
-        raise exception using
-            errcode = 'foreign_key_violation',
-            message = format('no format is assigned to part %s', part_id),
-            detail = 'Neither the part nor its part_type has a format that is active and in effect now.',
-            hint = format('Assign one: machserial.assign_format(%L, format); or give format or pattern.', part_id);
-    end if;
-    return format_id;
+    raise exception using
+        errcode = 'foreign_key_violation',
+        message = format('no format is assigned to part %s', part_id),
+        detail = 'Neither the part nor its part_type has a format that is active and in effect now.',
+        hint = format('Assign one: machserial.assign_format(%L, format); or give format or pattern.', part_id);
 end
 $$;
 
--- Everything that a call says and implies, looked up once.
+-- Everything that a call says and implies, looked up in one query.
 create function machserial._resolve(part_id text, format text, pattern text, site_id text, context jsonb)
 returns machserial._issue
 language plpgsql
@@ -70,51 +66,59 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    issue machserial._issue;
-    known record;
     wanted_format bigint;
+    site constant text := coalesce(_resolve.site_id, 'DEFAULT');
+    known record;
 begin
-    perform machserial._require_text('part_id', _resolve.part_id);
     if jsonb_typeof(_resolve.context) <> 'object' then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = 'context is not a JSON object',
             detail = pg_catalog.format('It is %s.', jsonb_typeof(_resolve.context)),
             hint = 'Give an object such as {"work_order_id": "WO-1", "lot_number": "L-7"}.';
+    elsif _resolve.format is not null then
+        wanted_format := (machserial._active_format(_resolve.format)).id;
+    elsif _resolve.pattern is not null then
+        wanted_format := machserial._ad_hoc_format(_resolve.pattern);
     end if;
-    wanted_format := machserial._format_of_call(_resolve.part_id, _resolve.format, _resolve.pattern);
     select
-        p.part_type, p.default_scopes, s.id as site_id, s.time_zone,
-        f.id as format_id, f.name as format_name, f.reset, f.counter_per, f.allocation, f.sequence_increment,
-        f.sequence_maximum, f.random_space
+        p.part_type, p.default_scopes, s.id as site_id, f.id as format_id, f.name as format_name, f.reset,
+        f.counter_per, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space,
+        k.part_id as key_part, k.site_id as key_site, now() at time zone s.time_zone as issued_at,
+        c.id as counter_id, c.has_runway, c.retired_at
     into known
     from machserial.parts as p
-    left join machserial.sites as s on s.id = coalesce(_resolve.site_id, 'DEFAULT')
-    left join machserial.serial_formats as f on f.id = wanted_format
+    inner join machserial.sites as s on s.id = site
+    inner join machserial.serial_formats as f
+        on f.id = coalesce(wanted_format, machserial._format_id_for(p.id, p.part_type, now()))
+    cross join lateral (
+        select
+            case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end as part_id,
+            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id
+    ) as k
+    left join machserial.counters as c
+        on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id
+        and c.period = machserial._period(f.reset, now() at time zone s.time_zone)
     where p.id = _resolve.part_id;
-    if known.part_type is null then
-        perform machserial._raise_unknown('part', _resolve.part_id, 'machserial.register_part');
-    elsif known.site_id is null then
-        perform machserial._raise_unknown('site', _resolve.site_id, 'machserial.register_site');
-    end if;
-    issue.part_id := _resolve.part_id;
-    issue.part_type := known.part_type;
-    issue.scopes := known.default_scopes;
-    issue.site_id := known.site_id;
-    issue.issued_at := now() at time zone known.time_zone;
-    issue.format_id := known.format_id;
-    issue.format_name := known.format_name;
-    issue.allocation := known.allocation;
-    issue.sequence_increment := known.sequence_increment;
-    issue.sequence_maximum := known.sequence_maximum;
-    issue.random_space := known.random_space;
-    issue.context := coalesce(_resolve.context, '{}');
-    if known.sequence_maximum is not null then
-        issue.counter_id := machserial._counter_for(
-            known.format_id, known.reset, known.counter_per, _resolve.part_id, known.site_id, issue.issued_at
+    if known.format_id is null then
+        perform machserial._raise_unresolved(_resolve.part_id, site);
+    elsif known.sequence_maximum is null then
+        known.counter_id := null;
+    elsif known.counter_id is null then
+        known.counter_id := machserial._make_counter(
+            known.format_id, known.key_part, known.key_site, known.issued_at
         );
+    elsif not known.has_runway then
+        perform machserial._extend_runway(known.counter_id);
     end if;
-    return issue;
+    if known.retired_at is not null then
+        perform machserial._revive_counter(known.counter_id);
+    end if;
+    return (
+        _resolve.part_id, known.part_type, known.default_scopes, known.site_id, known.issued_at, known.format_id,
+        known.format_name, known.allocation, known.sequence_increment, known.sequence_maximum, known.random_space,
+        known.counter_id, coalesce(_resolve.context, '{}')
+    )::machserial._issue;
 end
 $$;
 
@@ -217,37 +221,6 @@ begin
             hint = 'Use a new request_id for a new request.';
     end if;
     id := earlier.id;
-end
-$$;
-
--- What a sequence pattern gives next: numbers and their sequence values. The first attempt trusts that they are free,
--- a later one looks.
-create function machserial._draw_sequenced(
-    issue machserial._issue, wanted integer, attempt integer, out numbers text[], out sequence_values bigint[]
-)
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    positions integer[];
-begin
-    if attempt = 0 then
-        sequence_values := machserial._draw(issue, wanted);
-    end if;
-    if sequence_values is not null then
-        numbers := machserial._render(
-            issue, sequence_values, case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
-        );
-        return;
-    end if;
-    sequence_values := machserial._draw_free(issue, wanted);
-    numbers := machserial._render(
-        issue, sequence_values, machserial._draw_random(issue, cardinality(sequence_values))
-    );
-    positions := (machserial._free_positions(issue, numbers))[:wanted];
-    select array_agg(numbers[p.position] order by p.ordinal), array_agg(sequence_values[p.position] order by p.ordinal)
-    into numbers, sequence_values
-    from unnest(positions) with ordinality as p (position, ordinal);
 end
 $$;
 

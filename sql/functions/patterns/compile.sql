@@ -304,21 +304,3 @@ begin
     execute format('revoke execute on function machserial.%I from public', '_render_' || format_id);
 end
 $$;
-
--- The serial numbers of a format for these values, in their order. Renderers are nobody's to call directly.
-create function machserial._render(
-    format_id bigint, sequence_values bigint[], random_values bigint[], issued_at timestamp,
-    site_id text, part_id text, context jsonb
-)
-returns text[]
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    numbers text[];
-begin
-    execute format('select machserial.%I($1, $2, $3, $4, $5, $6)', '_render_' || format_id) into numbers
-    using sequence_values, random_values, issued_at, site_id, part_id, context;
-    return numbers;
-end
-$$;
