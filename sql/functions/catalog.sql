@@ -70,7 +70,7 @@ begin
     on conflict on constraint sites_pkey do update
     set name = coalesce(excluded.name, s.name), time_zone = excluded.time_zone
     returning s.id, s.name, s.time_zone, s.created_at into registered;
-    perform machserial._prepare_site_counters();
+    perform machserial._prepare_all_counters();
     return registered;
 end
 $$;

@@ -103,11 +103,11 @@ begin
             message = format('sequence_start cannot be %s', new.sequence_start),
             detail = format('The pattern holds 0 to %s.', coalesce(new.sequence_maximum::text, 'any number')),
             hint = 'Begin with a number that {SEQ:n} can hold.';
-    elsif new.sequence_increment < 1 then
+    elsif new.sequence_increment not between 1 and 1000000000000000000 then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('sequence_increment cannot be %s', new.sequence_increment),
-            detail = 'Counters only go up.',
+            detail = 'Counters only go up, by at most 10^18.',
             hint = 'Give 1 or more.';
     elsif new.sequence_maximum is not null then
         perform machserial._require_distinct_periods(new.pattern, new.reset);
@@ -271,6 +271,12 @@ begin
     for update;
     if latest.id is null then
         perform machserial._raise_unknown('format', name, 'machserial.create_format');
+    elsif latest.is_ad_hoc and pattern is not null and pattern <> latest.pattern then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('format %s is made of an ad-hoc pattern', name),
+            detail = 'generate(pattern => …) finds it by its pattern.',
+            hint = 'Give the other pattern to generate(), or make a format of your own with machserial.create_format.';
     end if;
     update machserial.serial_formats as f set is_active = false where f.name = revise_format.name and f.is_active;
     made := machserial._insert_format(

@@ -46,6 +46,9 @@ begin
     task := 'audit partitions made';
     done := machserial._make_audit_partitions(now(), 3);
     return next;
+    task := 'counters made ahead';
+    done := machserial._prepare_all_counters();
+    return next;
     task := 'counters retired';
     done := machserial._retire_counters();
     return next;
@@ -54,4 +57,4 @@ $$;
 
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the coming three
-months, counters of periods that are over. Returns what was done.';
+months, counters for the coming periods, an end to those of periods that are over. Returns what was done.';

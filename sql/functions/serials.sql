@@ -127,6 +127,8 @@ begin
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)
         select n.number, part.id, part.part_type, site, upper(register_serials.source), wanted_scopes
         from unnest(register_serials.serial_numbers) as n (number)
+        -- The same order in every insert, so that two which meet cannot deadlock.
+        order by n.number collate "C"
         on conflict do nothing
         returning id, serial_number
     )

@@ -34,6 +34,9 @@ create table machserial.serial_formats (
 
 create unique index serial_formats_one_active_version on machserial.serial_formats (name) where is_active;
 
+create unique index serial_formats_one_ad_hoc_format on machserial.serial_formats (pattern)
+where is_ad_hoc and is_active;
+
 comment on table machserial.serial_formats is
 'How numbers are written and counted. A format never changes: a revision is a new version.';
 comment on column machserial.serial_formats.id is 'Key.';

@@ -83,7 +83,7 @@ begin
     if allocation = 'GAPLESS' then
         update machserial.counters as c set last_value = next_value - increment where c.id = counter_id;
     else
-        perform setval(machserial._sequence_of(counter_id)::regclass, next_value, false);
+        perform setval(machserial._sequence_of(counter_id)::regclass, next_value - increment);
     end if;
 end
 $$;
@@ -152,12 +152,12 @@ part or site · 55000 a deactivated format.';
 create function machserial._retire_counters() returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
 as $$
 declare
     counter record;
     retired integer := 0;
 begin
-    perform set_config('lock_timeout', '100ms', true);
     for counter in
         select c.id
         from machserial.counters as c

@@ -17,7 +17,9 @@ create type machserial._issue as (
     sequence_maximum bigint,
     random_space bigint,
     counter_id bigint,
-    context jsonb
+    context jsonb,
+    quantity integer,
+    drawn_from bigint
 );
 
 create function machserial._raise_exhausted(format_name text, quantity integer, detail text) returns void
@@ -92,7 +94,8 @@ begin
     execute (
         select format(
             'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s cache 1 no cycle',
-            'counter_' || c.id, f.sequence_increment, f.sequence_start, f.sequence_maximum,
+            -- One step below the start: where reset_counter() puts a counter that is to begin there.
+            'counter_' || c.id, f.sequence_increment, f.sequence_start - f.sequence_increment, f.sequence_maximum,
             _create_sequence.first_value
         )
         from machserial.counters as c
@@ -150,37 +153,49 @@ begin
 end
 $$;
 
--- Makes the counters whose keys are known, so that their first use waits for nobody.
+-- Makes the counters whose keys are known, and those of the next periods, so that their first use waits for nobody.
+-- Sites in other time zones are in other periods.
 create function machserial._prepare_counters(format_id bigint, part_id text default null) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._make_counter(
-        f.id,
-        case when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else '' end,
-        case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end,
-        now() at time zone s.time_zone
+    perform machserial._extend_runway(
+        machserial._make_counter(_prepare_counters.format_id, k.key_part, k.key_site, k.local_time)
     )
-    from machserial.serial_formats as f
-    inner join machserial.sites as s on s.id = 'DEFAULT' or f.counter_per in ('SITE', 'SITE_PART')
-    where
-        f.id = _prepare_counters.format_id and f.sequence_maximum is not null
-        and (f.counter_per in ('FORMAT', 'SITE') or _prepare_counters.part_id is not null)
-    order by s.id;
+    from (
+        select distinct on (key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone))
+            case when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else '' end as key_part,
+            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as key_site,
+            now() at time zone s.time_zone as local_time
+        from machserial.serial_formats as f
+        cross join machserial.sites as s
+        where
+            f.id = _prepare_counters.format_id and f.is_active and f.sequence_maximum is not null
+            and (f.counter_per in ('FORMAT', 'SITE') or _prepare_counters.part_id is not null)
+        order by key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone)
+    ) as k;
 end
 $$;
 
--- Every site has its counters of the formats that count per site.
-create function machserial._prepare_site_counters() returns void
+-- The counters of all formats, for a site or a day that is new.
+create function machserial._prepare_all_counters() returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    counters_before constant bigint := (select count(*) from machserial.counters);
 begin
-    perform machserial._prepare_counters(f.id)
-    from machserial.serial_formats as f
-    where f.is_active and f.counter_per = 'SITE'
-    order by f.id;
+    perform machserial._prepare_counters(k.format_id, k.part_id)
+    from (
+        select f.id as format_id, a.part_id
+        from machserial.serial_formats as f
+        left join machserial.format_assignments as a
+            on a.format_id = f.id and a.part_id is not null and f.counter_per in ('PART', 'SITE_PART')
+        where f.is_active and (f.counter_per <> 'FORMAT' or f.reset <> 'NEVER')
+        order by f.id, a.part_id
+    ) as k;
+    return (select count(*) from machserial.counters) - counters_before;
 end
 $$;
 
@@ -191,7 +206,9 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not pg_try_advisory_xact_lock(hashtext('machserial.runway'), hashint8(counter_id)) then
+    if exists (select from machserial.counters as c where c.id = _extend_runway.counter_id and c.has_runway)
+        or not pg_try_advisory_xact_lock(hashtext('machserial.runway'), hashint8(counter_id))
+    then
         return;
     end if;
     perform machserial._make_counter(
@@ -272,6 +289,14 @@ declare
 begin
     execute 'select machserial._render_' || issue.format_id || '($1, $2, $3, $4, $5, $6)' into numbers
     using sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id, issue.context;
+    -- The numbers of one call are all of one length.
+    if length(numbers[1]) > 255 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('the numbers of format %s would be longer than 255 characters', issue.format_name),
+            detail = format('They have %s: %s…', length(numbers[1]), left(numbers[1], 60)),
+            hint = 'Shorten the pattern, or what the context gives to it.';
+    end if;
     return numbers;
 end
 $$;
@@ -313,81 +338,139 @@ begin
 end
 $$;
 
--- How many of the next values of the counter must be drawn to get so many free numbers. Raises 2200H if it holds
--- fewer; nothing is drawn.
-create function machserial._distance_to_free(issue machserial._issue, wanted integer) returns integer
+-- The next free numbers of the counter: looked for, not drawn. distance: how many values must be drawn to have them.
+-- Raises 2200H if the counter holds fewer.
+create function machserial._look_ahead(
+    issue machserial._issue, wanted integer,
+    out numbers text[], out sequence_values bigint[], out next_value bigint, out distance integer
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     last_drawn constant bigint := machserial._last_value(issue.counter_id);
-    next_value bigint := coalesce(
+    window_start bigint;
+    window_length integer := least(2 * wanted + 100, 100000);
+    window_values bigint[];
+    window_numbers text[];
+    positions integer[];
+begin
+    next_value := coalesce(
         last_drawn + issue.sequence_increment,
         (select c.first_value from machserial.counters as c where c.id = issue.counter_id)
     );
-    length integer := least(2 * wanted + 100, 100000);
-    looked_at integer := 0;
-    free_numbers integer := 0;
-    window_values bigint[];
-    positions integer[];
-begin
+    window_start := next_value;
+    numbers := '{}';
+    sequence_values := '{}';
+    distance := 0;
     loop
         window_values := array(
             select v from generate_series(
-                next_value::numeric,
-                least(next_value::numeric + (length - 1) * issue.sequence_increment::numeric, issue.sequence_maximum),
+                window_start::numeric,
+                least(
+                    window_start + (window_length - 1) * issue.sequence_increment::numeric, issue.sequence_maximum
+                ),
                 issue.sequence_increment
             ) as v
         );
         if window_values = '{}' then
-            perform machserial._raise_exhausted(issue.format_name, wanted, format(
+            perform machserial._raise_exhausted(issue.format_name, issue.quantity, format(
                 'Free: %s. The last sequence number drawn is %s, the highest is %s.',
-                free_numbers, coalesce(last_drawn::text, 'none'), issue.sequence_maximum
+                cardinality(numbers) + issue.quantity - wanted, coalesce(last_drawn::text, 'none'),
+                issue.sequence_maximum
             ));
         end if;
-        positions := machserial._free_positions(issue, machserial._render(
+        window_numbers := machserial._render(
             issue, window_values, machserial._draw_random(issue, cardinality(window_values))
-        ));
-        if free_numbers + cardinality(positions) >= wanted then
-            return looked_at + positions[wanted - free_numbers];
+        );
+        positions := (machserial._free_positions(issue, window_numbers))[:wanted - cardinality(numbers)];
+        numbers := numbers || array(
+            select window_numbers[p.position]
+            from unnest(positions) with ordinality as p (position, ordinal) order by p.ordinal
+        );
+        sequence_values := sequence_values || array(
+            select window_values[p.position]
+            from unnest(positions) with ordinality as p (position, ordinal) order by p.ordinal
+        );
+        if cardinality(numbers) = wanted then
+            distance := distance + positions[cardinality(positions)];
+            return;
         end if;
-        free_numbers := free_numbers + cardinality(positions);
-        looked_at := looked_at + cardinality(window_values);
-        next_value := window_values[cardinality(window_values)] + issue.sequence_increment;
-        length := least(length * 4, 100000);
+        distance := distance + cardinality(window_values);
+        window_start := window_values[cardinality(window_values)] + issue.sequence_increment;
+        window_length := least(window_length * 4, 100000);
     end loop;
 end
 $$;
 
--- Draws past taken numbers, and to the very end of a counter: as many values as hold the wanted free numbers. For
--- the moment of looking and drawing it keeps others who do the same away, so that a refusal consumes nothing.
-create function machserial._draw_free(issue machserial._issue, wanted integer) returns bigint[]
+-- What a call has drawn on trust before it was refused goes back, unless somebody has drawn since.
+create function machserial._give_back(issue machserial._issue) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sequence constant regclass := machserial._sequence_of(issue.counter_id)::regclass;
+begin
+    if pg_sequence_last_value(sequence)
+        = issue.drawn_from + (issue.quantity - 1) * issue.sequence_increment::numeric
+    then
+        perform setval(sequence, issue.drawn_from - issue.sequence_increment);
+    end if;
+end
+$$;
+
+-- Draws past taken numbers, and to the very end of a counter. For the moment of looking and drawing it keeps others
+-- who do the same away, so that a refusal consumes nothing.
+create function machserial._draw_free(
+    issue machserial._issue, wanted integer, out numbers text[], out sequence_values bigint[]
+)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     lock_class constant integer := hashtext('machserial.counter');
     lock_object constant integer := hashint8(issue.counter_id);
-    distance integer;
+    ahead record;
     drawn bigint[];
+    positions integer[];
 begin
     if issue.allocation = 'GAPLESS' then
         perform c.id from machserial.counters as c where c.id = issue.counter_id for update;
-        return machserial._draw_gapless(issue, machserial._distance_to_free(issue, wanted));
+        select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
+        numbers := ahead.numbers;
+        sequence_values := ahead.sequence_values;
+        update machserial.counters as c set last_value = sequence_values[wanted] where c.id = issue.counter_id;
+        return;
     end if;
     -- Held by the session and not by the transaction: let go at once, whatever happens.
     perform pg_advisory_lock(lock_class, lock_object);
     begin
-        distance := machserial._distance_to_free(issue, wanted);
+        select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
         drawn := array(
-            select nextval(machserial._sequence_of(issue.counter_id)::regclass) from generate_series(1, distance)
+            select nextval(machserial._sequence_of(issue.counter_id)::regclass)
+            from generate_series(1, ahead.distance)
         );
-    exception when query_canceled or others then
-        perform pg_advisory_unlock(lock_class, lock_object);
-        raise;
+    exception
+        when sequence_generator_limit_exceeded then
+            perform machserial._give_back(issue);
+            perform pg_advisory_unlock(lock_class, lock_object);
+            raise;
+        when query_canceled or others then
+            perform pg_advisory_unlock(lock_class, lock_object);
+            raise;
     end;
     perform pg_advisory_unlock(lock_class, lock_object);
-    return drawn;
+    if drawn[1] = ahead.next_value and drawn[ahead.distance] = ahead.sequence_values[wanted] then
+        numbers := ahead.numbers;
+        sequence_values := ahead.sequence_values;
+        return;
+    end if;
+    -- Somebody who trusts has drawn in between: what came instead is looked at again.
+    numbers := machserial._render(issue, drawn, machserial._draw_random(issue, cardinality(drawn)));
+    positions := (machserial._free_positions(issue, numbers))[:wanted];
+    select array_agg(numbers[p.position] order by p.ordinal), array_agg(drawn[p.position] order by p.ordinal)
+    into numbers, sequence_values
+    from unnest(positions) with ordinality as p (position, ordinal);
 end
 $$;
 
@@ -401,14 +484,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     sequence regclass;
-    positions integer[];
 begin
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
         sequence := ('machserial.counter_' || issue.counter_id)::regclass;
-        -- Not near the end: twice the quantity and a thousand more cover what others may take at the same moment.
-        if coalesce(pg_sequence_last_value(sequence), 0)
+        -- Not before the first value, nor near the end: twice the quantity and a thousand more cover what others may
+        -- take at the same moment.
+        if pg_sequence_last_value(sequence)
             < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
         then
             sequence_values := case wanted
@@ -417,19 +500,13 @@ begin
             end;
         end if;
     end if;
-    if sequence_values is not null then
-        numbers := machserial._render(
-            issue, sequence_values, case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
-        );
+    if sequence_values is null then
+        select d.numbers, d.sequence_values into numbers, sequence_values
+        from machserial._draw_free(issue, wanted) as d;
         return;
     end if;
-    sequence_values := machserial._draw_free(issue, wanted);
     numbers := machserial._render(
-        issue, sequence_values, machserial._draw_random(issue, cardinality(sequence_values))
+        issue, sequence_values, case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
     );
-    positions := (machserial._free_positions(issue, numbers))[:wanted];
-    select array_agg(numbers[p.position] order by p.ordinal), array_agg(sequence_values[p.position] order by p.ordinal)
-    into numbers, sequence_values
-    from unnest(positions) with ordinality as p (position, ordinal);
 end
 $$;

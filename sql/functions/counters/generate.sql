@@ -21,20 +21,26 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    format_id bigint;
+    known record;
+    name text := pattern;
 begin
-    select f.id into format_id
+    select f.id, f.name into known
     from machserial.serial_formats as f
-    where f.name = _ad_hoc_format.pattern and f.is_ad_hoc and f.is_active;
-    if format_id is not null then
-        return format_id;
+    where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc
+    order by f.is_active desc
+    limit 1;
+    if known.id is null then
+        perform machserial.parse_pattern(pattern);
+        if exists (select from machserial.serial_formats as f where f.name = _ad_hoc_format.pattern) then
+            name := pattern || ' (ad hoc)';
+        end if;
+        known.id := (machserial._insert_format(
+            name, 1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
+            null
+        )).id;
     end if;
-    perform machserial.parse_pattern(pattern);
-    format_id := (machserial._insert_format(
-        pattern, 1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true, null
-    )).id;
-    -- Somebody else made it a moment ago, or it was deactivated: _active_format says which.
-    return coalesce(format_id, (machserial._active_format(pattern)).id);
+    -- Not made: somebody else has made it a moment ago. Not active: this says so.
+    return coalesce(known.id, (machserial._active_format(name)).id);
 end
 $$;
 
@@ -59,7 +65,9 @@ end
 $$;
 
 -- Everything that a call says and implies, looked up in one query.
-create function machserial._resolve(part_id text, format text, pattern text, site_id text, context jsonb)
+create function machserial._resolve(
+    part_id text, quantity integer, format text, pattern text, site_id text, context jsonb
+)
 returns machserial._issue
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -98,7 +106,9 @@ begin
     ) as k
     left join machserial.counters as c
         on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id
-        and c.period = machserial._period(f.reset, now() at time zone s.time_zone)
+        and c.period = case f.reset
+            when 'NEVER' then '' else machserial._period(f.reset, now() at time zone s.time_zone)
+        end
     where p.id = _resolve.part_id;
     if known.format_id is null then
         perform machserial._raise_unresolved(_resolve.part_id, site);
@@ -117,7 +127,7 @@ begin
     return (
         _resolve.part_id, known.part_type, known.default_scopes, known.site_id, known.issued_at, known.format_id,
         known.format_name, known.allocation, known.sequence_increment, known.sequence_maximum, known.random_space,
-        known.counter_id, coalesce(_resolve.context, '{}')
+        known.counter_id, coalesce(_resolve.context, '{}'), _resolve.quantity, null
     )::machserial._issue;
 end
 $$;
@@ -158,31 +168,36 @@ begin
 end
 $$;
 
--- Numbers of a pattern without {SEQ}, as many of the wanted ones as this attempt has found free.
-create function machserial._draw_unsequenced(issue machserial._issue, wanted integer, attempt integer)
-returns text[]
+-- Numbers of a pattern without {SEQ}: all that are wanted, each of them free as far as this transaction can see.
+create function machserial._draw_unsequenced(issue machserial._issue, wanted integer) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     random_values bigint[];
-    numbers text[];
-    positions integer[];
+    candidates text[];
+    numbers text[] := '{}';
 begin
-    if attempt > 100 then
-        perform machserial._raise_exhausted(issue.format_name, wanted, 'A hundred attempts found no free number.');
-    end if;
-    -- A pattern in which nothing varies is a random space of one number.
-    if issue.random_space is not null and (attempt > 3 or wanted::bigint * 2 >= issue.random_space) then
-        random_values := machserial._search_random(issue, wanted);
-    else
+    for attempt in 0..100 loop
+        -- A pattern in which nothing varies is a random space of one number.
+        if issue.random_space is not null and (attempt > 3 or wanted::bigint * 2 >= issue.random_space) then
+            random_values := machserial._search_random(issue, wanted);
+            return machserial._render(issue, random_values, random_values);
+        end if;
         -- The fuller the space, the more candidates find a free number at once.
         random_values := machserial._draw_random(issue, case attempt when 0 then wanted else wanted + 1000 end);
-    end if;
-    numbers := machserial._render(issue, random_values, random_values);
-    positions := (machserial._free_positions(issue, numbers))[:wanted];
-    return array(select numbers[p.position] from unnest(positions) with ordinality as p (position, ordinal)
-        order by p.ordinal);
+        candidates := numbers || machserial._render(issue, random_values, random_values);
+        numbers := array(
+            select candidates[p.position]
+            from unnest(machserial._free_positions(issue, candidates)) with ordinality as p (position, ordinal)
+            order by p.ordinal
+            limit wanted
+        );
+        if cardinality(numbers) = wanted then
+            return numbers;
+        end if;
+    end loop;
+    perform machserial._raise_exhausted(issue.format_name, wanted, 'A hundred attempts found no free number.');
 end
 $$;
 
@@ -242,8 +257,9 @@ declare
     attempt integer := 0;
     numbers text[];
     sequence_values bigint[];
-    -- From about here on one insert that fails costs less than asking for every row.
-    is_trusting boolean := generate.quantity >= 100;
+    -- From about a hundred on, one insert that fails costs less than asking for every row. Numbers without a sequence
+    -- have been looked at, and one that waited for another session's must not keep what it has while it draws again.
+    is_trusting boolean;
     issued record;
     inserted integer;
 begin
@@ -264,17 +280,20 @@ begin
         end if;
     end if;
     issue := machserial._resolve(
-        generate.part_id, generate.format, generate.pattern, generate.site_id, generate.context
+        generate.part_id, generate.quantity, generate.format, generate.pattern, generate.site_id, generate.context
     );
+    is_trusting := generate.quantity >= 100 or issue.sequence_maximum is null;
     remarks := nullif(issue.context - '{work_order_id,lot_number,operation_code}'::text[], '{}');
 
     while wanted > 0 loop
         if issue.sequence_maximum is null then
-            numbers := machserial._draw_unsequenced(issue, wanted, attempt);
+            numbers := machserial._draw_unsequenced(issue, wanted);
         else
             select d.numbers, d.sequence_values into numbers, sequence_values
             from machserial._draw_sequenced(issue, wanted, attempt) as d;
+            issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
         end if;
+        -- Every insert goes through its numbers in one and the same order, so that two which meet cannot deadlock.
         if is_trusting then
             begin
                 with recorded as (
@@ -287,6 +306,7 @@ begin
                         'SYSTEM_GENERATED', issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
                         issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
                     from unnest(numbers, sequence_values) as n (number, sequence_value)
+                    order by n.number collate "C"
                     returning id, serial_number, sequence_number
                 )
                 select
@@ -297,7 +317,8 @@ begin
                 return query select i.* from unnest(issued.ids, issued.numbers, issued.sequence_values) as i;
                 wanted := wanted - issued.quantity;
             exception when unique_violation then
-                is_trusting := false;
+                -- Random numbers are drawn again, all of them; a sequence is asked for those that are missing.
+                is_trusting := issue.sequence_maximum is null;
             end;
         end if;
         if not is_trusting then
@@ -311,6 +332,7 @@ begin
                 issue.scopes, issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
                 issue.context ->> 'operation_code', remarks, request_number
             from unnest(numbers, sequence_values) as n (number, sequence_value)
+            order by n.number collate "C"
             on conflict do nothing
             returning id, serial_number, sequence_number;
             get diagnostics inserted = row_count;

@@ -105,7 +105,12 @@ begin
                 fault := format('{%s} takes no argument', token);
                 hint := format('Write {%s}.', token);
             end if;
-            size := case when token in ('YYYY', 'IYYY') then 4 when token = 'DDD' then 3 else 2 end;
+            size := case
+                when token in ('YYYY', 'IYYY') then 4
+                when token = 'DDD' then 3
+                when token in ('YY', 'MM', 'DD', 'WW') then 2
+                when token = 'UUID' then 36
+            end;
         when token = 'SEQ' then
             parts := regexp_match(argument, '^([0-9]{1,4})(?::([A-Za-z0-9]+))?$');
             size := parts[1]::integer;
@@ -153,6 +158,22 @@ begin
 end
 $$;
 
+-- Characters that a token can give, null where they may be any.
+create function machserial._possible_characters(token text, argument text, alphabet text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case
+        when token in ('LITERAL', 'PREFIX') then argument
+        when token in ('SEQ', 'RANDOM') then alphabet
+        when token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY') then '0123456789'
+        when token = 'UUID' then '0123456789ABCDEFabcdef-'
+        when token = 'CHECK' then machserial._check_alphabet(argument)
+    end;
+end
+$$;
+
 -- The pattern piece by piece, faults included as data; "at" is the 1-based character position.
 create function machserial._tokenize(pattern text)
 returns table (
@@ -164,7 +185,9 @@ as $$
 declare
     piece text;
     has_sequence boolean := false;
-    has_left boolean := false;
+    -- What can stand to the left of a token; null where that may be anything.
+    left_characters text := '';
+    total_length integer := 0;
 begin
     ordinal := 0;
     at := 1;
@@ -190,13 +213,19 @@ begin
             if fault is null and token = 'SEQ' and has_sequence then
                 fault := 'a pattern has one sequence number only';
                 hint := 'Keep one {SEQ:n}.';
-            elsif fault is null and token = 'CHECK' and not has_left then
-                fault := 'CHECK has nothing to its left';
+            elsif fault is null and token = 'CHECK' and machserial._check_filter(argument, left_characters) = '' then
+                fault := format('CHECK has nothing to its left that %s knows', argument);
                 hint := 'Put {CHECK:algorithm} behind what it protects.';
             end if;
             has_sequence := has_sequence or token = 'SEQ';
         end if;
-        has_left := true;
+        total_length := total_length + coalesce(case when fault is null then size end, 1);
+        if fault is null and total_length > 255 then
+            fault := 'the numbers would be longer than 255 characters';
+            hint := 'Shorten the pattern.';
+            total_length := 0;
+        end if;
+        left_characters := left_characters || machserial._possible_characters(token, argument, alphabet);
         return next;
         at := at + length(piece);
     end loop;
@@ -223,12 +252,8 @@ begin
         ordinal := piece.ordinal;
         token := piece.token;
         argument := piece.argument;
-        min_length := case
-            when piece.token in ('SITE', 'PART', 'WO', 'LOT', 'CTX') then 1
-            when piece.token = 'UUID' then 36
-            else piece.size
-        end;
-        max_length := case when piece.token not in ('SITE', 'PART', 'WO', 'LOT', 'CTX') then min_length end;
+        min_length := coalesce(piece.size, 1);
+        max_length := piece.size;
         return next;
     end loop;
 end

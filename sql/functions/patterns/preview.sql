@@ -37,7 +37,7 @@ declare
     compiled constant machserial._compiled_pattern := machserial._compile_pattern(pattern, 'EXACT');
     site constant text := coalesce(preview.site_id, 'DEFAULT');
     zone constant text := (select s.time_zone from machserial.sites as s where s.id = site);
-    last_value constant bigint := start + quantity - 1;
+    last_value constant numeric := start::numeric + quantity - 1;
 begin
     perform machserial._require_quantity(quantity);
     if start is null or start < 0 then
@@ -46,21 +46,21 @@ begin
             message = 'start must not be negative',
             detail = format('start is %s.', coalesce(start::text, 'null')),
             hint = 'Leave it out to begin with 1.';
-    elsif last_value > compiled.sequence_maximum then
+    elsif last_value > coalesce(compiled.sequence_maximum, 9223372036854775807) then
         raise exception using
             errcode = 'sequence_generator_limit_exceeded',
             message = format('pattern %L cannot write sequence number %s', pattern, last_value),
-            detail = format('Its highest is %s.', compiled.sequence_maximum),
+            detail = format('Its highest is %s.', coalesce(compiled.sequence_maximum, 9223372036854775807)),
             hint = 'Give {SEQ:n} more characters, or begin lower.';
     elsif zone is null then
         perform machserial._raise_unknown('site', site, 'machserial.register_site');
     end if;
     return query execute machserial._preview_query(compiled)
     using
-        array(select generate_series(start, last_value)),
+        array(select v from generate_series(start, last_value::bigint) as v),
         array(
             select machserial._random_number(coalesce(compiled.random_space, 1))
-            from generate_series(start, last_value)
+            from generate_series(1, quantity)
         ),
         preview.at at time zone zone, site, preview.part_id, preview.context;
 end

@@ -49,7 +49,24 @@ begin
 end
 $$;
 
--- Dates that do not exist, from what stood for each date token.
+-- The day that the date tokens name together, null if they leave it open or name none.
+create function machserial._named_day(dates jsonb) returns date
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    year constant integer := coalesce((dates ->> 'YYYY')::integer, 2000 + (dates ->> 'YY')::integer);
+begin
+    if dates ? 'DDD' then
+        return make_date(year, 1, 1) + (dates ->> 'DDD')::integer - 1;
+    end if;
+    return make_date(year, (dates ->> 'MM')::integer, (dates ->> 'DD')::integer);
+exception when datetime_field_overflow then
+    return null;
+end
+$$;
+
+-- Dates that do not exist, from what stands for each date token.
 create function machserial._date_errors(dates jsonb) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -63,15 +80,17 @@ declare
     iso_year constant integer := dates ->> 'IYYY';
     -- Without a year a leap year is possible; without a month, one of 31 days.
     any_year constant integer := coalesce(nullif(year, 0), 2000);
+    named_day constant date := machserial._named_day(dates);
     errors text[] := '{}';
 begin
     if month not between 1 and 12 then
         errors := errors || format('there is no month %s', dates ->> 'MM');
-    elsif day is not null and day not between 1 and extract(
+    elsif day not between 1 and extract(
         day from make_date(any_year, coalesce(month, 1), 1) + '1 month - 1 day'::interval
     )::integer then
-        errors := errors || format('there is no day %s', concat_ws('-', dates ->> 'YYYY', dates ->> 'YY',
-            dates ->> 'MM', dates ->> 'DD'));
+        errors := errors || format(
+            'there is no day %s', concat_ws('-', dates ->> 'YYYY', dates ->> 'YY', dates ->> 'MM', dates ->> 'DD')
+        );
     end if;
     if day_of_year not between 1 and make_date(any_year, 12, 31) - make_date(any_year, 1, 1) + 1 then
         errors := errors || format('there is no day %s in the year', dates ->> 'DDD');
@@ -82,7 +101,74 @@ begin
     )::integer then
         errors := errors || format('there is no week %s', concat_ws('-W', dates ->> 'IYYY', dates ->> 'WW'));
     end if;
+    if errors = '{}' then
+        errors := array(
+            select format('%s is %s, but on %s it is %s', d.key, d.value, named_day, to_char(named_day, t.template))
+            from jsonb_each_text(dates) as d
+            cross join lateral (select case d.key when 'WW' then 'IW' else d.key end as template) as t
+            where to_char(named_day, t.template) <> d.value
+            order by d.key
+        );
+    end if;
     return errors;
+end
+$$;
+
+-- Whether the text can be divided among the tokens so that everything is right. Where several tokens are open (a lot,
+-- a work order) there are many divisions; they are followed all at once, by how far each has come.
+create function machserial._fits(serial_number text, pattern text) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- Each way so far: {"at": characters used up, "dates": what stands for each date token}.
+    ways jsonb[] := array['{"at": 0, "dates": {}}'];
+    piece record;
+begin
+    for piece in
+        select t.*, '^' || machserial._token_expression(t.token, t.argument, t.size, t.alphabet) || '$' as expression
+        from machserial._tokenize(pattern) as t order by t.ordinal
+    loop
+        ways := array(
+            select distinct jsonb_build_object('at', w.at + w.size, 'dates', w.dates || n.named)
+            from (
+                select (way ->> 'at')::integer as at, way -> 'dates' as dates, size
+                from unnest(ways) as way
+                cross join lateral generate_series(
+                    coalesce(piece.size, 1), coalesce(piece.size, length(serial_number) - (way ->> 'at')::integer)
+                ) as size
+            ) as w
+            cross join lateral (select substr(serial_number, w.at + 1, w.size) as text) as s
+            cross join lateral (
+                select case
+                    when piece.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+                        then jsonb_build_object(piece.token, s.text)
+                    else '{}'
+                end as named
+            ) as n
+            where
+                s.text ~ piece.expression
+                and coalesce(w.dates ->> piece.token, s.text) = s.text
+                and (
+                    piece.token <> 'CHECK'
+                    or machserial._is_right_check(piece.argument, left(serial_number, w.at), s.text)
+                )
+        );
+    end loop;
+    return exists (
+        select from unnest(ways) as way
+        where (way ->> 'at')::integer = length(serial_number) and machserial._date_errors(way -> 'dates') = '{}'
+    );
+end
+$$;
+
+create function machserial._is_right_check(algorithm text, left_text text, shown text) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._check_filter(algorithm, left_text) <> ''
+        and machserial._check_in_pattern(algorithm, left_text) = shown;
 end
 $$;
 
@@ -116,34 +202,55 @@ begin
 end
 $$;
 
-create function machserial.validate_serial(
-    serial_number text, pattern text, out is_valid boolean, out errors text[]
-)
+-- What is wrong with a number that does not fit: by its most obvious division.
+create function machserial._serial_errors(serial_number text, pattern text) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     expression text;
     pieces text[];
+    errors text[];
 begin
-    perform machserial.parse_pattern(pattern);
     select string_agg(
         machserial._token_expression(t.token, t.argument, t.size, t.alphabet), '' order by t.ordinal
     ) into expression
     from machserial._tokenize(pattern) as t;
     pieces := regexp_match(serial_number, '^' || expression || '$');
-    if serial_number is null then
-        errors := '{"the serial number is null"}';
-    elsif pieces is null then
-        errors := array[machserial._shape_error(serial_number, pattern)];
-    else
-        errors := machserial._date_errors((
-            select coalesce(jsonb_object_agg(t.token, pieces[t.ordinal]), '{}')
-            from machserial._tokenize(pattern) as t
-            where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
-        )) || machserial._check_errors(pieces, pattern);
+    if pieces is null then
+        return array[machserial._shape_error(serial_number, pattern)];
     end if;
-    is_valid := errors = '{}';
+    errors := array(
+        select format('%s is %s', t.token, string_agg(distinct pieces[t.ordinal], ' and also '))
+        from machserial._tokenize(pattern) as t
+        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        group by t.token
+        having count(distinct pieces[t.ordinal]) > 1
+        order by t.token
+    );
+    return errors || machserial._date_errors((
+        select coalesce(jsonb_object_agg(t.token, pieces[t.ordinal]), '{}')
+        from machserial._tokenize(pattern) as t
+        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+    )) || machserial._check_errors(pieces, pattern);
+end
+$$;
+
+create function machserial.validate_serial(
+    serial_number text, pattern text, out is_valid boolean, out errors text[]
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial.parse_pattern(pattern);
+    if serial_number is null then
+        is_valid := false;
+        errors := '{"the serial number is null"}';
+        return;
+    end if;
+    is_valid := machserial._fits(serial_number, pattern);
+    errors := case when is_valid then '{}' else machserial._serial_errors(serial_number, pattern) end;
 end
 $$;
 
