@@ -1,6 +1,6 @@
--- machserial for servers whose files are out of reach (RDS, Cloud SQL, Azure): run this script over a connection, in
--- one transaction, then: select machserial.migrate();
--- It may be run again, and by a newer version over an older one.
+-- machserial for servers whose files are out of reach (RDS, Cloud SQL, Azure): run this script over a
+-- connection, in one transaction, then: select machserial.migrate(); It may be run again, and by a newer
+-- version over an older one.
 
 create schema if not exists machserial;
 
@@ -15,7 +15,9 @@ begin
             message = 'machserial is installed as an extension in this database',
             hint = 'Update it with: alter extension machserial update; select machserial.migrate();';
     end if;
-    select pg_catalog.format('%s %s is owned by %s', kind, name, pg_catalog.pg_get_userbyid(owner)) into stranger
+    select pg_catalog.format(
+        '%s %s is owned by %s', kind, name, pg_catalog.pg_get_userbyid(owner)
+    ) into stranger
     from (
         select 'schema' as kind, nspname::text as name, nspowner as owner
         from pg_catalog.pg_namespace where nspname = 'machserial'

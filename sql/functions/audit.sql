@@ -55,7 +55,9 @@ declare
     made integer := 0;
 begin
     for ahead in 0..months_ahead loop
-        made := made + machserial._make_audit_partition((first_month + ahead * '1 month'::interval)::date)::integer;
+        made := made + machserial._make_audit_partition(
+            (first_month + ahead * '1 month'::interval)::date
+        )::integer;
     end loop;
     return made;
 end

@@ -107,7 +107,9 @@ exception when foreign_key_violation then
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('part %s has serials: its part_type cannot change', part_id),
-        detail = format('The new part_type is %L; its serials hold their numbers under the present one.', part_type),
+        detail = format(
+            'The new part_type is %L; its serials hold their numbers under the present one.', part_type
+        ),
         hint = 'Register a new part id for the new type.';
 end
 $$;

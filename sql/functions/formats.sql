@@ -16,8 +16,8 @@ begin
 end
 $$;
 
--- Two periods of one counter whose date tokens read the same would issue the same numbers twice. Eleven years hold
--- every way in which calendar and ISO years can meet.
+-- Two periods of one counter whose date tokens read the same would issue the same numbers twice. Eleven years
+-- hold every way in which calendar and ISO years can meet.
 create function machserial._require_distinct_periods(pattern text, reset text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -47,7 +47,8 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('reset %s would issue numbers of pattern %L twice', reset, pattern),
             detail = format(
-                'Its date tokens read %s both on %s and on %s.', coalesce(quote_literal(twin.text), 'nothing'),
+                'Its date tokens read %s both on %s and on %s.',
+                coalesce(quote_literal(twin.text), 'nothing'),
                 twin.first_day::date, twin.other_day::date
             ),
             hint = format('Put %s into the pattern, or reset less often.', case reset
@@ -63,7 +64,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if (to_jsonb(new) - '{is_active,description}'::text[]) = (to_jsonb(old) - '{is_active,description}'::text[]) then
+    if (to_jsonb(new) - '{is_active,description}'::text[]) = (
+        to_jsonb(old) - '{is_active,description}'::text[]
+    ) then
         return new;
     end if;
     raise exception using
@@ -93,7 +96,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    compiled constant machserial._compiled_pattern := machserial._compile_pattern(new.pattern, new.letter_case);
+    compiled constant machserial._compiled_pattern := machserial._compile_pattern(
+        new.pattern, new.letter_case
+    );
 begin
     new.sequence_maximum := compiled.sequence_maximum;
     new.random_space := compiled.random_space;
@@ -116,7 +121,8 @@ begin
 end
 $$;
 
--- A format's renderer and first counters are made with it, by the owner: who adds a format may not create functions.
+-- A format's renderer and first counters are made with it, by the owner: who adds a format may not create
+-- functions.
 create function machserial._equip_format() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -130,7 +136,8 @@ $$;
 
 -- The new row, or null if the name is in use.
 create function machserial._insert_format(
-    name text, version integer, pattern text, description text, sequence_start bigint, sequence_increment bigint,
+    name text, version integer, pattern text, description text, sequence_start bigint,
+    sequence_increment bigint,
     reset text, counter_per text, allocation text, letter_case text, is_ad_hoc boolean, continues bigint
 )
 returns machserial.serial_format
@@ -141,7 +148,8 @@ declare
     made machserial.serial_format;
 begin
     insert into machserial.serial_formats as f (
-        name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per, allocation,
+        name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per,
+        allocation,
         letter_case, is_ad_hoc, continues
     )
     values (
@@ -210,18 +218,18 @@ begin
                     select f.pattern from machserial.serial_formats as f
                     where f.name = create_format.name and f.is_active
                 )),
-            hint = 'Choose another name, or make a new version with machserial.revise_format(name, pattern => …).';
+            hint = 'Choose another name, or make a new version: machserial.revise_format(name, pattern => …).';
     end if;
     return made;
 end
 $$;
 
 comment on function machserial.create_format(text, text, text, bigint, bigint, text, text, text, text) is
-'Makes a format. reset: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site. counter_per: FORMAT, PART,
-SITE, SITE_PART. allocation: SEQUENCE (never waits; a rolled-back number is a gap) or GAPLESS (no gap, allocators of
-one counter wait for each other). letter_case: EXACT or UPPER.
-Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart · 23505 the
-name is in use.';
+'Makes a format. reset: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site. counter_per: FORMAT,
+PART, SITE, SITE_PART. allocation: SEQUENCE (never waits; a rolled-back number is a gap) or GAPLESS (no gap,
+allocators of one counter wait for each other). letter_case: EXACT or UPPER.
+Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart ·
+23505 the name is in use.';
 
 -- The active version of a named format; 55000 if there is none any more, 23503 if there never was one.
 create function machserial._active_format(name text) returns machserial.serial_format
@@ -276,12 +284,15 @@ begin
             errcode = 'object_not_in_prerequisite_state',
             message = format('format %s is made of an ad-hoc pattern', name),
             detail = 'generate(pattern => …) finds it by its pattern.',
-            hint = 'Give the other pattern to generate(), or make a format of your own with machserial.create_format.';
+            hint = 'Give the other pattern to generate(), or make a format: machserial.create_format(…).';
     end if;
-    update machserial.serial_formats as f set is_active = false where f.name = revise_format.name and f.is_active;
+    update machserial.serial_formats as f set is_active = false
+    where f.name = revise_format.name and f.is_active;
     made := machserial._insert_format(
-        name, latest.version + 1, coalesce(pattern, latest.pattern), coalesce(description, latest.description),
-        coalesce(sequence_start, latest.sequence_start), coalesce(sequence_increment, latest.sequence_increment),
+        name, latest.version + 1, coalesce(pattern, latest.pattern),
+        coalesce(description, latest.description),
+        coalesce(sequence_start, latest.sequence_start),
+        coalesce(sequence_increment, latest.sequence_increment),
         coalesce(reset, latest.reset), coalesce(counter_per, latest.counter_per),
         coalesce(allocation, latest.allocation), coalesce(letter_case, latest.letter_case), latest.is_ad_hoc,
         case when sequence_start is null then latest.id end
@@ -292,8 +303,8 @@ end
 $$;
 
 comment on function machserial.revise_format(text, text, text, bigint, bigint, text, text, text, text) is
-'Makes a new version of a format and its assignments follow; what is left out stays as it was. Serials keep the
-version that issued them. Counting goes on where the old version stands, unless sequence_start is given.
+'Makes a new version of a format and its assignments follow; what is left out stays as it was. Serials keep
+the version that issued them. Counting goes on where the old version stands, unless sequence_start is given.
 Errors: 22023 as create_format · 23503 unknown format.';
 
 create function machserial.deactivate_format(name text) returns machserial.serial_format
@@ -310,7 +321,8 @@ end
 $$;
 
 comment on function machserial.deactivate_format(text) is
-'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated already.';
+'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated
+already.';
 
 create function machserial.assign_format(
     part_id text, format text, priority integer default 0, effective_from timestamptz default now(),
@@ -329,7 +341,9 @@ begin
         perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
     end if;
     perform machserial._require_effective_period(effective_from, effective_until);
-    insert into machserial.format_assignments as a (part_id, format_id, priority, effective_from, effective_until)
+    insert into machserial.format_assignments as a (
+        part_id, format_id, priority, effective_from, effective_until
+    )
     values (
         assign_format.part_id, active.id, coalesce(assign_format.priority, 0),
         coalesce(assign_format.effective_from, now()), assign_format.effective_until
@@ -343,8 +357,8 @@ end
 $$;
 
 comment on function machserial.assign_format(text, text, integer, timestamptz, timestamptz) is
-'A part uses this format from effective_from until effective_until (exclusive; null: for good); of several, the one
-of the highest priority. Returns the assignment''s id.
+'A part uses this format from effective_from until effective_until (exclusive; null: for good); of several,
+the one of the highest priority. Returns the assignment''s id.
 Errors: 22023 an empty period · 23503 unknown part or format · 55000 a deactivated format.';
 
 create function machserial._require_effective_period(effective_from timestamptz, effective_until timestamptz)
@@ -378,7 +392,9 @@ declare
 begin
     perform machserial._require_text('part_type', part_type);
     perform machserial._require_effective_period(effective_from, effective_until);
-    insert into machserial.format_assignments as a (part_type, format_id, priority, effective_from, effective_until)
+    insert into machserial.format_assignments as a (
+        part_type, format_id, priority, effective_from, effective_until
+    )
     values (
         assign_format_to_type.part_type, active.id, coalesce(assign_format_to_type.priority, 0),
         coalesce(assign_format_to_type.effective_from, now()), assign_format_to_type.effective_until
@@ -444,7 +460,10 @@ begin
 end
 $$;
 
-create function machserial.format_for(part_id text, at timestamptz default now()) returns machserial.serial_format
+create function machserial.format_for(
+    part_id text, at timestamptz default now()
+)
+returns machserial.serial_format
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -467,5 +486,6 @@ end
 $$;
 
 comment on function machserial.format_for(text, timestamptz) is
-'The format that a part uses at that moment: its own before its type''s, higher priority first; null if there is none.
+'The format that a part uses at that moment: its own before its type''s, higher priority first; null if there
+is none.
 Errors: 23503 unknown part.';

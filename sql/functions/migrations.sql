@@ -1,5 +1,5 @@
--- Bringing the data up to the code: each migration runs once, in order, in the caller's transaction.
--- The migrations and views themselves arrive here as data, in _migrations() and _views(), which the build writes.
+-- Bringing the data up to the code: each migration runs once, in order, in the caller's transaction. The
+-- migrations and views themselves arrive here as data, in _migrations() and _views(), which the build writes.
 
 create function machserial._applied_migrations() returns table (version integer, sha256 text)
 language plpgsql stable
@@ -161,5 +161,6 @@ end
 $$;
 
 comment on function machserial.migrate() is
-'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views. Returns how many ran.
+'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views. Returns how
+many ran.
 Errors: 55P03 another session migrates now · 55000 the schema is newer than the code · 42501 not the owner.';

@@ -35,8 +35,9 @@ end
 $$;
 
 comment on function machserial.set_node(integer) is
-'Moves the ids that this database gives from now on to the range of node (node << 48), so that databases of several
-sites can be merged without collisions. node: 0 to 32767. Errors: 22023 another number · 42501 not the owner.';
+'Moves the ids that this database gives from now on to the range of node (node << 48), so that databases of
+several sites can be merged without collisions. node: 0 to 32767. Errors: 22023 another number · 42501 not
+the owner.';
 
 create function machserial.maintain() returns table (task text, done integer)
 language plpgsql
@@ -56,5 +57,6 @@ end
 $$;
 
 comment on function machserial.maintain() is
-'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the coming three
-months, counters for the coming periods, an end to those of periods that are over. Returns what was done.';
+'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
+coming three months, counters for the coming periods, an end to those of periods that are over. Returns what
+was done.';

@@ -12,7 +12,8 @@ begin
     from jsonb_each(to_jsonb(old)) as o
     where
         o.key in (
-            'id', 'serial_number', 'part_id', 'part_type', 'site_id', 'source', 'format_id', 'sequence_number',
+            'id', 'serial_number', 'part_id', 'part_type', 'site_id', 'source', 'format_id',
+            'sequence_number',
             'created_at', 'created_by'
         )
         and o.value <> to_jsonb(new) -> o.key;
@@ -25,13 +26,14 @@ begin
         detail = format('It has %s, the change says %s.', was, becomes),
         hint = case
             when was ? 'sequence_number'
-                then 'Numbers that are issued stay. To move a counter on: machserial.reset_counter(format, next_value).'
+                then 'Issued numbers stay. To move a counter on: machserial.reset_counter(format, next_value).'
             else 'Register the right number, and take this one out of use.'
         end;
 end
 $$;
 
--- Who holds a number in the given scopes. Tells what a unique index has decided, and is never asked instead of it.
+-- Who holds a number in the given scopes. Tells what a unique index has decided, and is never asked instead
+-- of it.
 create function machserial._claimants(
     serial_number text, scopes text[], site_id text, part_type text,
     out serial_ids bigint[], out claimed_scopes text[], out description text
@@ -42,8 +44,10 @@ as $$
 begin
     select
         array_agg(distinct c.id order by c.id), array_agg(distinct c.scope order by c.scope),
-        string_agg(format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id), ', '
-            order by c.scope, c.id)
+        string_agg(
+            format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id), ', '
+            order by c.scope, c.id
+        )
     into serial_ids, claimed_scopes, description
     from (
         select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
@@ -76,7 +80,9 @@ as $$
 declare
     bad record;
 begin
-    perform machserial._require_one_of('source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}');
+    perform machserial._require_one_of(
+        'source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}'
+    );
     perform machserial._require_one_of('on_conflict', on_conflict, '{RAISE,RECORD}');
     select n.number, n.ordinal into bad
     from unnest(serial_numbers) with ordinality as n (number, ordinal)
@@ -85,7 +91,9 @@ begin
     if found then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('%s cannot be a serial number', coalesce(quote_literal(left(bad.number, 255)), 'null')),
+            message = format(
+                '%s cannot be a serial number', coalesce(quote_literal(left(bad.number, 255)), 'null')
+            ),
             detail = format('It is number %s of those given; %s.', bad.ordinal, case
                 when bad.number is null then 'it is null'
                 when btrim(bad.number) = '' then 'it is empty'
@@ -148,8 +156,10 @@ begin
             raise exception using
                 errcode = 'unique_violation',
                 message = format('serial number %s is taken', serial_number),
-                detail = format('It is claimed in %s.', coalesce(claim.description, 'a concurrent transaction')),
-                hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record for resolve_conflict().',
+                detail = format(
+                    'It is claimed in %s.', coalesce(claim.description, 'a concurrent transaction')
+                ),
+                hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.',
                 table = 'serials', schema = 'machserial';
         end if;
         insert into machserial.serial_conflicts as c (
@@ -171,9 +181,9 @@ end
 $$;
 
 comment on function machserial.register_serials(text[], text, text, text[], text, text) is
-'Puts numbers on record that somebody else has chosen. scopes: where they must not repeat (null: the part''s default).
-source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict: RAISE, or RECORD, which writes each
-duplicate to serial_conflicts and registers the others.
+'Puts numbers on record that somebody else has chosen. scopes: where they must not repeat (null: the part''s
+default). source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict: RAISE, or
+RECORD, which writes each duplicate to serial_conflicts and registers the others.
 Errors: 22023 a bad argument · 23503 unknown part or site · 23505 a number is taken.';
 
 create function machserial.register_serial(
@@ -205,7 +215,8 @@ begin
     return query
     select
         s.id, s.serial_number, s.part_id, s.part_type, s.site_id, s.source, s.status, s.scopes, s.format_id,
-        s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at, s.created_by
+        s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at,
+        s.created_by
     from machserial.serials as s
     where
         (s.serial_number = find_serial.serial_number and s.holds_claim and 'ENTERPRISE' = any(s.scopes))

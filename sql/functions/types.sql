@@ -1,5 +1,5 @@
--- Rows as functions return them. The code exists before the tables, so no signature may use a table's own row type.
--- A type grows at its end only.
+-- Rows as functions return them. The code exists before the tables, so no signature may use a table's own row
+-- type. A type grows at its end only.
 
 create type machserial.site as (
     id text,

@@ -48,19 +48,22 @@ comment on column machserial.serial_formats.sequence_start is 'First sequence nu
 comment on column machserial.serial_formats.sequence_increment is 'Distance of two sequence numbers.';
 comment on column machserial.serial_formats.reset is
 'When counting starts again: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site.';
-comment on column machserial.serial_formats.counter_per is 'What has a counter of its own: FORMAT, PART, SITE, SITE_PART.';
+comment on column machserial.serial_formats.counter_per is
+'What has a counter of its own: FORMAT, PART, SITE, SITE_PART.';
 comment on column machserial.serial_formats.allocation is
 'SEQUENCE (never waits, a rolled-back number is a gap) or GAPLESS (no gap, allocators wait for each other).';
 comment on column machserial.serial_formats.letter_case is 'EXACT, or UPPER: the whole number in capitals.';
 comment on column machserial.serial_formats.is_active is 'Whether the format still issues numbers.';
-comment on column machserial.serial_formats.is_ad_hoc is 'Made by generate(pattern => …) rather than by create_format().';
+comment on column machserial.serial_formats.is_ad_hoc is
+'Made by generate(pattern => …) rather than by create_format().';
 comment on column machserial.serial_formats.continues is 'The version whose counters this one takes up.';
 comment on column machserial.serial_formats.sequence_maximum is
 'Highest sequence number that the pattern can hold; null without {SEQ}.';
 comment on column machserial.serial_formats.random_space is
 'How many random values the pattern has, where they can be counted through; else null.';
 comment on column machserial.serial_formats.created_at is 'When this version was made.';
-comment on column machserial.serial_formats.created_by is 'Who made it: machserial.actor, else the session''s user.';
+comment on column machserial.serial_formats.created_by is
+'Who made it: machserial.actor, else the session''s user.';
 
 create trigger serial_formats_are_compiled
 before insert on machserial.serial_formats

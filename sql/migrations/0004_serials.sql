@@ -44,7 +44,8 @@ create index serials_work_order_id on machserial.serials (work_order_id) where w
 create index serials_generation_request_id on machserial.serials (generation_request_id)
 where generation_request_id is not null;
 
-comment on table machserial.serials is 'The registry: every serial number, whatever its source, is one row here.';
+comment on table machserial.serials is
+'The registry: every serial number, whatever its source, is one row here.';
 comment on column machserial.serials.id is 'Key.';
 comment on column machserial.serials.serial_number is 'The number as it stands on the part.';
 comment on column machserial.serials.part_id is 'What part it is.';
@@ -52,8 +53,10 @@ comment on column machserial.serials.part_type is 'The part''s type, within whic
 comment on column machserial.serials.site_id is 'Where it was numbered, within which the scope SITE holds.';
 comment on column machserial.serials.source is 'SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.';
 comment on column machserial.serials.status is 'PENDING, ACTIVE, CONFLICT, REJECTED, RETIRED or INVALID.';
-comment on column machserial.serials.scopes is 'Where the number must not repeat: ENTERPRISE, SITE, PART_TYPE.';
-comment on column machserial.serials.claim_released is 'A conflict was resolved against it: the number is another''s.';
+comment on column machserial.serials.scopes is
+'Where the number must not repeat: ENTERPRISE, SITE, PART_TYPE.';
+comment on column machserial.serials.claim_released is
+'A conflict was resolved against it: the number is another''s.';
 comment on column machserial.serials.holds_claim is 'Whether it keeps others from using its number.';
 comment on column machserial.serials.format_id is 'The format that issued it.';
 comment on column machserial.serials.sequence_number is 'The sequence number that it was written from.';
@@ -63,7 +66,8 @@ comment on column machserial.serials.operation_code is 'Operation at which it wa
 comment on column machserial.serials.context is 'What else the caller said about it.';
 comment on column machserial.serials.generation_request_id is 'The repeatable request that it came of.';
 comment on column machserial.serials.created_at is 'When it was put on record: start of the transaction.';
-comment on column machserial.serials.created_by is 'Who put it on record: machserial.actor, else the session''s user.';
+comment on column machserial.serials.created_by is
+'Who put it on record: machserial.actor, else the session''s user.';
 
 create trigger serials_keep_their_identity
 before update of
@@ -100,4 +104,5 @@ comment on column machserial.serial_conflicts.conflicting_serial_ids is 'The ser
 comment on column machserial.serial_conflicts.conflicting_scopes is 'The scopes in which they hold it.';
 comment on column machserial.serial_conflicts.status is 'PENDING or RESOLVED.';
 comment on column machserial.serial_conflicts.detected_at is 'When it was brought in.';
-comment on column machserial.serial_conflicts.detected_by is 'Who brought it in: machserial.actor, else the session''s user.';
+comment on column machserial.serial_conflicts.detected_by is
+'Who brought it in: machserial.actor, else the session''s user.';

@@ -20,13 +20,16 @@ create index audit_events_part_id_performed_at on machserial.audit_events (part_
 
 comment on table machserial.audit_events is 'Who did what, when and why. Rows are only ever added.';
 comment on column machserial.audit_events.id is 'Key.';
-comment on column machserial.audit_events.event_type is 'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, …';
-comment on column machserial.audit_events.event_source is 'Through which program it came: the session''s application_name.';
+comment on column machserial.audit_events.event_type is
+'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, …';
+comment on column machserial.audit_events.event_source is
+'Through which program it came: the session''s application_name.';
 comment on column machserial.audit_events.serial_id is 'The serial that it happened to.';
 comment on column machserial.audit_events.serial_number is 'Its number.';
 comment on column machserial.audit_events.part_id is 'Its part.';
 comment on column machserial.audit_events.site_id is 'Its site.';
-comment on column machserial.audit_events.performed_by is 'Who did it: machserial.actor, else the session''s user.';
+comment on column machserial.audit_events.performed_by is
+'Who did it: machserial.actor, else the session''s user.';
 comment on column machserial.audit_events.db_user is 'The session''s database user, whatever the actor says.';
 comment on column machserial.audit_events.performed_at is 'When: start of the transaction.';
 comment on column machserial.audit_events.reason is 'Why: machserial.reason.';

@@ -34,10 +34,13 @@ begin
             (n.sequence_maximum - n.sequence_start) / n.sequence_increment + 1 as capacity
         from counted as n
         -- Counters that were only made ahead are nobody's concern yet.
-        where n.last_value is not null or n.period_starts is null or n.period_starts <= now() at time zone 'UTC'
+        where
+            n.last_value is not null or n.period_starts is null
+            or n.period_starts <= now() at time zone 'UTC'
     )
     select
-        m.name, concat_ws('/', nullif(m.site_id, ''), nullif(m.part_id, '')), m.period, m.last_value, m.capacity,
+        m.name, concat_ws('/', nullif(m.site_id, ''), nullif(m.part_id, '')), m.period, m.last_value,
+        m.capacity,
         round(
             100.0 * (m.next_value::numeric - m.sequence_start) / m.sequence_increment / m.capacity, 2
         ),
@@ -49,8 +52,8 @@ end
 $$;
 
 comment on function machserial.counter_status(text) is
-'How far the counters of a format, or of all, have counted. counter_key: site and part for which it counts; capacity:
-how many numbers the pattern holds; last_value: last sequence number given, null if none.
+'How far the counters of a format, or of all, have counted. counter_key: site and part for which it counts;
+capacity: how many numbers the pattern holds; last_value: last sequence number given, null if none.
 Errors: 23503 unknown format.';
 
 -- The counter of the present period, made if it is not there yet.
@@ -74,7 +77,9 @@ begin
 end
 $$;
 
-create function machserial._set_counter(counter_id bigint, allocation text, next_value bigint, increment bigint)
+create function machserial._set_counter(
+    counter_id bigint, allocation text, next_value bigint, increment bigint
+)
 returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -99,7 +104,9 @@ as $$
 declare
     active constant machserial.serial_format := machserial._active_format(reset_counter.format);
     site constant text := coalesce(reset_counter.site_id, 'DEFAULT');
-    highest constant bigint := (select f.sequence_maximum from machserial.serial_formats as f where f.id = active.id);
+    highest constant bigint := (
+        select f.sequence_maximum from machserial.serial_formats as f where f.id = active.id
+    );
     zone constant text := (select s.time_zone from machserial.sites as s where s.id = site);
     counter_id bigint;
     last_value bigint;
@@ -134,21 +141,25 @@ begin
     perform machserial._set_counter(
         counter_id, active.allocation, reset_counter.next_value, active.sequence_increment
     );
-    perform machserial._audit('COUNTER_RESET', reset_counter.part_id, reset_counter.site_id, jsonb_build_object(
-        'format', active.name, 'last_value', last_value, 'next_value', reset_counter.next_value
-    ));
+    perform machserial._audit(
+        'COUNTER_RESET', reset_counter.part_id, reset_counter.site_id,
+        jsonb_build_object(
+            'format', active.name, 'last_value', last_value, 'next_value', reset_counter.next_value
+        )
+    );
     return reset_counter.next_value;
 end
 $$;
 
 comment on function machserial.reset_counter(text, bigint, text, text) is
-'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id choose the
-counter where the format counts per part or site. A sequence keeps the move even if the transaction is rolled back.
-Errors: 22023 next_value is not above the last number given, or is more than the pattern holds · 23503 unknown format,
-part or site · 55000 a deactivated format.';
+'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id
+choose the counter where the format counts per part or site. A sequence keeps the move even if the
+transaction is rolled back.
+Errors: 22023 next_value is not above the last number given, or is more than the pattern holds · 23503
+unknown format, part or site · 55000 a deactivated format.';
 
--- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that somebody is
--- using is left for the next time.
+-- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that
+-- somebody is using is left for the next time.
 create function machserial._retire_counters() returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -164,7 +175,8 @@ begin
         inner join machserial.serial_formats as f on f.id = c.format_id
         where
             f.allocation = 'SEQUENCE' and c.retired_at is null
-            and c.period_starts + machserial._period_length(f.reset) < now() at time zone 'UTC' - '7 days'::interval
+            and c.period_starts + machserial._period_length(f.reset)
+            < now() at time zone 'UTC' - '7 days'::interval
         order by c.id
     loop
         begin

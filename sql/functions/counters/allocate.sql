@@ -1,7 +1,8 @@
 -- Counters: made ahead or on first use, and how values are taken from them.
 --
--- A SEQUENCE counter counts in a PostgreSQL sequence of its own, machserial.counter_<id>: taking a value never waits
--- for another transaction. A GAPLESS counter counts in its row: taking one waits until the previous taker has ended.
+-- A SEQUENCE counter counts in a PostgreSQL sequence of its own, machserial.counter_<id>: taking a value
+-- never waits for another transaction. A GAPLESS counter counts in its row: taking one waits until the
+-- previous taker has ended.
 
 -- What generate() has resolved of a call, and all that allocation and rendering need to know.
 create type machserial._issue as (
@@ -29,10 +30,12 @@ as $$
 begin
     raise exception using
         errcode = 'sequence_generator_limit_exceeded',
-        message = format('format %s has not enough free numbers left for a quantity of %s', format_name, quantity),
+        message = format(
+            'format %s has not enough free numbers left for a quantity of %s', format_name, quantity
+        ),
         detail = detail,
-        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => …) with a longer {SEQ:n} '
-            'or {RANDOM:n}.';
+        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => …) with a longer '
+            '{SEQ:n} or {RANDOM:n}.';
 end
 $$;
 
@@ -60,7 +63,10 @@ end
 $$;
 
 -- Where a new version's counter begins: behind the version that it continues, if that has counted here.
-create function machserial._first_value(format_id bigint, part_id text, site_id text, period text) returns bigint
+create function machserial._first_value(
+    format_id bigint, part_id text, site_id text, period text
+)
+returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -93,10 +99,10 @@ as $$
 begin
     execute (
         select format(
-            'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s cache 1 no cycle',
+            'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s',
             -- One step below the start: where reset_counter() puts a counter that is to begin there.
-            'counter_' || c.id, f.sequence_increment, f.sequence_start - f.sequence_increment, f.sequence_maximum,
-            _create_sequence.first_value
+            'counter_' || c.id, f.sequence_increment, f.sequence_start - f.sequence_increment,
+            f.sequence_maximum, _create_sequence.first_value
         )
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
@@ -105,8 +111,9 @@ begin
 end
 $$;
 
--- The counter of this key and period, made if nobody has made it yet. Sessions that meet here wait for the one that
--- came first, since only its commit tells where to go on; that is why counters are made ahead where it can be known.
+-- The counter of this key and period, made if nobody has made it yet. Sessions that meet here wait for the
+-- one that came first, since only its commit tells where to go on; that is why counters are made ahead where
+-- it can be known.
 create function machserial._make_counter(format_id bigint, part_id text, site_id text, at timestamp)
 returns bigint
 language plpgsql security definer
@@ -153,8 +160,8 @@ begin
 end
 $$;
 
--- Makes the counters whose keys are known, and those of the next periods, so that their first use waits for nobody.
--- Sites in other time zones are in other periods.
+-- Makes the counters whose keys are known, and those of the next periods, so that their first use waits for
+-- nobody. Sites in other time zones are in other periods.
 create function machserial._prepare_counters(format_id bigint, part_id text default null) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -165,7 +172,9 @@ begin
     )
     from (
         select distinct on (key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone))
-            case when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else '' end as key_part,
+            case
+                when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else ''
+            end as key_part,
             case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as key_site,
             now() at time zone s.time_zone as local_time
         from machserial.serial_formats as f
@@ -199,8 +208,8 @@ begin
 end
 $$;
 
--- Makes the counters of the three periods to come, so that nobody meets at midnight. Whoever finds another session at
--- it goes on without waiting.
+-- Makes the counters of the three periods to come, so that nobody meets at midnight. Whoever finds another
+-- session at it goes on without waiting.
 create function machserial._extend_runway(counter_id bigint) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -223,7 +232,8 @@ begin
 end
 $$;
 
--- A period that was thought to be over is counted again: the clock was set back, or the transaction is very old.
+-- A period that was thought to be over is counted again: the clock was set back, or the transaction is very
+-- old.
 create function machserial._revive_counter(counter_id bigint) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -293,7 +303,9 @@ begin
     if length(numbers[1]) > 255 then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('the numbers of format %s would be longer than 255 characters', issue.format_name),
+            message = format(
+                'the numbers of format %s would be longer than 255 characters', issue.format_name
+            ),
             detail = format('They have %s: %s…', length(numbers[1]), left(numbers[1], 60)),
             hint = 'Shorten the pattern, or what the context gives to it.';
     end if;
@@ -301,8 +313,8 @@ begin
 end
 $$;
 
--- Which of these numbers are free as far as this transaction can see, each once: positions in the array, in order.
--- This saves work; only the unique indexes decide.
+-- Which of these numbers are free as far as this transaction can see, each once: positions in the array, in
+-- order. This saves work; only the unique indexes decide.
 create function machserial._free_positions(issue machserial._issue, numbers text[]) returns integer[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -338,8 +350,8 @@ begin
 end
 $$;
 
--- The next free numbers of the counter: looked for, not drawn. distance: how many values must be drawn to have them.
--- Raises 2200H if the counter holds fewer.
+-- The next free numbers of the counter: looked for, not drawn. distance: how many values must be drawn to
+-- have them. Raises 2200H if the counter holds fewer.
 create function machserial._look_ahead(
     issue machserial._issue, wanted integer,
     out numbers text[], out sequence_values bigint[], out next_value bigint, out distance integer
@@ -368,7 +380,8 @@ begin
             select v from generate_series(
                 window_start::numeric,
                 least(
-                    window_start + (window_length - 1) * issue.sequence_increment::numeric, issue.sequence_maximum
+                    window_start + (window_length - 1) * issue.sequence_increment::numeric,
+                    issue.sequence_maximum
                 ),
                 issue.sequence_increment
             ) as v
@@ -419,8 +432,8 @@ begin
 end
 $$;
 
--- Draws past taken numbers, and to the very end of a counter. For the moment of looking and drawing it keeps others
--- who do the same away, so that a refusal consumes nothing.
+-- Draws past taken numbers, and to the very end of a counter. For the moment of looking and drawing it keeps
+-- others who do the same away, so that a refusal consumes nothing.
 create function machserial._draw_free(
     issue machserial._issue, wanted integer, out numbers text[], out sequence_values bigint[]
 )
@@ -439,7 +452,8 @@ begin
         select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
         numbers := ahead.numbers;
         sequence_values := ahead.sequence_values;
-        update machserial.counters as c set last_value = sequence_values[wanted] where c.id = issue.counter_id;
+        update machserial.counters as c set last_value = sequence_values[wanted]
+        where c.id = issue.counter_id;
         return;
     end if;
     -- Held by the session and not by the transaction: let go at once, whatever happens.
@@ -474,8 +488,8 @@ begin
 end
 $$;
 
--- What a sequence pattern gives next: numbers and their sequence values. The first attempt trusts that they are free,
--- a later one looks.
+-- What a sequence pattern gives next: numbers and their sequence values. The first attempt trusts that they
+-- are free, a later one looks.
 create function machserial._draw_sequenced(
     issue machserial._issue, wanted integer, attempt integer, out numbers text[], out sequence_values bigint[]
 )
@@ -489,8 +503,8 @@ begin
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
         sequence := ('machserial.counter_' || issue.counter_id)::regclass;
-        -- Not before the first value, nor near the end: twice the quantity and a thousand more cover what others may
-        -- take at the same moment.
+        -- Not before the first value, nor near the end: twice the quantity and a thousand more cover what
+        -- others may take at the same moment.
         if pg_sequence_last_value(sequence)
             < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
         then
@@ -506,7 +520,8 @@ begin
         return;
     end if;
     numbers := machserial._render(
-        issue, sequence_values, case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
+        issue, sequence_values,
+        case when issue.random_space > 1 then machserial._draw_random(issue, wanted) end
     );
 end
 $$;

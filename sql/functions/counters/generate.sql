@@ -35,8 +35,8 @@ begin
             name := pattern || ' (ad hoc)';
         end if;
         known.id := (machserial._insert_format(
-            name, 1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
-            null
+            name, 1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT',
+            true, null
         )).id;
     end if;
     -- Not made: somebody else has made it a moment ago. Not active: this says so.
@@ -60,7 +60,9 @@ begin
         errcode = 'foreign_key_violation',
         message = format('no format is assigned to part %s', part_id),
         detail = 'Neither the part nor its part_type has a format that is active and in effect now.',
-        hint = format('Assign one: machserial.assign_format(%L, format); or give format or pattern.', part_id);
+        hint = format(
+            'Assign one: machserial.assign_format(%L, format); or give format or pattern.', part_id
+        );
 end
 $$;
 
@@ -125,15 +127,15 @@ begin
         perform machserial._revive_counter(known.counter_id);
     end if;
     return (
-        _resolve.part_id, known.part_type, known.default_scopes, known.site_id, known.issued_at, known.format_id,
-        known.format_name, known.allocation, known.sequence_increment, known.sequence_maximum, known.random_space,
-        known.counter_id, coalesce(_resolve.context, '{}'), _resolve.quantity, null
+        _resolve.part_id, known.part_type, known.default_scopes, known.site_id, known.issued_at,
+        known.format_id, known.format_name, known.allocation, known.sequence_increment,
+        known.sequence_maximum, known.random_space, known.counter_id, coalesce(_resolve.context, '{}'), _resolve.quantity, null
     )::machserial._issue;
 end
 $$;
 
--- Random values whose numbers are free, found by counting through the whole space from a random place on. Only this
--- can tell that a random space is full.
+-- Random values whose numbers are free, found by counting through the whole space from a random place on.
+-- Only this can tell that a random space is full.
 create function machserial._search_random(issue machserial._issue, wanted integer) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -168,7 +170,8 @@ begin
 end
 $$;
 
--- Numbers of a pattern without {SEQ}: all that are wanted, each of them free as far as this transaction can see.
+-- Numbers of a pattern without {SEQ}: all that are wanted, each of them free as far as this transaction can
+-- see.
 create function machserial._draw_unsequenced(issue machserial._issue, wanted integer) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -185,11 +188,14 @@ begin
             return machserial._render(issue, random_values, random_values);
         end if;
         -- The fuller the space, the more candidates find a free number at once.
-        random_values := machserial._draw_random(issue, case attempt when 0 then wanted else wanted + 1000 end);
+        random_values := machserial._draw_random(
+            issue, case attempt when 0 then wanted else wanted + 1000 end
+        );
         candidates := numbers || machserial._render(issue, random_values, random_values);
         numbers := array(
             select candidates[p.position]
-            from unnest(machserial._free_positions(issue, candidates)) with ordinality as p (position, ordinal)
+            from unnest(machserial._free_positions(issue, candidates))
+                with ordinality as p (position, ordinal)
             order by p.ordinal
             limit wanted
         );
@@ -197,11 +203,14 @@ begin
             return numbers;
         end if;
     end loop;
-    perform machserial._raise_exhausted(issue.format_name, wanted, 'A hundred attempts found no free number.');
+    perform machserial._raise_exhausted(
+        issue.format_name, wanted, 'A hundred attempts found no free number.'
+    );
 end
 $$;
 
--- The call's own row, or the earlier one of the same request_id. A copy that runs at the same time waits here.
+-- The call's own row, or the earlier one of the same request_id. A copy that runs at the same time waits
+-- here.
 create function machserial._claim_request(
     request_id text, arguments jsonb, out id bigint, out is_repeated boolean
 )
@@ -225,14 +234,18 @@ begin
     if earlier.id is null then
         raise exception using
             errcode = 'serialization_failure',
-            message = format('request %s was carried out by a concurrent transaction', _claim_request.request_id),
+            message = format(
+                'request %s was carried out by a concurrent transaction', _claim_request.request_id
+            ),
             detail = 'This transaction''s snapshot is older than the request.',
             hint = 'Run the transaction again.';
     elsif earlier.arguments <> _claim_request.arguments then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('request %s has been used for something else', _claim_request.request_id),
-            detail = format('It asked for %s, now it asks for %s.', earlier.arguments, _claim_request.arguments),
+            detail = format(
+                'It asked for %s, now it asks for %s.', earlier.arguments, _claim_request.arguments
+            ),
             hint = 'Use a new request_id for a new request.';
     end if;
     id := earlier.id;
@@ -257,8 +270,9 @@ declare
     attempt integer := 0;
     numbers text[];
     sequence_values bigint[];
-    -- From about a hundred on, one insert that fails costs less than asking for every row. Numbers without a sequence
-    -- have been looked at, and one that waited for another session's must not keep what it has while it draws again.
+    -- From about a hundred on, one insert that fails costs less than asking for every row. Numbers without a
+    -- sequence have been looked at, and one that waited for another session's must not keep what it has while
+    -- it draws again.
     is_trusting boolean;
     issued record;
     inserted integer;
@@ -280,7 +294,8 @@ begin
         end if;
     end if;
     issue := machserial._resolve(
-        generate.part_id, generate.quantity, generate.format, generate.pattern, generate.site_id, generate.context
+        generate.part_id, generate.quantity, generate.format, generate.pattern, generate.site_id,
+        generate.context
     );
     is_trusting := generate.quantity >= 100 or issue.sequence_maximum is null;
     remarks := nullif(issue.context - '{work_order_id,lot_number,operation_code}'::text[], '{}');
@@ -293,18 +308,20 @@ begin
             from machserial._draw_sequenced(issue, wanted, attempt) as d;
             issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
         end if;
-        -- Every insert goes through its numbers in one and the same order, so that two which meet cannot deadlock.
+        -- Every insert goes through its numbers in one and the same order, so that two which meet cannot
+        -- deadlock.
         if is_trusting then
             begin
                 with recorded as (
                     insert into machserial.serials (
-                        serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id,
-                        work_order_id, lot_number, operation_code, context, generation_request_id
+                        serial_number, sequence_number, part_id, part_type, site_id, source, scopes,
+                        format_id, work_order_id, lot_number, operation_code, context, generation_request_id
                     )
                     select
                         n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id,
                         'SYSTEM_GENERATED', issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
-                        issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
+                        issue.context ->> 'lot_number', issue.context ->> 'operation_code',
+                        remarks, request_number
                     from unnest(numbers, sequence_values) as n (number, sequence_value)
                     order by n.number collate "C"
                     returning id, serial_number, sequence_number
@@ -317,7 +334,8 @@ begin
                 return query select i.* from unnest(issued.ids, issued.numbers, issued.sequence_values) as i;
                 wanted := wanted - issued.quantity;
             exception when unique_violation then
-                -- Random numbers are drawn again, all of them; a sequence is asked for those that are missing.
+                -- Random numbers are drawn again, all of them; a sequence is asked for those that are
+                -- missing.
                 is_trusting := issue.sequence_maximum is null;
             end;
         end if;
@@ -329,8 +347,8 @@ begin
             )
             select
                 n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
-                issue.scopes, issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
-                issue.context ->> 'operation_code', remarks, request_number
+                issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
+                issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
             from unnest(numbers, sequence_values) as n (number, sequence_value)
             order by n.number collate "C"
             on conflict do nothing
@@ -345,9 +363,11 @@ $$;
 
 comment on function machserial.generate(text, integer, text, text, text, jsonb, text) is
 'Issues serial numbers for a part and puts them on record; they exist if and only if the transaction commits.
-quantity: 1 to 1,000,000. format: a format by name; else pattern: an ad-hoc pattern, which becomes a format of its own;
-else the part''s format (format_for). site_id: null means DEFAULT. context: an object that may hold work_order_id,
-lot_number, operation_code and what {CTX:…} names. request_id: the same call with the same request_id gives the same
-serials and consumes nothing. Numbers that are taken are stepped over, random ones drawn again.
-Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something else ·
-23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no numbers left.';
+quantity: 1 to 1,000,000. format: a format by name; else pattern: an ad-hoc pattern, which becomes a format
+of its own; else the part''s format (format_for). site_id: null means DEFAULT. context: an object that may
+hold work_order_id, lot_number, operation_code and what {CTX:…} names. request_id: the same call with the
+same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
+ones drawn again.
+Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
+else · 23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no
+numbers left.';

@@ -1,5 +1,6 @@
--- From a pattern to a renderer: a function of its own for each format, machserial._render_<id>, whose expression has
--- the constants folded and the check digits computed from the digits that vary. It is made once, with the format.
+-- From a pattern to a renderer: a function of its own for each format, machserial._render_<id>, whose
+-- expression has the constants folded and the check digits computed from the digits that vary. It is made
+-- once, with the format.
 
 -- How a pattern is evaluated: declarations once a call, row_values once a number, then the expression.
 -- Both lists hold objects {"name", "type", "expression"}.
@@ -16,7 +17,8 @@ create function machserial._countable_space() returns bigint
 language sql immutable parallel safe
 return 1073741824;
 
--- A random number from 0 to below the limit, at most 2^30, from 60 cryptographic random bits: the bias is below 2^-30.
+-- A random number from 0 to below the limit, at most 2^30, from 60 cryptographic random bits: the bias is
+-- below 2^-30.
 create function machserial._random_number(below bigint) returns bigint
 language sql volatile parallel safe
 return ('x' || translate(substr(gen_random_uuid()::text, 21), '-', ''))::bit(60)::bigint % below;
@@ -53,8 +55,8 @@ begin
 end
 $$;
 
--- The SQL expression of a token that is the same for all numbers of one call, and what it looks like: a sample of the
--- same length and kinds of characters, or null where only the call knows.
+-- The SQL expression of a token that is the same for all numbers of one call, and what it looks like: a
+-- sample of the same length and kinds of characters, or null where only the call knows.
 create function machserial._constant_expression(
     token text, argument text, out expression text, out sample text
 )
@@ -94,7 +96,8 @@ begin
 end
 $$;
 
--- Product of the random spaces of all RANDOM tokens if it can be counted through, null if not or if there are none.
+-- Product of the random spaces of all RANDOM tokens if it can be counted through, null if not or if there are
+-- none.
 create function machserial._random_space(pattern text) returns bigint
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -255,7 +258,8 @@ begin
     -- Without "offset 0" the planner would copy a drawn random number into each place that uses it.
     return format(
         '(select drawn.sequence_value, drawn.random_value%s '
-        'from unnest(sequence_values, random_values) as drawn (sequence_value, random_value) offset 0) as numbers',
+        'from unnest(sequence_values, random_values) as drawn (sequence_value, random_value) offset 0) '
+        'as numbers',
         (
             select string_agg(format(', %s as %I', v.expression, v.name), '' order by v.ordinal)
             from rows from (jsonb_to_recordset(compiled.row_values) as (name text, expression text))
@@ -266,7 +270,10 @@ end
 $$;
 
 -- Makes machserial._render_<id>. One number is the commonest call: it gets by without a query.
-create function machserial._create_renderer(format_id bigint, compiled machserial._compiled_pattern) returns void
+create function machserial._create_renderer(
+    format_id bigint, compiled machserial._compiled_pattern
+)
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -275,7 +282,9 @@ declare
     row_declarations text;
     row_assignments text;
 begin
-    select string_agg(format(E'    %I constant %s := %s;\n', d.name, d.type, d.expression), '' order by d.ordinal)
+    select string_agg(
+        format(E'    %I constant %s := %s;\n', d.name, d.type, d.expression), '' order by d.ordinal
+    )
     into declarations
     from rows from (jsonb_to_recordset(compiled.declarations) as (name text, type text, expression text))
         with ordinality as d (name, type, expression, ordinal);

@@ -2,9 +2,11 @@
 
 create function machserial._token_usages() returns text[]
 language sql immutable parallel safe
-return '{"{YYYY}","{YY}","{MM}","{DD}","{DDD}","{WW}","{IYYY}","{SEQ:n}","{SEQ:n:alphabet}","{RANDOM:n}",'
-    '"{RANDOM:type}","{RANDOM:type:n}","{CHECK:algorithm}","{PREFIX:text}","{SITE}","{PART}","{WO}","{LOT}",'
-    '"{CTX:key}","{UUID}"}'::text[];
+return string_to_array(
+    '{YYYY} {YY} {MM} {DD} {DDD} {WW} {IYYY} {SEQ:n} {SEQ:n:alphabet} {RANDOM:n} {RANDOM:type} {RANDOM:type:n} '
+    '{CHECK:algorithm} {PREFIX:text} {SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
+    ' '
+);
 
 -- Characters of an alphabet in the order of their values; null if there is no such alphabet.
 create function machserial._alphabet(name text) returns text
@@ -97,10 +99,14 @@ declare
     parts text[];
 begin
     token := split_part(text_in_braces, ':', 1);
-    argument := case when position(':' in text_in_braces) > 0 then substr(text_in_braces, length(token) + 2) end;
+    argument := case when position(':' in text_in_braces) > 0 then substr(
+        text_in_braces, length(token) + 2
+    ) end;
     hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
     case
-        when token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY', 'SITE', 'PART', 'WO', 'LOT', 'UUID') then
+        when token in (
+            'YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY', 'SITE', 'PART', 'WO', 'LOT', 'UUID'
+        ) then
             if argument is not null then
                 fault := format('{%s} takes no argument', token);
                 hint := format('Write {%s}.', token);
@@ -213,7 +219,9 @@ begin
             if fault is null and token = 'SEQ' and has_sequence then
                 fault := 'a pattern has one sequence number only';
                 hint := 'Keep one {SEQ:n}.';
-            elsif fault is null and token = 'CHECK' and machserial._check_filter(argument, left_characters) = '' then
+            elsif fault is null and token = 'CHECK' and machserial._check_filter(
+                argument, left_characters
+            ) = '' then
                 fault := format('CHECK has nothing to its left that %s knows', argument);
                 hint := 'Put {CHECK:algorithm} behind what it protects.';
             end if;
@@ -260,7 +268,8 @@ end
 $$;
 
 comment on function machserial.parse_pattern(text) is
-'The tokens of a pattern in order; LITERAL is the text between them. max_length is null where only the call knows.
+'The tokens of a pattern in order; LITERAL is the text between them. max_length is null where only the call
+knows.
 Errors: 22023 with the character position of the fault in DETAIL and the nearest valid token in HINT.';
 
 create function machserial.validate_pattern(
@@ -293,10 +302,11 @@ begin
         and not exists (select from machserial._tokenize(pattern) as t where t.token in ('IYYY', 'MM', 'DDD'))
     then
         warnings := warnings
-            || '{WW} is the ISO week: beside {YYYY} or {YY} it is wrong around New Year. Write {IYYY}{WW}'::text;
+            || '{WW} is the ISO week: beside {YYYY} or {YY} wrong around New Year. Write {IYYY}{WW}'::text;
     end if;
 end
 $$;
 
 comment on function machserial.validate_pattern(text) is
-'Whether a pattern is valid, every fault in it with its position, and what is allowed but seldom meant. Never raises.';
+'Whether a pattern is valid, every fault in it with its position, and what is allowed but seldom meant. Never
+raises.';

@@ -8,7 +8,8 @@ as $$
 begin
     return concat(
         format('select %s from (select $1::bigint[] as sequence_values, $2::bigint[] as random_values, '
-            '$3::timestamp as issued_at, $4::text as site_id, $5::text as part_id, $6::jsonb as context) as given',
+            '$3::timestamp as issued_at, $4::text as site_id, $5::text as part_id, $6::jsonb as context) '
+            'as given',
             compiled.expression),
         (
             select string_agg(
@@ -16,7 +17,9 @@ begin
                     d.expression, d.type, d.name, d.ordinal),
                 '' order by d.ordinal
             )
-            from rows from (jsonb_to_recordset(compiled.declarations) as (name text, type text, expression text))
+            from rows from (
+                jsonb_to_recordset(compiled.declarations) as (name text, type text, expression text)
+            )
                 with ordinality as d (name, type, expression, ordinal)
         ),
         ' cross join lateral ', machserial._row_source(compiled)
@@ -67,6 +70,6 @@ end
 $$;
 
 comment on function machserial.preview(text, integer, timestamptz, text, text, jsonb, bigint) is
-'Serial numbers as a pattern would give them, from sequence number start on; consumes nothing. at: the moment whose
-date is written, in the time zone of the site. Errors: 22023 a faulty pattern, a part or context that it needs ·
-23503 unknown site · 2200H the sequence numbers do not fit.';
+'Serial numbers as a pattern would give them, from sequence number start on; consumes nothing. at: the moment
+whose date is written, in the time zone of the site. Errors: 22023 a faulty pattern, a part or context that
+it needs · 23503 unknown site · 2200H the sequence numbers do not fit.';

@@ -1,7 +1,10 @@
 -- Does a number that somebody shows have the shape, the dates and the check digits of a pattern?
 
 -- A token as a regular expression. Where only the call knew the text, anything goes.
-create function machserial._token_expression(token text, argument text, size integer, alphabet text) returns text
+create function machserial._token_expression(
+    token text, argument text, size integer, alphabet text
+)
+returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -45,7 +48,9 @@ begin
         end if;
         fitting := substring(serial_number from replace(expression, '(', '(?:'));
     end loop;
-    return format('position %s: %L is left over', length(fitting) + 1, substr(serial_number, length(fitting) + 1));
+    return format(
+        'position %s: %L is left over', length(fitting) + 1, substr(serial_number, length(fitting) + 1)
+    );
 end
 $$;
 
@@ -89,7 +94,8 @@ begin
         day from make_date(any_year, coalesce(month, 1), 1) + '1 month - 1 day'::interval
     )::integer then
         errors := errors || format(
-            'there is no day %s', concat_ws('-', dates ->> 'YYYY', dates ->> 'YY', dates ->> 'MM', dates ->> 'DD')
+            'there is no day %s',
+            concat_ws('-', dates ->> 'YYYY', dates ->> 'YY', dates ->> 'MM', dates ->> 'DD')
         );
     end if;
     if day_of_year not between 1 and make_date(any_year, 12, 31) - make_date(any_year, 1, 1) + 1 then
@@ -103,7 +109,9 @@ begin
     end if;
     if errors = '{}' then
         errors := array(
-            select format('%s is %s, but on %s it is %s', d.key, d.value, named_day, to_char(named_day, t.template))
+            select format(
+                '%s is %s, but on %s it is %s', d.key, d.value, named_day, to_char(named_day, t.template)
+            )
             from jsonb_each_text(dates) as d
             cross join lateral (select case d.key when 'WW' then 'IW' else d.key end as template) as t
             where to_char(named_day, t.template) <> d.value
@@ -114,8 +122,8 @@ begin
 end
 $$;
 
--- Whether the text can be divided among the tokens so that everything is right. Where several tokens are open (a lot,
--- a work order) there are many divisions; they are followed all at once, by how far each has come.
+-- Whether the text can be divided among the tokens so that everything is right. Where several tokens are open
+-- (a lot, a work order) there are many divisions; they are followed all at once, by how far each has come.
 create function machserial._fits(serial_number text, pattern text) returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -126,7 +134,9 @@ declare
     piece record;
 begin
     for piece in
-        select t.*, '^' || machserial._token_expression(t.token, t.argument, t.size, t.alphabet) || '$' as expression
+        select t.*, '^' || machserial._token_expression(
+            t.token, t.argument, t.size, t.alphabet
+        ) || '$' as expression
         from machserial._tokenize(pattern) as t order by t.ordinal
     loop
         ways := array(
@@ -135,7 +145,8 @@ begin
                 select (way ->> 'at')::integer as at, way -> 'dates' as dates, size
                 from unnest(ways) as way
                 cross join lateral generate_series(
-                    coalesce(piece.size, 1), coalesce(piece.size, length(serial_number) - (way ->> 'at')::integer)
+                    coalesce(piece.size, 1),
+                    coalesce(piece.size, length(serial_number) - (way ->> 'at')::integer)
                 ) as size
             ) as w
             cross join lateral (select substr(serial_number, w.at + 1, w.size) as text) as s
@@ -157,7 +168,9 @@ begin
     end loop;
     return exists (
         select from unnest(ways) as way
-        where (way ->> 'at')::integer = length(serial_number) and machserial._date_errors(way -> 'dates') = '{}'
+        where
+            (way ->> 'at')::integer = length(serial_number)
+            and machserial._date_errors(way -> 'dates') = '{}'
     );
 end
 $$;
@@ -255,5 +268,6 @@ end
 $$;
 
 comment on function machserial.validate_serial(text, text) is
-'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error found.
+'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error
+found.
 Errors: 22023 a faulty pattern.';
