@@ -129,7 +129,8 @@ begin
     return (
         _resolve.part_id, known.part_type, known.default_scopes, known.site_id, known.issued_at,
         known.format_id, known.format_name, known.allocation, known.sequence_increment,
-        known.sequence_maximum, known.random_space, known.counter_id, coalesce(_resolve.context, '{}'), _resolve.quantity, null
+        known.sequence_maximum, known.random_space, known.counter_id, coalesce(_resolve.context, '{}'),
+        _resolve.quantity, null
     )::machserial._issue;
 end
 $$;

@@ -3,8 +3,8 @@
 create function machserial._token_usages() returns text[]
 language sql immutable parallel safe
 return string_to_array(
-    '{YYYY} {YY} {MM} {DD} {DDD} {WW} {IYYY} {SEQ:n} {SEQ:n:alphabet} {RANDOM:n} {RANDOM:type} {RANDOM:type:n} '
-    '{CHECK:algorithm} {PREFIX:text} {SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
+    '{YYYY} {YY} {MM} {DD} {DDD} {WW} {IYYY} {SEQ:n} {SEQ:n:alphabet} '
+    '{RANDOM:n} {RANDOM:type} {RANDOM:type:n} {CHECK:algorithm} {PREFIX:text} {SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
     ' '
 );
 
@@ -132,7 +132,7 @@ begin
             parts := regexp_match(argument, '^(?:([0-9]{1,4})|([A-Za-z0-9]+?)(?::([0-9]{1,4}))?)$');
             size := coalesce(parts[1], parts[3], '4')::integer;
             alphabet := machserial._alphabet(coalesce(parts[2], 'alphanumeric'));
-            if alphabet is null or lower(parts[2]) = 'base36' then
+            if parts is null or alphabet is null or lower(parts[2]) = 'base36' then
                 fault := 'RANDOM takes a number of characters, a type, or both';
                 hint := 'Write {RANDOM:n}, {RANDOM:type} or {RANDOM:type:n} with type numeric, alpha, '
                     'alphanumeric, hex or safe.';
