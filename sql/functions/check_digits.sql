@@ -698,6 +698,9 @@ begin
     -- for.
     perform machserial._check_in_pattern(name, sample);
     if not exists (select from machserial._check_pieces(name, segments) as p where p.kind = 'digits') then
+        -- Digits that the algorithm skips may be any: zeros are known before the first number is.
+        select string_agg(p.zero_expression, ' || ' order by p.ordinal) into text_expression
+        from machserial._check_pieces(name, segments) as p;
         select d.declarations, d.name into declarations, expression
         from machserial._check_declare(
             declarations, prefix, 'text',
