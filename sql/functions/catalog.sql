@@ -6,10 +6,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}';
-    wanted constant text[] := array(select distinct upper(s) from unnest(scopes) as s order by 1);
+    wanted constant text[] := array(select upper(s) from unnest(scopes) as s);
 begin
     if wanted <@ known and cardinality(wanted) > 0 then
-        return wanted;
+        return array(select k from unnest(known) as k where k = any(wanted));
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',

@@ -32,6 +32,23 @@ begin
 end
 $$;
 
+-- A direct insert may leave out what the part says: its type, and where its numbers must not repeat.
+create function machserial._complete_serial() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select coalesce(new.part_type, p.part_type), coalesce(new.scopes, p.default_scopes)
+    into new.part_type, new.scopes
+    from machserial.parts as p
+    where p.id = new.part_id;
+    if not found then
+        perform machserial._raise_unknown('part', new.part_id, 'machserial.register_part');
+    end if;
+    return new;
+end
+$$;
+
 -- Who holds a number in the given scopes. Tells what a unique index has decided, and is never asked instead
 -- of it.
 create function machserial._claimants(

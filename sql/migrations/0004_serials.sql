@@ -6,7 +6,7 @@ create table machserial.serials (
     site_id text not null default 'DEFAULT' references machserial.sites (id),
     source text not null default 'MANUAL',
     status text not null default 'ACTIVE',
-    scopes text[] not null default '{SITE,PART_TYPE}',
+    scopes text[] not null,
     claim_released boolean not null default false,
     holds_claim boolean not null
     generated always as (status not in ('REJECTED', 'CONFLICT') and not claim_released) stored,
@@ -49,7 +49,8 @@ comment on table machserial.serials is
 comment on column machserial.serials.id is 'Key.';
 comment on column machserial.serials.serial_number is 'The number as it stands on the part.';
 comment on column machserial.serials.part_id is 'What part it is.';
-comment on column machserial.serials.part_type is 'The part''s type, within which the scope PART_TYPE holds.';
+comment on column machserial.serials.part_type is
+'The part''s type, within which the scope PART_TYPE holds; if left out, taken from the part.';
 comment on column machserial.serials.site_id is 'Where it was numbered, within which the scope SITE holds.';
 comment on column machserial.serials.source is 'SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.';
 comment on column machserial.serials.status is 'PENDING, ACTIVE, CONFLICT, REJECTED, RETIRED or INVALID.';
@@ -68,6 +69,11 @@ comment on column machserial.serials.generation_request_id is 'The repeatable re
 comment on column machserial.serials.created_at is 'When it was put on record: start of the transaction.';
 comment on column machserial.serials.created_by is
 'Who put it on record: machserial.actor, else the session''s user.';
+
+create trigger serials_are_completed
+before insert on machserial.serials
+for each row when (new.part_type is null or new.scopes is null)
+execute function machserial._complete_serial();
 
 create trigger serials_keep_their_identity
 before update of
