@@ -6,7 +6,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     first_id constant bigint := node::bigint << 48;
-    identity_sequence record;
+    identity_column record;
+    highest_id bigint;
 begin
     if node is null or node not between 0 and 32767 then
         raise exception using
@@ -16,20 +17,24 @@ begin
             hint = 'Give each database that will be merged a number of its own.';
     end if;
     perform machserial._require_owner();
-    for identity_sequence in
-        select s.oid::regclass as name, pg_sequence_last_value(s.oid) as last_id
-        from pg_class as s
-        inner join pg_depend as d
-            on d.classid = 'pg_class'::regclass and d.objid = s.oid and d.refclassid = 'pg_class'::regclass
-            and d.deptype = 'i'
-        inner join pg_class as r on r.oid = d.refobjid
-        where s.relkind = 'S' and r.relnamespace = 'machserial'::regnamespace
-        order by s.oid
+    for identity_column in
+        select
+            c.attrelid::regclass as relation, quote_ident(c.attname) as name,
+            pg_get_serial_sequence(c.attrelid::regclass::text, c.attname)::regclass as sequence
+        from pg_attribute as c
+        inner join pg_class as r on r.oid = c.attrelid and r.relnamespace = 'machserial'::regnamespace
+        where c.attidentity <> '' and not r.relispartition
+        order by c.attrelid
     loop
-        -- Ids of this node's range that are in use already stay in use.
-        if coalesce(identity_sequence.last_id, 0) >> 48 <> node or identity_sequence.last_id is null then
-            perform setval(identity_sequence.name, first_id + 1, false);
-        end if;
+        -- A database that was this node before has ids of its range already.
+        execute format(
+            'select max(%s) from %s where %1$s between $1 and $2',
+            identity_column.name, identity_column.relation
+        )
+        into highest_id using first_id, first_id + (1::bigint << 48) - 1;
+        perform setval(
+            identity_column.sequence, greatest(coalesce(highest_id, first_id), 1), highest_id is not null
+        );
     end loop;
 end
 $$;

@@ -350,6 +350,21 @@ begin
 end
 $$;
 
+-- The elements at these positions, in the order of the array. A text array is searched from its start for
+-- each subscript, so it is joined instead.
+create function machserial._pick(elements anyarray, positions integer[]) returns anyarray
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(array_agg(e.element order by e.position), elements[:0])
+        from unnest(elements) with ordinality as e (element, position)
+        inner join unnest(positions) as p (position) on p.position = e.position
+    );
+end
+$$;
+
 -- The next free numbers of the counter: looked for, not drawn. distance: how many values must be drawn to
 -- have them. Raises 2200H if the counter holds fewer.
 create function machserial._look_ahead(
@@ -397,14 +412,8 @@ begin
             issue, window_values, machserial._draw_random(issue, cardinality(window_values))
         );
         positions := (machserial._free_positions(issue, window_numbers))[:wanted - cardinality(numbers)];
-        numbers := numbers || array(
-            select window_numbers[p.position]
-            from unnest(positions) with ordinality as p (position, ordinal) order by p.ordinal
-        );
-        sequence_values := sequence_values || array(
-            select window_values[p.position]
-            from unnest(positions) with ordinality as p (position, ordinal) order by p.ordinal
-        );
+        numbers := numbers || machserial._pick(window_numbers, positions);
+        sequence_values := sequence_values || machserial._pick(window_values, positions);
         if cardinality(numbers) = wanted then
             distance := distance + positions[cardinality(positions)];
             return;
@@ -482,9 +491,8 @@ begin
     -- Somebody who trusts has drawn in between: what came instead is looked at again.
     numbers := machserial._render(issue, drawn, machserial._draw_random(issue, cardinality(drawn)));
     positions := (machserial._free_positions(issue, numbers))[:wanted];
-    select array_agg(numbers[p.position] order by p.ordinal), array_agg(drawn[p.position] order by p.ordinal)
-    into numbers, sequence_values
-    from unnest(positions) with ordinality as p (position, ordinal);
+    numbers := machserial._pick(numbers, positions);
+    sequence_values := machserial._pick(drawn, positions);
 end
 $$;
 

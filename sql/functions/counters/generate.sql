@@ -193,13 +193,7 @@ begin
             issue, case attempt when 0 then wanted else wanted + 1000 end
         );
         candidates := numbers || machserial._render(issue, random_values, random_values);
-        numbers := array(
-            select candidates[p.position]
-            from unnest(machserial._free_positions(issue, candidates))
-                with ordinality as p (position, ordinal)
-            order by p.ordinal
-            limit wanted
-        );
+        numbers := machserial._pick(candidates, (machserial._free_positions(issue, candidates))[:wanted]);
         if cardinality(numbers) = wanted then
             return numbers;
         end if;

@@ -4,7 +4,8 @@ create function machserial._token_usages() returns text[]
 language sql immutable parallel safe
 return string_to_array(
     '{YYYY} {YY} {MM} {DD} {DDD} {WW} {IYYY} {SEQ:n} {SEQ:n:alphabet} '
-    '{RANDOM:n} {RANDOM:type} {RANDOM:type:n} {CHECK:algorithm} {PREFIX:text} {SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
+    '{RANDOM:n} {RANDOM:type} {RANDOM:type:n} {CHECK:algorithm} {PREFIX:text} '
+    '{SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
     ' '
 );
 
