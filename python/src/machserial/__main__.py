@@ -1,0 +1,5 @@
+"""python -m machserial is the machserial command."""
+
+from machserial.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""The one printer: results to stdout as a table or as JSON, messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from machserial.errors import Exit
+from machserial.masking import masked
+
+# Rich measures every cell before it prints the first row: beyond this many rows that takes too long.
+LARGEST_RICH_TABLE = 2000
+UNLIMITED_WIDTH = 100_000
+
+Row = Mapping[str, Any]
+
+
+class ResultConsole(Console):
+    """stdout. A reader that goes away early (head) ends the command as it ends any other."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(Exit.READER_GONE)
+
+
+def result_console() -> Console:
+    """For results. Into a file or a pipe nothing is folded, so that no number is torn apart."""
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+    return ResultConsole(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def message_console() -> Console:
+    """For progress and messages."""
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def message(text: str) -> None:
+    """Tells people something that is not a result."""
+    message_console().print(masked(text))
+
+
+def text_of(value: Any) -> str:
+    """A value of the database as a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text_of(item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    _print_lines([json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)])
+
+
+def print_rows(rows: Sequence[Row], *, as_json: bool, title: str | None = None) -> None:
+    """A list of rows with the same columns: a table, or a JSON array of objects."""
+    if as_json:
+        print_json([dict(row) for row in rows])
+    elif not rows:
+        message("nothing found")
+    elif len(rows) > LARGEST_RICH_TABLE:
+        _print_plain_table(rows)
+    else:
+        _print_rich_table(rows, title)
+
+
+def print_record(record: Row, *, as_json: bool, title: str | None = None) -> None:
+    """One thing: a line a field, or a JSON object."""
+    if as_json:
+        print_json(dict(record))
+        return
+    table = Table(box=box.ROUNDED, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in record.items():
+        table.add_row(_heading(name), Text(text_of(value)))
+    _print_titled(table, title)
+
+
+def print_text(text: str) -> None:
+    """A paragraph for people, among the results. It is never folded, so that it can be copied."""
+    result_console().print(Text(text), soft_wrap=True)
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _print_rich_table(rows: Sequence[Row], title: str | None) -> None:
+    table = Table(box=box.ROUNDED)
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], (int, float)) for row in rows)
+        table.add_column(_heading(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text_of(value)) for value in row.values()))
+    _print_titled(table, title)
+
+
+def _print_titled(table: Table, title: str | None) -> None:
+    console = result_console()
+    if title:
+        # rich would fold it into the width of the table.
+        console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def _print_plain_table(rows: Sequence[Row]) -> None:
+    lines = [
+        [_heading(name) for name in rows[0]],
+        *([text_of(value) for value in row.values()] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    _print_lines("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _print_lines(lines) -> None:
+    try:
+        for line in lines:
+            click.echo(line.rstrip())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        ResultConsole(file=sys.stdout).on_broken_pipe()
+
+
+def log_level(verbose: bool) -> int:
+    """The level of messages on stderr: --verbose, else LOG_LEVEL, else WARNING."""
+    if verbose:
+        return logging.DEBUG
+    level = logging.getLevelName(os.environ.get("LOG_LEVEL", "WARNING").upper())
+    return level if isinstance(level, int) else logging.WARNING
+
+
+class _Masking(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = masked(record.getMessage()), ()
+        return True
+
+
+def configure_logging(verbose: bool) -> None:
+    """Sends the package's messages to stderr."""
+    handler = RichHandler(console=message_console(), show_path=False, markup=False, highlighter=None)
+    handler.addFilter(_Masking())
+    logger = logging.getLogger("machserial")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(log_level(verbose))
