@@ -109,17 +109,22 @@ return case
     else substr(machserial._check_signs(name), index + 1, 1)
 end;
 
+-- Not in SQL, which would evaluate a call for signs several times or, to avoid that, not be inlined.
 create function machserial._check_index(name text, signs text) returns integer
-language sql immutable parallel safe
-return case
-    when name = 'mod97_10' then signs::integer - 2
-    when machserial._is_check_pair(name)
-        then
-            (strpos(machserial._check_signs(name), left(signs, 1)) - 1)
-            * length(machserial._check_signs(name))
-            + strpos(machserial._check_signs(name), right(signs, 1)) - 1
-    else strpos(machserial._check_signs(name), signs) - 1
-end;
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alphabet constant text := machserial._check_signs(name);
+begin
+    if name = 'mod97_10' then
+        return signs::integer - 2;
+    elsif machserial._is_check_pair(name) then
+        return (strpos(alphabet, left(signs, 1)) - 1) * length(alphabet) + strpos(alphabet, right(signs, 1)) - 1;
+    end if;
+    return strpos(alphabet, signs) - 1;
+end
+$$;
 
 -- One character of an automaton: from a state, by the character's value, to the next state. following is how
 -- many characters follow; only verhoeff minds. Its state is the inverse of the product that Verhoeff forms

@@ -440,23 +440,28 @@ create function machserial._format_id_for(part_id text, part_type text, at times
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    format_id bigint;
 begin
-    return (
-        select f.id
-        from (
-            select a.format_id, a.part_id, a.priority, a.effective_from, a.effective_until, a.id
-            from machserial.format_assignments as a where a.part_id = _format_id_for.part_id
-            union all
-            select a.format_id, a.part_id, a.priority, a.effective_from, a.effective_until, a.id
-            from machserial.format_assignments as a where a.part_type = _format_id_for.part_type
-        ) as a
+    select f.id into format_id
+    from machserial.format_assignments as a
+    inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
+    where
+        a.part_id = _format_id_for.part_id and a.effective_from <= _format_id_for.at
+        and (a.effective_until is null or a.effective_until > _format_id_for.at)
+    order by a.priority desc, a.effective_from desc, a.id desc
+    limit 1;
+    if format_id is null then
+        select f.id into format_id
+        from machserial.format_assignments as a
         inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
         where
-            a.effective_from <= _format_id_for.at
+            a.part_type = _format_id_for.part_type and a.effective_from <= _format_id_for.at
             and (a.effective_until is null or a.effective_until > _format_id_for.at)
-        order by a.part_id is null, a.priority desc, a.effective_from desc, a.id desc
-        limit 1
-    );
+        order by a.priority desc, a.effective_from desc, a.id desc
+        limit 1;
+    end if;
+    return format_id;
 end
 $$;
 

@@ -31,7 +31,7 @@ begin
             'select max(%s) from %s where %1$s between $1 and $2',
             identity_column.name, identity_column.relation
         )
-        into highest_id using first_id, first_id + (1::bigint << 48) - 1;
+        into highest_id using first_id, first_id + ((1::bigint << 48) - 1);
         perform setval(
             identity_column.sequence, greatest(coalesce(highest_id, first_id), 1), highest_id is not null
         );

@@ -45,7 +45,11 @@ begin
             100.0 * (m.next_value::numeric - m.sequence_start) / m.sequence_increment / m.capacity, 2
         ),
         m.version, m.allocation, m.next_value, m.sequence_maximum,
-        greatest(div(m.sequence_maximum::numeric - m.next_value, m.sequence_increment) + 1, 0)::bigint
+        case
+            when m.next_value <= m.sequence_maximum
+                then (m.sequence_maximum - m.next_value) / m.sequence_increment + 1
+            else 0
+        end
     from measured as m
     order by m.name, m.version, m.site_id, m.part_id, m.period;
 end

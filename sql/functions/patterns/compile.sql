@@ -231,12 +231,16 @@ begin
                     constant_value.expression := format('upper(%s)', constant_value.expression);
                     constant_value.sample := upper(constant_value.sample);
                 end if;
-                name := format('fixed_%s', piece.ordinal);
-                compiled.declarations := compiled.declarations || jsonb_build_object(
-                    'name', name, 'type', 'text', 'expression', constant_value.expression
-                );
+                -- A literal stays one, so that what follows from it alone is computed once a session.
+                if piece.token not in ('LITERAL', 'PREFIX') then
+                    name := format('fixed_%s', piece.ordinal);
+                    compiled.declarations := compiled.declarations || jsonb_build_object(
+                        'name', name, 'type', 'text', 'expression', constant_value.expression
+                    );
+                    constant_value.expression := name;
+                end if;
                 segments := segments || jsonb_strip_nulls(
-                    jsonb_build_object('fixed', name, 'sample', constant_value.sample)
+                    jsonb_build_object('fixed', constant_value.expression, 'sample', constant_value.sample)
                 );
         end case;
     end loop;

@@ -234,7 +234,9 @@ begin
             hint := 'Shorten the pattern.';
             total_length := 0;
         end if;
-        left_characters := left_characters || machserial._possible_characters(token, argument, alphabet);
+        if fault is null then
+            left_characters := left_characters || machserial._possible_characters(token, argument, alphabet);
+        end if;
         return next;
         at := at + length(piece);
     end loop;

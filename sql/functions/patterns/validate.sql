@@ -107,6 +107,9 @@ begin
     )::integer then
         errors := errors || format('there is no week %s', concat_ws('-W', dates ->> 'IYYY', dates ->> 'WW'));
     end if;
+    if right(dates ->> 'YYYY', 2) <> dates ->> 'YY' then
+        errors := errors || format('YYYY is %s and YY is %s', dates ->> 'YYYY', dates ->> 'YY');
+    end if;
     if errors = '{}' then
         errors := array(
             select format(
