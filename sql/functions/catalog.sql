@@ -88,19 +88,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     registered machserial.part;
+    wanted_scopes text[];
 begin
     perform machserial._require_text('part_id', part_id);
     perform machserial._require_text('part_type', part_type);
+    wanted_scopes := machserial._known_scopes(coalesce(register_part.scopes, '{SITE,PART_TYPE}'));
     insert into machserial.parts as p (id, part_type, name, default_scopes)
-    values (
-        register_part.part_id, register_part.part_type, register_part.name,
-        machserial._known_scopes(coalesce(scopes, '{SITE,PART_TYPE}'))
-    )
-    on conflict on constraint parts_pkey do update
+    values (register_part.part_id, register_part.part_type, register_part.name, wanted_scopes)
+    on conflict on constraint parts_pkey do nothing;
+    -- The type is part of a key: touched only if it changes, or everybody who numbers this part would wait.
+    update machserial.parts as p set part_type = register_part.part_type
+    where p.id = register_part.part_id and p.part_type <> register_part.part_type;
+    update machserial.parts as p
     set
-        part_type = excluded.part_type,
-        name = coalesce(excluded.name, p.name),
-        default_scopes = case when scopes is null then p.default_scopes else excluded.default_scopes end
+        name = coalesce(register_part.name, p.name),
+        default_scopes = case when register_part.scopes is null then p.default_scopes else wanted_scopes end
+    where p.id = register_part.part_id
     returning p.id, p.part_type, p.name, p.default_scopes, p.created_at into registered;
     return registered;
 exception when foreign_key_violation then

@@ -276,7 +276,8 @@ begin
     from machserial.serial_formats as f where f.name = revise_format.name
     order by f.version desc
     limit 1
-    for update;
+    -- No key update: whoever issues numbers meanwhile refers to the row's key and does not wait.
+    for no key update;
     if latest.id is null then
         perform machserial._raise_unknown('format', name, 'machserial.create_format');
     elsif latest.is_ad_hoc and pattern is not null and pattern <> latest.pattern then

@@ -22,25 +22,41 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     known record;
-    name text := pattern;
+    made machserial.serial_format;
 begin
-    select f.id, f.name into known
-    from machserial.serial_formats as f
-    where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc
-    order by f.is_active desc
-    limit 1;
-    if known.id is null then
-        perform machserial.parse_pattern(pattern);
-        if exists (select from machserial.serial_formats as f where f.name = _ad_hoc_format.pattern) then
-            name := pattern || ' (ad hoc)';
+    -- The second look is for a format that another session made between the first look and the insert.
+    for look in 1..2 loop
+        select f.id, f.name, f.is_active into known
+        from machserial.serial_formats as f
+        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc
+        order by f.is_active desc, f.version desc
+        limit 1;
+        if known.is_active then
+            return known.id;
+        elsif known.id is not null then
+            -- Says that it is deactivated.
+            return (machserial._active_format(known.name)).id;
         end if;
-        known.id := (machserial._insert_format(
-            name, 1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT',
-            true, null
-        )).id;
-    end if;
-    -- Not made: somebody else has made it a moment ago. Not active: this says so.
-    return coalesce(known.id, (machserial._active_format(name)).id);
+        perform machserial.parse_pattern(pattern);
+        made := machserial._insert_format(
+            pattern || case
+                when exists (
+                    select from machserial.serial_formats as f
+                    where f.name = _ad_hoc_format.pattern and not f.is_ad_hoc
+                ) then ' (ad hoc)' else ''
+            end,
+            1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
+            null
+        );
+        if made.id is not null then
+            return made.id;
+        end if;
+    end loop;
+    raise exception using
+        errcode = 'serialization_failure',
+        message = format('the format of pattern %L was made by a concurrent transaction', pattern),
+        detail = 'This transaction''s snapshot is older than the format.',
+        hint = 'Run the transaction again.';
 end
 $$;
 
