@@ -325,6 +325,44 @@ comment on function machserial.deactivate_format(text) is
 'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated
 already.';
 
+-- Assigns to a part or to a type, whichever is given; again, with another end or priority, changes it.
+create function machserial._assign(
+    part_id text, part_type text, format text, priority integer, effective_from timestamptz,
+    effective_until timestamptz
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    active constant machserial.serial_format := machserial._active_format(_assign.format);
+    assignment_id bigint;
+begin
+    if _assign.effective_until <= coalesce(_assign.effective_from, now()) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'effective_until must be later than effective_from',
+            detail = pg_catalog.format('From %s until %s.', _assign.effective_from, _assign.effective_until),
+            hint = 'Leave effective_until out for an assignment without end.';
+    end if;
+    insert into machserial.format_assignments as a (
+        part_id, part_type, format_id, priority, effective_from, effective_until
+    )
+    values (
+        _assign.part_id, _assign.part_type, active.id, coalesce(_assign.priority, 0),
+        coalesce(_assign.effective_from, now()), _assign.effective_until
+    )
+    on conflict (coalesce(part_id, ''), coalesce(part_type, ''), format_id, effective_from) do update
+    set priority = excluded.priority, effective_until = excluded.effective_until
+    returning a.id into assignment_id;
+    if _assign.part_id is not null then
+        perform machserial._prepare_counters(active.id, _assign.part_id);
+    end if;
+    return assignment_id;
+end
+$$;
+
 create function machserial.assign_format(
     part_id text, format text, priority integer default 0, effective_from timestamptz default now(),
     effective_until timestamptz default null
@@ -333,27 +371,11 @@ returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
-declare
-    active constant machserial.serial_format := machserial._active_format(format);
-    assignment_id bigint;
 begin
     if not exists (select from machserial.parts as p where p.id = assign_format.part_id) then
         perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
     end if;
-    perform machserial._require_effective_period(effective_from, effective_until);
-    insert into machserial.format_assignments as a (
-        part_id, format_id, priority, effective_from, effective_until
-    )
-    values (
-        assign_format.part_id, active.id, coalesce(assign_format.priority, 0),
-        coalesce(assign_format.effective_from, now()), assign_format.effective_until
-    )
-    on conflict (part_id, format_id, effective_from) where part_id is not null do update
-    set priority = excluded.priority, effective_until = excluded.effective_until
-    returning a.id into assignment_id;
-    perform machserial._prepare_counters(active.id, assign_format.part_id);
-    return assignment_id;
+    return machserial._assign(part_id, null, format, priority, effective_from, effective_until);
 end
 $$;
 
@@ -361,22 +383,6 @@ comment on function machserial.assign_format(text, text, integer, timestamptz, t
 'A part uses this format from effective_from until effective_until (exclusive; null: for good); of several,
 the one of the highest priority. Returns the assignment''s id.
 Errors: 22023 an empty period · 23503 unknown part or format · 55000 a deactivated format.';
-
-create function machserial._require_effective_period(effective_from timestamptz, effective_until timestamptz)
-returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if effective_until <= effective_from then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = 'effective_until must be later than effective_from',
-            detail = format('From %s until %s.', effective_from, effective_until),
-            hint = 'Leave effective_until out for an assignment without end.';
-    end if;
-end
-$$;
 
 create function machserial.assign_format_to_type(
     part_type text, format text, priority integer default 0, effective_from timestamptz default now(),
@@ -386,24 +392,9 @@ returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
-declare
-    active constant machserial.serial_format := machserial._active_format(format);
-    assignment_id bigint;
 begin
     perform machserial._require_text('part_type', part_type);
-    perform machserial._require_effective_period(effective_from, effective_until);
-    insert into machserial.format_assignments as a (
-        part_type, format_id, priority, effective_from, effective_until
-    )
-    values (
-        assign_format_to_type.part_type, active.id, coalesce(assign_format_to_type.priority, 0),
-        coalesce(assign_format_to_type.effective_from, now()), assign_format_to_type.effective_until
-    )
-    on conflict (part_type, format_id, effective_from) where part_type is not null do update
-    set priority = excluded.priority, effective_until = excluded.effective_until
-    returning a.id into assignment_id;
-    return assignment_id;
+    return machserial._assign(null, part_type, format, priority, effective_from, effective_until);
 end
 $$;
 

@@ -94,10 +94,12 @@ create table machserial.format_assignments (
     constraint format_assignments_period_is_not_empty check (effective_until > effective_from)
 );
 
-create unique index format_assignments_part_key
-on machserial.format_assignments (part_id, format_id, effective_from) where part_id is not null;
-create unique index format_assignments_part_type_key
-on machserial.format_assignments (part_type, format_id, effective_from) where part_type is not null;
+create unique index format_assignments_key on machserial.format_assignments (
+    coalesce(part_id, ''), coalesce(part_type, ''), format_id, effective_from
+);
+create index format_assignments_part_id on machserial.format_assignments (part_id) where part_id is not null;
+create index format_assignments_part_type on machserial.format_assignments (part_type)
+where part_type is not null;
 create index format_assignments_format_id on machserial.format_assignments (format_id);
 
 comment on table machserial.format_assignments is 'Which format a part, or every part of a type, uses when.';
