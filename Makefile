@@ -1,0 +1,73 @@
+# machserial: what a developer or an installer can ask for. make help lists it.
+
+# The PostgreSQL that make install puts the extension into: that of this pg_config.
+PG_CONFIG ?= pg_config
+# Prefix of make install, for packagers.
+DESTDIR ?=
+# Any Python 3.10 or newer; everything beyond its standard library goes into .venv.
+PYTHON ?= python3
+# The PostgreSQL major versions of make test-all.
+VERSIONS ?= 14 15 16 17 18
+# Which tests, and more arguments of pytest: make test TESTS=tests/test_cli.py ARGS="--mode plain"
+ARGS ?=
+TESTS ?= tests
+
+SHAREDIR = $(or $(shell $(PG_CONFIG) --sharedir),$(error $(PG_CONFIG) does not run: name a PostgreSQL by PG_CONFIG=…))
+EXTENSIONS = $(DESTDIR)$(SHAREDIR)/extension
+PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 $(ARGS)
+
+export PG_CONFIG PYTHON
+.NOTPARALLEL:
+.PHONY: build help install uninstall demo test test-all lint release clean venv packages
+
+build: ## install script, update scripts and plain bundle, into build/ (the default)
+	@tests/prepare/writable.sh
+	$(PYTHON) sql/build.py
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@echo
+	@echo 'Variables (make test VERSIONS=...), with what they are now:'
+	@echo '  PG_CONFIG=$(PG_CONFIG)   the PostgreSQL to install into, and to test on if it has a server'
+	@echo '  DESTDIR=$(DESTDIR)   prefix of make install'
+	@echo '  PYTHON=$(PYTHON)   Python 3.10 or newer'
+	@echo '  VERSIONS=$(VERSIONS)   PostgreSQL versions of make test-all'
+	@echo '  TESTS=$(TESTS) ARGS=$(ARGS)   which tests, and more arguments of pytest: --mode extension|plain'
+	@echo '  MACHSERIAL_TEST_BIN=$(MACHSERIAL_TEST_BIN)   folder of initdb and postgres to test on, or: embedded'
+
+install: build ## put the extension into the PostgreSQL that PG_CONFIG names
+	install -d '$(EXTENSIONS)'
+	install -m 644 build/machserial.control build/machserial--*.sql '$(EXTENSIONS)'
+
+uninstall: ## take it out again; databases keep what they have
+	rm -f '$(EXTENSIONS)'/machserial.control '$(EXTENSIONS)'/machserial--*.sql
+
+demo: build venv ## a private server, real input, the main job: leaves no process behind
+	.venv/bin/machserial demo
+
+test: build venv packages lint ## lint, then all tests in both install modes
+	$(PYTEST)
+
+test-all: build venv packages lint ## the same on every supported PostgreSQL version (fetched by npm)
+	@set -e; for version in $(VERSIONS); do \
+	    binaries=$$($(PYTHON) tests/fetch_server.py $$version); \
+	    echo "PostgreSQL $$version"; \
+	    MACHSERIAL_TEST_BIN=$$binaries $(PYTEST); \
+	done
+
+lint: build venv packages ## ruff, sqlfluff, pgspot, plpgsql_check
+	.venv/bin/python tests/lint.py
+
+release: build ## freeze the present version: its migrations never change again
+	$(PYTHON) sql/build.py release
+
+clean: ## remove everything that make has made here
+	rm -rf build .venv .cache .hypothesis tests/.pytest_cache python/src/machserial.egg-info
+	rm -f python/src/machserial/data/machserial.sql python/src/machserial/data/VERSION
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+venv: # .venv with the machserial command and what tests need; root gets python3-venv if it is missing
+	@tests/prepare/venv.sh
+
+packages: # for root on Debian: a server and plpgsql_check where they are missing
+	@tests/prepare/packages.sh
