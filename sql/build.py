@@ -49,6 +49,8 @@ class Sources:
     """Everything that the manifest names, in its order."""
 
     version: str
+    guard: str
+    bundle_guard: str
     code: list[str]
     migrations: list[Migration]
     views: list[tuple[str, str]]
@@ -98,6 +100,8 @@ def read_sources(source: Path) -> Sources:
         raise BuildError("migrations must be numbered 1, 2, 3, … in the manifest's order")
     return Sources(
         version=read_version(source),
+        guard=(source / "guard.sql").read_text(),
+        bundle_guard=(source / "guard_bundle.sql").read_text(),
         code=[path.read_text() for kind, path in entries if kind == "code"],
         migrations=migrations,
         views=[(path.stem, path.read_text()) for kind, path in entries if kind == "view"],
@@ -115,7 +119,7 @@ def check_released(source: Path, migrations: list[Migration]) -> list[str]:
             now = present.get(int(version))
             if now is None or now.name != name or now.sha256 != sha256:
                 raise BuildError(
-                    f"migration {version}_{name} was released with {script.stem} and is frozen: "
+                    f"migration {int(version):04}_{name} was released with {script.stem} and is frozen: "
                     "put it back as it was and write a new migration"
                 )
     return released
@@ -199,18 +203,21 @@ def generated_code(sources: Sources) -> str:
 
 
 def install_script(sources: Sources) -> str:
-    return "\n".join([EXTENSION_ONLY, *sources.code, generated_code(sources), *sources.privileges])
+    code = [*sources.code, generated_code(sources)]
+    return "\n".join([EXTENSION_ONLY, sources.guard, *code, *sources.privileges])
+
+
+def replacing_code(sources: Sources) -> list[str]:
+    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
+    return [sources.guard, *code, *sources.privileges]
 
 
 def update_script(sources: Sources) -> str:
-    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
-    return "\n".join([EXTENSION_ONLY, *code, *sources.privileges])
+    return "\n".join([EXTENSION_ONLY, *replacing_code(sources)])
 
 
-def plain_bundle(sources: Sources, source: Path) -> str:
-    guard = (source / "bundle_guard.sql").read_text()
-    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
-    return "\n".join([guard, *code, *sources.privileges])
+def plain_bundle(sources: Sources) -> str:
+    return "\n".join([sources.bundle_guard, *replacing_code(sources)])
 
 
 def build(source: Path, output: Path) -> None:
@@ -226,7 +233,7 @@ def build(source: Path, output: Path) -> None:
         shutil.copy(source / "released" / f"machserial--{old}.sql", output)
         (output / f"machserial--{old}--{sources.version}.sql").write_text(update_script(sources))
     (output / f"machserial--{sources.version}.sql").write_text(install_script(sources))
-    (output / "machserial.sql").write_text(plain_bundle(sources, source))
+    (output / "machserial.sql").write_text(plain_bundle(sources))
     print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {released or 'none'}")
 
 

@@ -23,9 +23,6 @@ PROGRAMS = Path(sys.executable).parent
 
 # Findings of pgspot that are known and right, each with its reason. One that no longer occurs is a fault too.
 ACCEPTED_BY_PGSPOT = {
-    # A parameter's default binds when the function is created. pg_catalog comes first then, under CREATE EXTENSION
-    # too, and a function without arguments leaves no better match to be planted.
-    "install: PS016: Unqualified function call: now",
     # The guard that follows refuses a schema that somebody else made.
     "bundle: PS010: Unsafe schema creation: machserial",
 }

@@ -5,7 +5,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}';
+    known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}'::text[];
     wanted constant text[] := array(select upper(s) from unnest(scopes) as s);
 begin
     if wanted <@ known and cardinality(wanted) > 0 then

@@ -120,7 +120,8 @@ begin
     if name = 'mod97_10' then
         return signs::integer - 2;
     elsif machserial._is_check_pair(name) then
-        return (strpos(alphabet, left(signs, 1)) - 1) * length(alphabet) + strpos(alphabet, right(signs, 1)) - 1;
+        return (strpos(alphabet, left(signs, 1)) - 1) * length(alphabet)
+            + strpos(alphabet, right(signs, 1)) - 1;
     end if;
     return strpos(alphabet, signs) - 1;
 end

@@ -19,7 +19,7 @@ begin
     perform machserial._require_owner();
     for identity_column in
         select
-            c.attrelid::regclass as relation, quote_ident(c.attname) as name,
+            r.relname as relation, c.attname as name,
             pg_get_serial_sequence(c.attrelid::regclass::text, c.attname)::regclass as sequence
         from pg_attribute as c
         inner join pg_class as r on r.oid = c.attrelid and r.relnamespace = 'machserial'::regnamespace
@@ -28,7 +28,7 @@ begin
     loop
         -- A database that was this node before has ids of its range already.
         execute format(
-            'select max(%s) from %s where %1$s between $1 and $2',
+            'select max(%I) from machserial.%I where %1$I between $1 and $2',
             identity_column.name, identity_column.relation
         )
         into highest_id using first_id, first_id + ((1::bigint << 48) - 1);

@@ -97,6 +97,13 @@ as $$
 declare
     bad record;
 begin
+    if serial_numbers is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'serial_numbers is missing',
+            detail = 'serial_numbers is null.',
+            hint = 'Give an array of the numbers.';
+    end if;
     perform machserial._require_one_of(
         'source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}'
     );

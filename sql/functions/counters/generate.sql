@@ -161,7 +161,7 @@ declare
     window_length constant bigint := least(issue.random_space, 1000000);
     windows constant bigint := (issue.random_space + window_length - 1) / window_length;
     first_window constant bigint := machserial._random_number(windows);
-    free_values bigint[] := '{}';
+    free_values bigint[] := '{}'::bigint[];
     candidates bigint[];
     positions integer[];
 begin
@@ -196,7 +196,7 @@ as $$
 declare
     random_values bigint[];
     candidates text[];
-    numbers text[] := '{}';
+    numbers text[] := '{}'::text[];
 begin
     for attempt in 0..100 loop
         -- A pattern in which nothing varies is a random space of one number.

@@ -168,7 +168,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     compiled machserial._compiled_pattern;
-    segments jsonb := '[]';
+    segments jsonb := '[]'::jsonb;
     space constant bigint := machserial._random_space(pattern);
     stride bigint := 1;
     token_space bigint;

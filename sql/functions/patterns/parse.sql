@@ -196,6 +196,14 @@ declare
     left_characters text := '';
     total_length integer := 0;
 begin
+    if length(pattern) > 1000 then
+        ordinal := 1;
+        at := 1001;
+        fault := 'a pattern has at most 1000 characters';
+        hint := 'Shorten the pattern.';
+        return next;
+        return;
+    end if;
     ordinal := 0;
     at := 1;
     for piece in select (regexp_matches(pattern, '(\{\{|\}\}|\{[^{}]*\}|[^{}]+|.)', 'g'))[1] loop

@@ -78,15 +78,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     year constant integer := coalesce((dates ->> 'YYYY')::integer, 2000 + (dates ->> 'YY')::integer);
-    month constant integer := dates ->> 'MM';
-    day constant integer := dates ->> 'DD';
-    day_of_year constant integer := dates ->> 'DDD';
-    week constant integer := dates ->> 'WW';
-    iso_year constant integer := dates ->> 'IYYY';
+    month constant integer := (dates ->> 'MM')::integer;
+    day constant integer := (dates ->> 'DD')::integer;
+    day_of_year constant integer := (dates ->> 'DDD')::integer;
+    week constant integer := (dates ->> 'WW')::integer;
+    iso_year constant integer := (dates ->> 'IYYY')::integer;
     -- Without a year a leap year is possible; without a month, one of 31 days.
     any_year constant integer := coalesce(nullif(year, 0), 2000);
     named_day constant date := machserial._named_day(dates);
-    errors text[] := '{}';
+    errors text[] := '{}'::text[];
 begin
     if month not between 1 and 12 then
         errors := errors || format('there is no month %s', dates ->> 'MM');
@@ -133,7 +133,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- Each way so far: {"at": characters used up, "dates": what stands for each date token}.
-    ways jsonb[] := array['{"at": 0, "dates": {}}'];
+    ways jsonb[] := array['{"at": 0, "dates": {}}'::jsonb];
     piece record;
 begin
     for piece in
@@ -193,7 +193,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    errors text[] := '{}';
+    errors text[] := '{}'::text[];
     left_text text;
     expected text;
     piece record;
