@@ -1,0 +1,55 @@
+"""The README's SQL does what stands beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+TRANSCRIPT, IN_A_TRANSACTION, GRANTS = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run_transcript(connection: psycopg.Connection) -> None:
+    """Runs the ten lines; where a comment says what comes, that must come."""
+    for line in TRANSCRIPT.splitlines():
+        statement, _, expected = line.partition("  --")
+        cursor = connection.execute(statement)
+        if expected:
+            shown = [{True: "t", False: "f"}.get(value, value) for (value,) in cursor]
+            assert ", ".join(shown) == expected.strip()
+
+
+def test_the_ten_lines(connection: psycopg.Connection) -> None:
+    run_transcript(connection)
+    assert len(TRANSCRIPT.splitlines()) == 10
+
+
+def test_numbers_come_with_their_work_order(connection: psycopg.Connection) -> None:
+    run_transcript(connection)
+    connection.execute("create table work_orders (id text, part_id text, quantity integer)")
+    connection.commit()
+    connection.autocommit = True
+    connection.execute(IN_A_TRANSACTION)
+    found = connection.execute("select count(*) from machserial.serials where work_order_id = 'WO-1'").fetchone()
+    assert found == (100,)
+
+
+def test_the_grants_are_enough_and_not_too_much(connection: psycopg.Connection) -> None:
+    run_transcript(connection)
+    connection.execute("create role application")
+    connection.execute(GRANTS)
+    connection.execute("set role application")
+    connection.execute("select * from generate('PART-001', quantity => 200, request_id => 'r')")
+    connection.execute("select * from register_serials(array['X-1', 'X-1'], 'PART-001', on_conflict => 'RECORD')")
+    connection.execute("select * from find_serial('X-1')")
+    for forbidden in (
+        "select create_format('mine', 'M{SEQ:3}')",
+        "update serials set status = 'RETIRED'",
+        "delete from serials",
+        "select migrate()",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(forbidden)
