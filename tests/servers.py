@@ -291,10 +291,14 @@ class Server:
                 return folder / name
         raise ToolMissing(f"no {name} of PostgreSQL {self.major} or newer is at hand")
 
-    def dump_and_restore(self, source: str, target: str, dump: Path, kind: str) -> None:
-        """Dumps one database (kind: plain, custom, directory) and restores it into another, empty one."""
+    def dump_and_restore(self, source: str, target: str, dump: Path, kind: str, role: str | None = None) -> None:
+        """Dumps one database (kind: plain, custom, directory) and restores it into another, empty one.
+
+        role: in whose name everything is made, as by pg_restore --no-owner --role (not for plain dumps).
+        """
         self.run("pg_dump", "--format", kind, "--file", dump, source)
-        script = dump.read_text() if kind == "plain" else self.run("pg_restore", "--file", "-", dump)
+        owner = ["--no-owner", f"--role={role}"] if role else []
+        script = dump.read_text() if kind == "plain" else self.run("pg_restore", *owner, "--file", "-", dump)
         # A pg_dump newer than the server writes a setting that the server does not know.
         script = script.replace("SET transaction_timeout = 0;\n", "")
         self.run("psql", "--quiet", "--set", "ON_ERROR_STOP=1", target, stdin=script)

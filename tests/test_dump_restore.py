@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import MODES, install
 from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences, rows
@@ -151,4 +152,43 @@ def test_the_dump_of_an_unused_installation_can_be_restored(
     with psycopg.connect(dsn) as restored:
         assert differences(catalog(connection), catalog(restored)) == []
         populate(restored)
+        refuse(restored)
+
+
+@pytest.fixture
+def plants_database(new_database: Callable[..., str], server: Server) -> Callable[[str], str]:
+    """plants_database(mode): the name of a populated database that belongs to an ordinary role, plant."""
+
+    def populated(mode: str) -> str:
+        server.execute("create role plant login")
+        with psycopg.connect(new_database("plant", owner="plant"), user="plant") as connection:
+            install(connection, mode)
+            populate(connection)
+        return "plant"
+
+    return populated
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_ordinary_owners_database_is_restored_in_that_name(
+    plants_database: Callable, new_database: Callable[..., str], server: Server, tmp_path: Path, mode: str
+) -> None:
+    source = plants_database(mode)
+    dsn = new_database("restored", owner="plant")
+    server.dump_and_restore(source, "restored", tmp_path / "dump", "custom", role="plant")
+    with psycopg.connect(dsn, user="plant") as restored:
+        write_on(restored)
+        refuse(restored)
+        assert restored.execute("select machserial.migrate()").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_superuser_restores_an_ordinary_owners_database(
+    plants_database: Callable, new_database: Callable[..., str], server: Server, tmp_path: Path, mode: str
+) -> None:
+    source = plants_database(mode)
+    dsn = new_database("restored")
+    server.dump_and_restore(source, "restored", tmp_path / "dump", "plain")
+    with psycopg.connect(dsn) as restored:
+        write_on(restored)
         refuse(restored)
