@@ -327,23 +327,28 @@ begin
     return array(
         select min(n.ordinal)::integer as first_position
         from unnest(numbers) with ordinality as n (number, ordinal)
+        -- One look into an index for each number: "limit 1" keeps the planner from reading the whole registry
+        -- instead, which "exists" would let it do.
         where
-            not (in_enterprise and exists (
-                select from machserial.serials as s
+            (not in_enterprise or (
+                select s.id from machserial.serials as s
                 where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
-            ))
-            and not (in_site and exists (
-                select from machserial.serials as s
+                limit 1
+            ) is null)
+            and (not in_site or (
+                select s.id from machserial.serials as s
                 where
                     s.serial_number = n.number and s.site_id = issue.site_id
                     and s.holds_claim and 'SITE' = any(s.scopes)
-            ))
-            and not (in_part_type and exists (
-                select from machserial.serials as s
+                limit 1
+            ) is null)
+            and (not in_part_type or (
+                select s.id from machserial.serials as s
                 where
                     s.serial_number = n.number and s.part_type = issue.part_type
                     and s.holds_claim and 'PART_TYPE' = any(s.scopes)
-            ))
+                limit 1
+            ) is null)
         group by n.number
         order by first_position
     );

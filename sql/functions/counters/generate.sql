@@ -21,21 +21,25 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known record;
+    known_id bigint;
+    inactive_name text;
     made machserial.serial_format;
 begin
     -- The second look is for a format that another session made between the first look and the insert.
     for look in 1..2 loop
-        select f.id, f.name, f.is_active into known
+        select f.id into known_id
         from machserial.serial_formats as f
-        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc
-        order by f.is_active desc, f.version desc
+        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc and f.is_active;
+        if known_id is not null then
+            return known_id;
+        end if;
+        select f.name into inactive_name
+        from machserial.serial_formats as f
+        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc and not f.is_active
         limit 1;
-        if known.is_active then
-            return known.id;
-        elsif known.id is not null then
+        if inactive_name is not null then
             -- Says that it is deactivated.
-            return (machserial._active_format(known.name)).id;
+            return (machserial._active_format(inactive_name)).id;
         end if;
         perform machserial.parse_pattern(pattern);
         made := machserial._insert_format(
@@ -194,25 +198,25 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    tries integer := wanted;
     random_values bigint[];
     candidates text[];
     numbers text[] := '{}'::text[];
 begin
-    for attempt in 0..100 loop
-        -- A pattern in which nothing varies is a random space of one number.
-        if issue.random_space is not null and (attempt > 3 or wanted::bigint * 2 >= issue.random_space) then
+    for attempt in 1..100 loop
+        -- To count through the space costs less than to try as often. Where nothing varies it has one number.
+        if tries::bigint * 2 >= issue.random_space or attempt > 5 and issue.random_space is not null then
             random_values := machserial._search_random(issue, wanted);
             return machserial._render(issue, random_values, random_values);
         end if;
-        -- The fuller the space, the more candidates find a free number at once.
-        random_values := machserial._draw_random(
-            issue, case attempt when 0 then wanted else wanted + 1000 end
-        );
+        random_values := machserial._draw_random(issue, tries);
         candidates := numbers || machserial._render(issue, random_values, random_values);
         numbers := machserial._pick(candidates, (machserial._free_positions(issue, candidates))[:wanted]);
         if cardinality(numbers) = wanted then
             return numbers;
         end if;
+        -- The fuller the space, the more tries find a free number.
+        tries := wanted + least(250 * 4 ^ attempt, 64000)::integer;
     end loop;
     perform machserial._raise_exhausted(
         issue.format_name, wanted, 'A hundred attempts found no free number.'
