@@ -370,3 +370,25 @@ def test_an_older_snapshot_is_told_to_begin_again_and_nothing_is_issued_twice(pl
         generated(old, format="F")
     old.rollback()
     assert generated(old, format="F") == ["F0002"]
+
+
+def test_a_cancelled_call_leaves_no_lock_behind(connection: psycopg.Connection, connect: Callable) -> None:
+    """Near its end a counter is guarded by a lock of the session: a time-out must not leave it held."""
+    connection.execute("select machserial.register_part('P', 'T')")
+    connection.execute("select machserial.create_format('short', 'S{SEQ:2}')")
+    connection.commit()
+    guard = connection.execute(
+        "select hashtext('machserial.counter'), hashint8(max(id)) from machserial.counters"
+    ).fetchone()
+    connection.execute("select pg_advisory_lock(%s, %s)", guard)
+    connection.commit()
+    waiter = connect(autocommit=True)
+    waiter.execute("set statement_timeout = '200ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        waiter.execute("select machserial.generate('P', 1, format => 'short')")
+    connection.execute("select pg_advisory_unlock(%s, %s)", guard)
+    connection.commit()
+    held = connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+    assert held == (0,)
+    number = waiter.execute("select serial_number from machserial.generate('P', 1, format => 'short')").fetchone()
+    assert number == ("S01",)

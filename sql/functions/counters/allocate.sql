@@ -457,6 +457,7 @@ as $$
 declare
     lock_class constant integer := hashtext('machserial.counter');
     lock_object constant integer := hashint8(issue.counter_id);
+    is_locked boolean := false;
     ahead record;
     drawn bigint[];
     positions integer[];
@@ -470,24 +471,25 @@ begin
         where c.id = issue.counter_id;
         return;
     end if;
-    -- Held by the session and not by the transaction: let go at once, whatever happens.
-    perform pg_advisory_lock(lock_class, lock_object);
+    -- Held by the session and not by the transaction: let go at once, whatever happens, a cancellation included,
+    -- which could come between two statements, but not within one.
     begin
+        is_locked := pg_advisory_lock(lock_class, lock_object) is not null;
         select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
         drawn := array(
             select nextval(machserial._sequence_of(issue.counter_id)::regclass)
             from generate_series(1, ahead.distance)
         );
-    exception
-        when sequence_generator_limit_exceeded then
+        perform pg_advisory_unlock(lock_class, lock_object);
+    exception when query_canceled or others then
+        if sqlstate = '2200H' then
             perform machserial._give_back(issue);
+        end if;
+        if is_locked then
             perform pg_advisory_unlock(lock_class, lock_object);
-            raise;
-        when query_canceled or others then
-            perform pg_advisory_unlock(lock_class, lock_object);
-            raise;
+        end if;
+        raise;
     end;
-    perform pg_advisory_unlock(lock_class, lock_object);
     if drawn[1] = ahead.next_value and drawn[ahead.distance] = ahead.sequence_values[wanted] then
         numbers := ahead.numbers;
         sequence_values := ahead.sequence_values;
