@@ -432,3 +432,23 @@ def test_only_the_owner_migrates(new_database: Callable[..., str], server: Serve
         connection.execute("grant execute on all functions in schema machserial to colleague")
     with psycopg.connect(dsn, user="colleague") as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute("select machserial.migrate()")
+
+
+UNDOCUMENTED = """
+    select format('column %s.%s', c.oid::regclass, a.attname)
+    from pg_class as c inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+        and col_description(c.oid, a.attnum) is null
+    union all
+    select format('relation %s', oid::regclass) from pg_class
+    where relnamespace = 'machserial'::regnamespace and relkind in ('r', 'p', 'v') and not relispartition
+        and obj_description(oid, 'pg_class') is null
+    union all
+    select format('function %s', oid::regprocedure) from pg_proc
+    where pronamespace = 'machserial'::regnamespace and not starts_with(proname, '_')
+        and obj_description(oid, 'pg_proc') is null
+"""
+
+
+def test_everything_that_users_meet_is_documented_in_the_catalog(connection: psycopg.Connection) -> None:
+    assert connection.execute(UNDOCUMENTED).fetchall() == []

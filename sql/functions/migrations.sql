@@ -123,6 +123,33 @@ begin
 end
 $$;
 
+-- The first thing that migrate() makes; no migration can, since it records them.
+create function machserial._create_migration_record() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if to_regclass('machserial.schema_migrations') is not null then
+        return;
+    end if;
+    create table machserial.schema_migrations (
+        version integer not null primary key,
+        name text not null,
+        sha256 text not null,
+        code_version text not null,
+        applied_at timestamptz not null default clock_timestamp(),
+        applied_by text not null default session_user
+    );
+    comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
+    comment on column machserial.schema_migrations.version is 'Number of the migration.';
+    comment on column machserial.schema_migrations.name is 'Its name.';
+    comment on column machserial.schema_migrations.sha256 is 'SHA-256 of its source as it ran.';
+    comment on column machserial.schema_migrations.code_version is 'Version of the code that ran it.';
+    comment on column machserial.schema_migrations.applied_at is 'When it ran.';
+    comment on column machserial.schema_migrations.applied_by is 'The session''s user who ran it.';
+end
+$$;
+
 create function machserial.migrate() returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -134,17 +161,7 @@ begin
     perform machserial._require_owner();
     perform machserial._lock_migrations();
     perform machserial._require_known_schema();
-    if to_regclass('machserial.schema_migrations') is null then
-        create table machserial.schema_migrations (
-            version integer not null primary key,
-            name text not null,
-            sha256 text not null,
-            code_version text not null,
-            applied_at timestamptz not null default clock_timestamp(),
-            applied_by text not null default session_user
-        );
-        comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
-    end if;
+    perform machserial._create_migration_record();
     for migration in
         select m.* from machserial._migrations() as m
         where m.version in (select p.version from machserial.pending_migrations() as p)
