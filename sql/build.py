@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 import sys
@@ -22,6 +23,7 @@ MIGRATION_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 MIGRATION_MARK = re.compile(r"^-- migration (\d+) (\w+) sha256 ([0-9a-f]{64})$", re.MULTILINE)
 FUNCTION = re.compile(r"^create (function|procedure) ", re.MULTILINE)
 COMPOSITE = re.compile(r"^create type (machserial\.\w+) as \(\n(.*?)\n\);$", re.MULTILINE | re.DOTALL)
+HEADER = re.compile(r"^create function machserial\.(\w+)(\(.*?)\nlanguage ", re.MULTILINE | re.DOTALL)
 ATTRIBUTE = re.compile(r"^ {4}(\w+) (.+?),?$", re.MULTILINE)
 
 EXTENSION_ONLY = '\\echo Use "CREATE EXTENSION machserial" to load this file. \\quit\n'
@@ -51,6 +53,8 @@ class Sources:
     version: str
     guard: str
     bundle_guard: str
+    drop_changed: str
+    grant_again: str
     code: list[str]
     migrations: list[Migration]
     views: list[tuple[str, str]]
@@ -102,6 +106,8 @@ def read_sources(source: Path) -> Sources:
         version=read_version(source),
         guard=(source / "guard.sql").read_text(),
         bundle_guard=(source / "guard_bundle.sql").read_text(),
+        drop_changed=(source / "drop_changed.sql").read_text(),
+        grant_again=(source / "grant_again.sql").read_text(),
         code=[path.read_text() for kind, path in entries if kind == "code"],
         migrations=migrations,
         views=[(path.stem, path.read_text()) for kind, path in entries if kind == "view"],
@@ -109,12 +115,12 @@ def read_sources(source: Path) -> Sources:
     )
 
 
-def check_released(source: Path, migrations: list[Migration]) -> list[str]:
-    """The versions released so far, after making sure that none of their migrations has changed."""
+def read_released(source: Path, migrations: list[Migration]) -> dict[str, str]:
+    """The install scripts of the released versions, after making sure that none of their migrations has changed."""
     present = {migration.version: migration for migration in migrations}
-    released = []
+    released = {}
     for script in sorted((source / "released").glob("machserial--*.sql")):
-        released.append(script.stem.removeprefix("machserial--"))
+        released[script.stem.removeprefix("machserial--")] = script.read_text()
         for version, name, sha256 in MIGRATION_MARK.findall(script.read_text()):
             now = present.get(int(version))
             if now is None or now.name != name or now.sha256 != sha256:
@@ -207,34 +213,54 @@ def install_script(sources: Sources) -> str:
     return "\n".join([EXTENSION_ONLY, sources.guard, *code, *sources.privileges])
 
 
-def replacing_code(sources: Sources) -> list[str]:
+def signatures(code: str) -> dict[str, set[str]]:
+    """What each function takes and returns: its headers, as they stand in an install script."""
+    found: dict[str, set[str]] = {}
+    for name, header in HEADER.findall(code):
+        found.setdefault(name, set()).add(" ".join(header.split()))
+    return found
+
+
+def changed_functions(old_script: str, new_script: str) -> list[str]:
+    """Functions of an old install script that are gone or no longer take or return the same."""
+    new = signatures(new_script)
+    return sorted(name for name, headers in signatures(old_script).items() if headers != new.get(name))
+
+
+def replacing_code(sources: Sources, old_scripts: dict[str, str]) -> list[str]:
+    """What turns the code of any of these released versions into the present one."""
+    new_script = install_script(sources)
+    changed = {old: changed_functions(script, new_script) for old, script in old_scripts.items()}
     code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
-    return [sources.guard, *code, *sources.privileges]
+    drop = sources.drop_changed.replace("@CHANGED@", json.dumps(changed))
+    return [sources.guard, drop, *code, *sources.privileges, sources.grant_again]
 
 
-def update_script(sources: Sources) -> str:
-    return "\n".join([EXTENSION_ONLY, *replacing_code(sources)])
+def update_script(sources: Sources, old: str, old_script: str) -> str:
+    return "\n".join([EXTENSION_ONLY, *replacing_code(sources, {old: old_script})])
 
 
-def plain_bundle(sources: Sources) -> str:
-    return "\n".join([sources.bundle_guard, *replacing_code(sources)])
+def plain_bundle(sources: Sources, old_scripts: dict[str, str]) -> str:
+    return "\n".join([sources.bundle_guard, *replacing_code(sources, old_scripts)])
 
 
 def build(source: Path, output: Path) -> None:
     sources = read_sources(source)
-    released = check_released(source, sources.migrations)
+    released = read_released(source, sources.migrations)
     output.mkdir(parents=True, exist_ok=True)
     for stale in output.glob("machserial*"):
         stale.unlink()
     shutil.copy(source / "machserial.control", output)
-    for old in released:
+    for old, old_script in released.items():
         if old == sources.version:
             raise BuildError(f"{old} is released: raise default_version in machserial.control")
-        shutil.copy(source / "released" / f"machserial--{old}.sql", output)
-        (output / f"machserial--{old}--{sources.version}.sql").write_text(update_script(sources))
+        (output / f"machserial--{old}.sql").write_text(old_script)
+        update = update_script(sources, old, old_script)
+        (output / f"machserial--{old}--{sources.version}.sql").write_text(update)
     (output / f"machserial--{sources.version}.sql").write_text(install_script(sources))
-    (output / "machserial.sql").write_text(plain_bundle(sources))
-    print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {released or 'none'}")
+    (output / "machserial.sql").write_text(plain_bundle(sources, released))
+    updates = ", ".join(released) or "none"
+    print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {updates}")
 
 
 def ship_with_python(output: Path, version: str) -> None:
@@ -246,7 +272,7 @@ def ship_with_python(output: Path, version: str) -> None:
 
 def release(source: Path) -> None:
     sources = read_sources(source)
-    check_released(source, sources.migrations)
+    read_released(source, sources.migrations)
     target = source / "released" / f"machserial--{sources.version}.sql"
     if target.exists():
         raise BuildError(f"{sources.version} is released already")

@@ -22,6 +22,19 @@ SOURCE = ROOT / "sql"
 VERSION = re.search(r"^default_version = '(.+)'", (SOURCE / "machserial.control").read_text(), re.M).group(1)
 NEXT_VERSION = "99.0.0"
 
+CHANGED_FUNCTION = """
+create function machserial.pending_migrations()
+returns table (version integer, name text, source text, sha256 text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query select m.version, m.name, m.source, m.sha256 from machserial._migrations() as m
+    where m.version not in (select a.version from machserial._applied_migrations() as a);
+end
+$$;
+"""
+
 NEW_MIGRATION = """
 create table machserial.made_by_an_update (id bigint primary key, note text);
 alter table machserial.parts add column weight numeric;
@@ -53,6 +66,14 @@ def add_migration(source: Path, text: str) -> None:
     change(source / "manifest", last, f"{last}\nmigration   {name}")
 
 
+def change_result(path: Path) -> None:
+    """Gives pending_migrations() one more result column, which create or replace alone cannot do."""
+    text = path.read_text()
+    start = text.index("create function machserial.pending_migrations()")
+    stop = text.index("comment on function machserial.pending_migrations()")
+    path.write_text(text[:start] + CHANGED_FUNCTION.lstrip() + "\n" + text[stop:])
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the SQL sources in which the present version is released."""
@@ -75,6 +96,7 @@ def next_build(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     functions = source / "functions" / "catalog.sql"
     functions.write_text(functions.read_text() + NEW_FUNCTION)
     change(functions, "begin\n", "begin\n    -- Changed by the update.\n")
+    change_result(source / "functions" / "migrations.sql")
     change(source / "functions" / "types.sql", "created_at timestamptz\n", "created_at timestamptz,\n    note text\n")
     result = build(source, folder / "build")
     assert result.returncode == 0, result.stderr
@@ -170,6 +192,36 @@ def test_an_updated_plain_installation_is_a_fresh_one(database: Callable, fresh:
         connection.execute((next_build / "machserial.sql").read_text())
     assert connection.execute("select machserial.version(), machserial.migrate()").fetchone() == (NEXT_VERSION, 1)
     assert same(connection, fresh)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_function_whose_result_changes_keeps_its_grants(
+    database: Callable, update_server: Server, next_build: Path, mode: str
+) -> None:
+    connection = database("granted")
+    if mode == "extension":
+        connection.execute(f"create extension machserial version '{VERSION}'")
+    else:
+        with connection.transaction():
+            connection.execute((BUILD / "machserial.sql").read_text())
+    connection.execute("select machserial.migrate()")
+    connection.execute("create role reader")
+    connection.execute("create role lender")
+    connection.execute("grant execute on function machserial.pending_migrations() to reader")
+    connection.execute("grant execute on function machserial.pending_migrations() to lender with grant option")
+    with connection.transaction():
+        if mode == "extension":
+            connection.execute("alter extension machserial update")
+        else:
+            connection.execute((next_build / "machserial.sql").read_text())
+    granted = connection.execute(
+        "select a.grantee::regrole::text, a.is_grantable from pg_proc as p, aclexplode(p.proacl) as a "
+        "where p.oid = 'machserial.pending_migrations()'::regprocedure and a.grantee <> p.proowner order by 1"
+    ).fetchall()
+    assert granted == [("lender", True), ("reader", False)]
+    assert connection.execute("select count(sha256) from machserial.pending_migrations()").fetchone() == (1,)
+    connection.execute("drop owned by reader, lender")
+    connection.execute("drop role reader, lender")
 
 
 def test_the_bundle_can_be_run_again(database: Callable, fresh: dict, next_build: Path) -> None:
