@@ -50,15 +50,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     counter record;
+    reached bigint;
 begin
-    select c.last_value, f.allocation, c.retired_at into counter
+    select c.first_value, c.last_value, f.allocation, c.retired_at into counter
     from machserial.counters as c
     inner join machserial.serial_formats as f on f.id = c.format_id
     where c.id = _last_value.counter_id;
     if counter.allocation = 'GAPLESS' or counter.retired_at is not null then
         return counter.last_value;
     end if;
-    return pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
+    reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
+    return case when reached >= counter.first_value then reached end;
 end
 $$;
 
@@ -92,21 +94,25 @@ begin
 end
 $$;
 
+-- A sequence stands one step below what it gives next, from its first value on: so "how far" has one meaning.
 create function machserial._create_sequence(counter_id bigint, first_value bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    counting record;
 begin
-    execute (
-        select format(
-            'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s start %s',
-            -- One step below the start: where reset_counter() puts a counter that is to begin there.
-            'counter_' || c.id, f.sequence_increment, f.sequence_start - f.sequence_increment,
-            f.sequence_maximum, _create_sequence.first_value
-        )
-        from machserial.counters as c
-        inner join machserial.serial_formats as f on f.id = c.format_id
-        where c.id = _create_sequence.counter_id
+    select f.sequence_increment, f.sequence_start, f.sequence_maximum into counting
+    from machserial.counters as c
+    inner join machserial.serial_formats as f on f.id = c.format_id
+    where c.id = _create_sequence.counter_id;
+    execute format(
+        'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s',
+        'counter_' || counter_id, counting.sequence_increment,
+        counting.sequence_start - counting.sequence_increment, counting.sequence_maximum
+    );
+    perform setval(
+        machserial._sequence_of(counter_id)::regclass, first_value - counting.sequence_increment
     );
 end
 $$;
@@ -518,8 +524,7 @@ begin
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
         sequence := ('machserial.counter_' || issue.counter_id)::regclass;
-        -- Not before the first value, nor near the end: twice the quantity and a thousand more cover what
-        -- others may take at the same moment.
+        -- Not near the end: twice the quantity and a thousand more cover what others may take meanwhile.
         if pg_sequence_last_value(sequence)
             < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
         then
