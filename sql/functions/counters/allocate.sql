@@ -523,7 +523,7 @@ begin
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
-        sequence := ('machserial.counter_' || issue.counter_id)::regclass;
+        sequence := machserial._sequence_of(issue.counter_id)::regclass;
         -- Not near the end: twice the quantity and a thousand more cover what others may take meanwhile.
         if pg_sequence_last_value(sequence)
             < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
