@@ -13,13 +13,22 @@ begin
 end
 $$;
 
+create function machserial._audit_partition(month timestamp) returns text
+language sql stable parallel safe
+return 'audit_events_' || to_char(month, 'YYYY_MM');
+
+-- Events are written now(): the month of now() must have its partition.
+create function machserial._has_audit_partition() returns boolean
+language sql stable parallel safe
+return to_regclass('machserial.' || machserial._audit_partition(now() at time zone 'UTC')) is not null;
+
 -- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
 create function machserial._make_audit_partition(month date) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    partition constant text := 'audit_events_' || to_char(month, 'YYYY_MM');
+    partition constant text := machserial._audit_partition(month);
     first_moment constant timestamptz := month::timestamp at time zone 'UTC';
     end_moment constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
 begin
@@ -63,24 +72,14 @@ begin
 end
 $$;
 
--- Events are written now(): the month of now() must have its partition.
-create function machserial._require_audit_partition() returns void
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if to_regclass('machserial.audit_events_' || to_char(now() at time zone 'UTC', 'YYYY_MM')) is null then
-        perform machserial._make_audit_partitions(now(), 0);
-    end if;
-end
-$$;
-
 create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_audit_partition();
+    if not machserial._has_audit_partition() then
+        perform machserial._make_audit_partitions(now(), 0);
+    end if;
     insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
     values (
         _audit.event_type, current_setting('application_name'), _audit.part_id, _audit.site_id, _audit.details
@@ -93,8 +92,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- In place of _require_audit_partition(), since this is on everybody's way.
-    if to_regclass('machserial.audit_events_' || to_char(now() at time zone 'UTC', 'YYYY_MM')) is null then
+    if not machserial._has_audit_partition() then
         perform machserial._make_audit_partitions(now(), 0);
     end if;
     insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)

@@ -26,7 +26,7 @@ declare
     template constant text := (
         select string_agg(case t.token when 'WW' then 'IW' else t.token end, '-' order by t.ordinal)
         from machserial._tokenize(pattern) as t
-        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        where t.token = any(machserial._date_tokens())
     );
     twin record;
 begin
@@ -90,18 +90,15 @@ begin
 end
 $$;
 
--- Whatever writes a format, it is compiled on its way in: a faulty one never becomes a row.
-create function machserial._compile_format() returns trigger
+-- Whatever writes a format, it is examined on its way in: a faulty one never becomes a row.
+create function machserial._examine_format() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    compiled constant machserial._compiled_pattern := machserial._compile_pattern(
-        new.pattern, new.letter_case
-    );
 begin
-    new.sequence_maximum := compiled.sequence_maximum;
-    new.random_space := compiled.random_space;
+    perform machserial.parse_pattern(new.pattern);
+    new.sequence_maximum := machserial._sequence_maximum(new.pattern);
+    new.random_space := machserial._random_space(new.pattern);
     if new.sequence_start not between 0 and coalesce(new.sequence_maximum, new.sequence_start) then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -122,7 +119,7 @@ end
 $$;
 
 -- A format's renderer and first counters are made with it, by the owner: who adds a format may not create
--- functions.
+-- functions. The pattern is compiled here and nowhere else.
 create function machserial._equip_format() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -134,23 +131,40 @@ begin
 end
 $$;
 
+-- The format as functions return it, null for null.
+create function machserial._format(id bigint) returns machserial.serial_format
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    format machserial.serial_format;
+begin
+    select
+        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
+        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
+    into format
+    from machserial.serial_formats as f
+    where f.id = _format.id;
+    return format;
+end
+$$;
+
 -- The new row, or null if the name is in use.
 create function machserial._insert_format(
     name text, version integer, pattern text, description text, sequence_start bigint,
-    sequence_increment bigint,
-    reset text, counter_per text, allocation text, letter_case text, is_ad_hoc boolean, continues bigint
+    sequence_increment bigint, reset text, counter_per text, allocation text, letter_case text,
+    is_ad_hoc boolean, continues bigint
 )
 returns machserial.serial_format
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    made machserial.serial_format;
+    made_id bigint;
 begin
     insert into machserial.serial_formats as f (
         name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per,
-        allocation,
-        letter_case, is_ad_hoc, continues
+        allocation, letter_case, is_ad_hoc, continues
     )
     values (
         _insert_format.name, _insert_format.version, _insert_format.pattern, _insert_format.description,
@@ -163,11 +177,8 @@ begin
         _insert_format.is_ad_hoc, _insert_format.continues
     )
     on conflict do nothing
-    returning
-        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
-        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
-    into made;
-    return made;
+    returning f.id into made_id;
+    return machserial._format(made_id);
 end
 $$;
 
@@ -237,16 +248,12 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    active machserial.serial_format;
+    active_id constant bigint := (
+        select f.id from machserial.serial_formats as f where f.name = _active_format.name and f.is_active
+    );
 begin
-    select
-        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
-        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
-    into active
-    from machserial.serial_formats as f
-    where f.name = _active_format.name and f.is_active;
-    if active.id is not null then
-        return active;
+    if active_id is not null then
+        return machserial._format(active_id);
     elsif exists (select from machserial.serial_formats as f where f.name = _active_format.name) then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
@@ -465,20 +472,14 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    type_of_part text;
-    chosen machserial.serial_format;
+    type_of_part constant text := (
+        select p.part_type from machserial.parts as p where p.id = format_for.part_id
+    );
 begin
-    select p.part_type into type_of_part from machserial.parts as p where p.id = format_for.part_id;
     if type_of_part is null then
         perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
     end if;
-    select
-        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
-        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
-    into chosen
-    from machserial.serial_formats as f
-    where f.id = machserial._format_id_for(format_for.part_id, type_of_part, format_for.at);
-    return chosen;
+    return machserial._format(machserial._format_id_for(part_id, type_of_part, at));
 end
 $$;
 

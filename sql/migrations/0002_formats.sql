@@ -65,9 +65,9 @@ comment on column machserial.serial_formats.created_at is 'When this version was
 comment on column machserial.serial_formats.created_by is
 'Who made it: machserial.actor, else the session''s user.';
 
-create trigger serial_formats_are_compiled
+create trigger serial_formats_are_examined
 before insert on machserial.serial_formats
-for each row execute function machserial._compile_format();
+for each row execute function machserial._examine_format();
 
 create trigger serial_formats_are_equipped
 after insert on machserial.serial_formats

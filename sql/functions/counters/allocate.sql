@@ -107,8 +107,8 @@ begin
     inner join machserial.serial_formats as f on f.id = c.format_id
     where c.id = _create_sequence.counter_id;
     execute format(
-        'create sequence machserial.%I as bigint increment %s minvalue %s maxvalue %s',
-        'counter_' || counter_id, counting.sequence_increment,
+        'create sequence %s as bigint increment %s minvalue %s maxvalue %s',
+        machserial._sequence_of(counter_id), counting.sequence_increment,
         counting.sequence_start - counting.sequence_increment, counting.sequence_maximum
     );
     perform setval(

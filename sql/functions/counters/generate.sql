@@ -41,7 +41,6 @@ begin
             -- Says that it is deactivated.
             return (machserial._active_format(inactive_name)).id;
         end if;
-        perform machserial.parse_pattern(pattern);
         made := machserial._insert_format(
             pattern || case
                 when exists (

@@ -145,6 +145,20 @@ begin
 end
 $$;
 
+-- Highest sequence number that the pattern can hold, null without {SEQ}.
+create function machserial._sequence_maximum(pattern text) returns bigint
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select machserial._highest_value(t.size, t.alphabet)
+        from machserial._tokenize(pattern) as t
+        where t.token = 'SEQ'
+    );
+end
+$$;
+
 -- The text of a segment, as an SQL expression.
 create function machserial._segment_text(segment jsonb) returns text
 language plpgsql immutable
@@ -184,7 +198,6 @@ begin
     for piece in select t.* from machserial._tokenize(pattern) as t order by t.ordinal loop
         case piece.token
             when 'SEQ' then
-                compiled.sequence_maximum := machserial._highest_value(piece.size, piece.alphabet);
                 segments := segments || jsonb_build_object(
                     'digits', 'sequence_value', 'width', piece.size, 'alphabet', piece.alphabet
                 );
@@ -244,6 +257,7 @@ begin
                 );
         end case;
     end loop;
+    compiled.sequence_maximum := machserial._sequence_maximum(pattern);
     compiled.random_space := space;
     compiled.expression := (
         select string_agg(machserial._segment_text(s.segment), ' || ' order by s.ordinal)
@@ -282,6 +296,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    name constant text := '_render_' || format_id;
     declarations text;
     row_declarations text;
     row_assignments text;
@@ -302,7 +317,7 @@ begin
         'create function machserial.%I('
         'sequence_values bigint[], random_values bigint[], issued_at timestamp, site_id text, part_id text, '
         'context jsonb) returns text[] language plpgsql volatile set search_path = pg_catalog, pg_temp as %L',
-        '_render_' || format_id,
+        name,
         concat(
             E'#variable_conflict use_column\ndeclare\n', declarations, row_declarations,
             E'    sequence_value bigint;\n    random_value bigint;\nbegin\n',
@@ -314,6 +329,6 @@ begin
                 compiled.expression, machserial._row_source(compiled))
         )
     );
-    execute format('revoke execute on function machserial.%I from public', '_render_' || format_id);
+    execute format('revoke execute on function machserial.%I from public', name);
 end
 $$;

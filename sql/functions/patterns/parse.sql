@@ -9,6 +9,10 @@ return string_to_array(
     ' '
 );
 
+create function machserial._date_tokens() returns text[]
+language sql immutable parallel safe
+return '{YYYY,YY,MM,DD,DDD,WW,IYYY}'::text[];
+
 -- Characters of an alphabet in the order of their values; null if there is no such alphabet.
 create function machserial._alphabet(name text) returns text
 language sql immutable parallel safe
@@ -105,9 +109,7 @@ begin
     ) end;
     hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
     case
-        when token in (
-            'YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY', 'SITE', 'PART', 'WO', 'LOT', 'UUID'
-        ) then
+        when token = any(machserial._date_tokens() || '{SITE,PART,WO,LOT,UUID}'::text[]) then
             if argument is not null then
                 fault := format('{%s} takes no argument', token);
                 hint := format('Write {%s}.', token);
@@ -174,7 +176,7 @@ begin
     return case
         when token in ('LITERAL', 'PREFIX') then argument
         when token in ('SEQ', 'RANDOM') then alphabet
-        when token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY') then '0123456789'
+        when token = any(machserial._date_tokens()) then '0123456789'
         when token = 'UUID' then '0123456789ABCDEFabcdef-'
         when token = 'CHECK' then machserial._check_alphabet(argument)
     end;
@@ -289,6 +291,8 @@ create function machserial.validate_pattern(
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    tokens text[];
 begin
     warnings := '{}';
     if coalesce(btrim(pattern), '') = '' then
@@ -303,14 +307,11 @@ begin
         order by t.ordinal
     );
     is_valid := errors = '{}';
-    if not exists (
-        select from machserial._tokenize(pattern) as t where t.token in ('SEQ', 'RANDOM', 'UUID')
-    ) then
+    tokens := array(select t.token from machserial._tokenize(pattern) as t);
+    if not tokens && '{SEQ,RANDOM,UUID}' then
         warnings := warnings || 'no {SEQ:n}, {RANDOM:n} or {UUID}: each call has one number only'::text;
     end if;
-    if exists (select from machserial._tokenize(pattern) as t where t.token = 'WW')
-        and exists (select from machserial._tokenize(pattern) as t where t.token in ('YYYY', 'YY'))
-        and not exists (select from machserial._tokenize(pattern) as t where t.token in ('IYYY', 'MM', 'DDD'))
+    if tokens @> '{WW}' and tokens && '{YYYY,YY}' and not tokens && '{IYYY,MM,DDD}'
     then
         warnings := warnings
             || '{WW} is the ISO week: beside {YYYY} or {YY} wrong around New Year. Write {IYYY}{WW}'::text;

@@ -155,7 +155,7 @@ begin
             cross join lateral (select substr(serial_number, w.at + 1, w.size) as text) as s
             cross join lateral (
                 select case
-                    when piece.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+                    when piece.token = any(machserial._date_tokens())
                         then jsonb_build_object(piece.token, s.text)
                     else '{}'
                 end as named
@@ -239,7 +239,7 @@ begin
     errors := array(
         select format('%s is %s', t.token, string_agg(distinct pieces[t.ordinal], ' and also '))
         from machserial._tokenize(pattern) as t
-        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        where t.token = any(machserial._date_tokens())
         group by t.token
         having count(distinct pieces[t.ordinal]) > 1
         order by t.token
@@ -247,7 +247,7 @@ begin
     return errors || machserial._date_errors((
         select coalesce(jsonb_object_agg(t.token, pieces[t.ordinal]), '{}')
         from machserial._tokenize(pattern) as t
-        where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        where t.token = any(machserial._date_tokens())
     )) || machserial._check_errors(pieces, pattern);
 end
 $$;
