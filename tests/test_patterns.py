@@ -701,3 +701,17 @@ def test_hostile_text_in_patterns_and_values_is_data(connection):
             call(connection, "deactivate_format", name=text)
             assert call(connection, "find_serial", serial_number=number)[0].serial_number == number
     assert value(connection, "select to_regclass('machserial.serials') is not null")
+
+
+@pytest.mark.parametrize("pattern", ["{SEQ:2:hex}{CHECK:luhn}", "{SEQ:4}{CHECK:gs1_pair}{CHECK:mod27_26}"])
+def test_a_number_in_which_a_check_finds_nothing_is_issued_like_any_other(connection, pattern):
+    """Among 250 numbers are some without a digit, and some whose pair has no letter: they count as zero."""
+    make_part(connection)
+    make_format(connection, "F", pattern, sequence_start=0)
+    numbers = generated(connection, quantity=250, format="F")
+    assert numbers == preview(connection, pattern, 250, start=0)
+    if pattern.startswith("{SEQ:2:hex}"):
+        assert numbers[0xAB] == "AB0"
+    for number in numbers:
+        assert call(connection, "validate_serial", serial_number=number, pattern=pattern)[0].is_valid, number
+

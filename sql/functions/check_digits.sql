@@ -327,6 +327,18 @@ create function machserial._check_in_pattern(algorithm text, left_text text) ret
 language sql immutable strict parallel safe
 return machserial._check_characters(algorithm, left_text, true);
 
+-- The same for what only the number or the call knows: a text in which the algorithm finds nothing, such as
+-- AB of {SEQ:2:hex} for luhn, counts as its zero. A free number is never refused for that.
+create function machserial._check_in_pattern_or_zero(algorithm text, left_text text) returns text
+language sql immutable strict parallel safe
+return machserial._check_in_pattern(
+    algorithm,
+    coalesce(
+        nullif(machserial._check_filter(algorithm, left_text), ''),
+        left(machserial._check_payload(machserial._check_name(algorithm)), 1)
+    )
+);
+
 -- The SQL text expression that writes a number in fixed width.
 create function machserial._encode_expression(
     value_expression text, width integer, alphabet text
@@ -693,7 +705,7 @@ begin
     select string_agg(p.text_expression, ' || ' order by p.ordinal) into text_expression
     from machserial._check_pieces(name, segments) as p;
     if exists (select from machserial._check_pieces(name, segments) as p where p.kind = 'slow') then
-        expression := format('machserial._check_in_pattern(%L, %s)', name, text_expression);
+        expression := format('machserial._check_in_pattern_or_zero(%L, %s)', name, text_expression);
         return next;
         return;
     end if;
@@ -710,7 +722,7 @@ begin
         select d.declarations, d.name into declarations, expression
         from machserial._check_declare(
             declarations, prefix, 'text',
-            format('machserial._check_in_pattern(%L, %s)', name, text_expression)
+            format('machserial._check_in_pattern_or_zero(%L, %s)', name, text_expression)
         ) as d;
         return next;
         return;

@@ -165,7 +165,7 @@ begin
                 and coalesce(w.dates ->> piece.token, s.text) = s.text
                 and (
                     piece.token <> 'CHECK'
-                    or machserial._is_right_check(piece.argument, left(serial_number, w.at), s.text)
+                    or machserial._check_in_pattern_or_zero(piece.argument, left(serial_number, w.at)) = s.text
                 )
         );
     end loop;
@@ -175,16 +175,6 @@ begin
             (way ->> 'at')::integer = length(serial_number)
             and machserial._date_errors(way -> 'dates') = '{}'
     );
-end
-$$;
-
-create function machserial._is_right_check(algorithm text, left_text text, shown text) returns boolean
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return machserial._check_filter(algorithm, left_text) <> ''
-        and machserial._check_in_pattern(algorithm, left_text) = shown;
 end
 $$;
 
@@ -202,11 +192,7 @@ begin
         select t.* from machserial._tokenize(pattern) as t where t.token = 'CHECK' order by t.ordinal
     loop
         left_text := array_to_string(pieces[:piece.ordinal - 1], '');
-        if machserial._check_filter(piece.argument, left_text) = '' then
-            errors := errors || format('%s finds nothing to check in %L', piece.argument, left_text);
-            continue;
-        end if;
-        expected := machserial._check_in_pattern(piece.argument, left_text);
+        expected := machserial._check_in_pattern_or_zero(piece.argument, left_text);
         if pieces[piece.ordinal] <> expected then
             errors := errors || format(
                 'position %s: the %s check is %s, found %s', length(left_text) + 1, piece.argument, expected,
