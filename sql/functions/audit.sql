@@ -72,7 +72,9 @@ begin
 end
 $$;
 
-create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
+-- What every function that writes events calls first. The month's partition is there but for a database that
+-- nobody has looked after for months.
+create function machserial._require_audit_partition() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -80,6 +82,30 @@ begin
     if not machserial._has_audit_partition() then
         perform machserial._make_audit_partitions(now(), 0);
     end if;
+end
+$$;
+
+-- What an update has changed, as details of its event: {"status": {"old": "ACTIVE", "new": "RETIRED"}}; null
+-- if nothing.
+create function machserial._changes(was jsonb, becomes jsonb) returns jsonb
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select jsonb_object_agg(n.key, jsonb_build_object('old', was -> n.key, 'new', n.value))
+        from jsonb_each(becomes) as n
+        where n.value is distinct from was -> n.key
+    );
+end
+$$;
+
+create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
     insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
     values (
         _audit.event_type, current_setting('application_name'), _audit.part_id, _audit.site_id, _audit.details
@@ -92,14 +118,48 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not machserial._has_audit_partition() then
-        perform machserial._make_audit_partitions(now(), 0);
-    end if;
+    perform machserial._require_audit_partition();
     insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
     select
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
         current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id
     from new_serials as n;
+    return null;
+end
+$$;
+
+-- Old and new values of what changed, but for what the event itself says (when, who, why) and for the rank, which
+-- is no fact about the serial.
+create function machserial._audit_changed_serials() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
+    )
+    select
+        case
+            when n.status = o.status then 'SERIAL_UPDATED'
+            when n.status = 'RETIRED' then 'SERIAL_RETIRED'
+            when n.status = 'INVALID' then 'SERIAL_INVALIDATED'
+            else 'SERIAL_UPDATED'
+        end,
+        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        coalesce(
+            case when n.status <> o.status or n.claim_released <> o.claim_released then n.status_reason end,
+            nullif(current_setting('machserial.reason', true), '')
+        ),
+        c.changes
+    from new_serials as n
+    inner join old_serials as o on o.id = n.id
+    cross join lateral (
+        select machserial._changes(
+            to_jsonb(o), to_jsonb(n) - '{holds_claim,lineage_rank,status_reason,status_changed_at,status_changed_by}'::text[]
+        ) as changes
+    ) as c
+    where c.changes is not null;
     return null;
 end
 $$;

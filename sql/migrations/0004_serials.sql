@@ -17,6 +17,10 @@ create table machserial.serials (
     operation_code text,
     context jsonb,
     generation_request_id bigint,
+    status_reason text,
+    status_changed_at timestamptz,
+    status_changed_by text,
+    lineage_rank bigint,
     created_at timestamptz not null default now(),
     created_by text not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
@@ -66,6 +70,13 @@ comment on column machserial.serials.lot_number is 'Lot that it belongs to.';
 comment on column machserial.serials.operation_code is 'Operation at which it was numbered.';
 comment on column machserial.serials.context is 'What else the caller said about it.';
 comment on column machserial.serials.generation_request_id is 'The repeatable request that it came of.';
+comment on column machserial.serials.status_reason is
+'Why it has its present status: given with the change, else machserial.reason.';
+comment on column machserial.serials.status_changed_at is 'When its status changed last; null: never.';
+comment on column machserial.serials.status_changed_by is
+'Who changed its status last: machserial.actor, else the session''s user.';
+comment on column machserial.serials.lineage_rank is
+'Above the rank of every serial that it comes from; null: its id is.';
 comment on column machserial.serials.created_at is 'When it was put on record: start of the transaction.';
 comment on column machserial.serials.created_by is
 'Who put it on record: machserial.actor, else the session''s user.';
@@ -81,34 +92,11 @@ id, serial_number, part_id, part_type, site_id, source, format_id, sequence_numb
 on machserial.serials
 for each row execute function machserial._refuse_identity_change();
 
-create table machserial.serial_conflicts (
-    id bigint not null generated always as identity primary key,
-    serial_number text not null,
-    part_id text not null references machserial.parts (id),
-    site_id text not null references machserial.sites (id),
-    scopes text[] not null,
-    source text not null,
-    conflicting_serial_ids bigint[] not null,
-    conflicting_scopes text[] not null,
-    status text not null default 'PENDING',
-    detected_at timestamptz not null default now(),
-    detected_by text not null
-    default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
-    constraint serial_conflicts_status_is_known check (status in ('PENDING', 'RESOLVED'))
-);
+create trigger serials_follow_their_life_cycle
+before update of status, claim_released on machserial.serials
+for each row when (old.status <> new.status or old.claim_released <> new.claim_released)
+execute function machserial._refuse_illegal_step();
 
-create index serial_conflicts_serial_number on machserial.serial_conflicts (serial_number);
-
-comment on table machserial.serial_conflicts is 'Every duplicate that somebody tried to bring in.';
-comment on column machserial.serial_conflicts.id is 'Key.';
-comment on column machserial.serial_conflicts.serial_number is 'The number that was taken already.';
-comment on column machserial.serial_conflicts.part_id is 'Part for which it was brought in.';
-comment on column machserial.serial_conflicts.site_id is 'Site at which it was brought in.';
-comment on column machserial.serial_conflicts.scopes is 'Scopes in which it was to be unique.';
-comment on column machserial.serial_conflicts.source is 'Where it came from, as in serials.source.';
-comment on column machserial.serial_conflicts.conflicting_serial_ids is 'The serials that hold the number.';
-comment on column machserial.serial_conflicts.conflicting_scopes is 'The scopes in which they hold it.';
-comment on column machserial.serial_conflicts.status is 'PENDING or RESOLVED.';
-comment on column machserial.serial_conflicts.detected_at is 'When it was brought in.';
-comment on column machserial.serial_conflicts.detected_by is
-'Who brought it in: machserial.actor, else the session''s user.';
+create trigger serials_are_kept
+before delete or truncate on machserial.serials
+for each statement execute function machserial._refuse_serial_removal();

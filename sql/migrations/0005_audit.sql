@@ -41,7 +41,12 @@ for each statement execute function machserial._refuse_audit_change();
 
 select machserial._make_audit_partitions(now(), 3);
 
-create trigger serials_are_audited
+create trigger new_serials_are_audited
 after insert on machserial.serials
 referencing new table as new_serials
 for each statement execute function machserial._audit_new_serials();
+
+create trigger changed_serials_are_audited
+after update on machserial.serials
+referencing old table as old_serials new table as new_serials
+for each statement execute function machserial._audit_changed_serials();

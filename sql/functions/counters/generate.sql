@@ -385,3 +385,104 @@ ones drawn again.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
 else · 23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no
 numbers left.';
+
+-- What of a context the numbers of a pattern depend on.
+create function machserial._context_keys(format_id bigint) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select distinct case t.token when 'WO' then 'work_order_id' when 'LOT' then 'lot_number' else t.argument end
+        from machserial.serial_formats as f
+        cross join lateral machserial._tokenize(f.pattern) as t
+        where f.id = _context_keys.format_id and t.token in ('WO', 'LOT', 'CTX')
+    );
+end
+$$;
+
+-- Numbers for many units at once, each with a context of its own: unit i gets quantities[i] numbers, with
+-- contexts[i] on record. One draw and one insert for all units whose numbers do not differ by their context. A unit's
+-- numbers ascend with its ordinal.
+create function machserial._generate_each(
+    part_id text, site_id text, format text, quantities integer[], contexts jsonb[]
+)
+returns table (ordinal integer, serial_id bigint, serial_number text, sequence_number bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    issue machserial._issue := machserial._resolve(
+        _generate_each.part_id, 1, _generate_each.format, null, _generate_each.site_id, '{}'
+    );
+    keys constant text[] := machserial._context_keys(issue.format_id);
+    units record;
+    wanted integer[];
+    attempt integer;
+    numbers text[];
+    sequence_values bigint[];
+    recorded record;
+begin
+    for units in
+        select
+            (array_agg(q.context order by q.ordinal))[1] as context,
+            array_agg(q.ordinal::integer order by q.ordinal) as ordinals
+        from unnest(_generate_each.quantities, _generate_each.contexts)
+            with ordinality as q (quantity, context, ordinal)
+        cross join lateral generate_series(1, q.quantity)
+        group by (
+            select jsonb_object_agg(c.key, c.value) from jsonb_each(q.context) as c where c.key = any(keys)
+        )
+        order by min(q.ordinal)
+    loop
+        issue.context := units.context;
+        issue.quantity := cardinality(units.ordinals);
+        issue.drawn_from := null;
+        perform machserial._require_quantity(issue.quantity);
+        wanted := units.ordinals;
+        attempt := 0;
+        while cardinality(wanted) > 0 loop
+            if issue.sequence_maximum is null then
+                numbers := machserial._draw_unsequenced(issue, cardinality(wanted));
+            else
+                select d.numbers, d.sequence_values into numbers, sequence_values
+                from machserial._draw_sequenced(issue, cardinality(wanted), attempt) as d;
+                issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
+            end if;
+            attempt := attempt + 1;
+            with inserted as (
+                insert into machserial.serials (
+                    serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id,
+                    work_order_id, lot_number, operation_code, context
+                )
+                select
+                    u.number, u.sequence_value, issue.part_id, issue.part_type, issue.site_id,
+                    'SYSTEM_GENERATED', issue.scopes, issue.format_id, c.context ->> 'work_order_id',
+                    c.context ->> 'lot_number', c.context ->> 'operation_code',
+                    nullif(c.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
+                from unnest(wanted, numbers, sequence_values) as u (ordinal, number, sequence_value)
+                inner join unnest(_generate_each.contexts) with ordinality as c (context, ordinal)
+                    on c.ordinal = u.ordinal
+                -- The same order in every insert, so that two which meet cannot deadlock.
+                order by u.number collate "C"
+                on conflict do nothing
+                returning id, serial_number
+            )
+            select array_agg(i.id) as ids, array_agg(i.serial_number) as numbers into recorded
+            from inserted as i;
+            return query
+            select u.ordinal, r.id, u.number, u.sequence_value
+            from unnest(wanted, numbers, sequence_values) as u (ordinal, number, sequence_value)
+            inner join unnest(recorded.ids, recorded.numbers) as r (id, number) on r.number = u.number;
+            wanted := array(
+                select u.ordinal
+                from unnest(wanted, numbers) as u (ordinal, number)
+                left join unnest(recorded.numbers) as r (number) on r.number = u.number
+                where r.number is null
+                order by u.ordinal
+            );
+        end loop;
+    end loop;
+end
+$$;

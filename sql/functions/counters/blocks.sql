@@ -1,0 +1,1 @@
+-- Blocks: runs of numbers given away to lines, plants and manufacturers that number while offline.

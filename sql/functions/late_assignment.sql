@@ -1,0 +1,1 @@
+-- Units whose serial is assigned later than they are made: placeholders.

@@ -1,0 +1,1 @@
+-- Where a serial goes and what becomes of it: passing through, splitting, merging, transforming; lineage.

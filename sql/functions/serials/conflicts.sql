@@ -1,0 +1,1 @@
+-- Duplicates that somebody tried to bring in, and how they are resolved.

@@ -1,0 +1,181 @@
+-- The life of a serial: which step may follow which, with a reason, and taking it out of use.
+
+-- The statuses that may follow a status. REJECTED and INVALID are the end; a retired serial may still turn out to
+-- be invalid.
+create function machserial._next_statuses(status text) returns text[]
+language sql immutable parallel safe
+return case status
+    when 'PENDING' then '{ACTIVE,CONFLICT,REJECTED,RETIRED,INVALID}'::text[]
+    when 'ACTIVE' then '{CONFLICT,RETIRED,INVALID}'
+    when 'CONFLICT' then '{PENDING,ACTIVE,REJECTED,RETIRED,INVALID}'
+    when 'RETIRED' then '{INVALID}'
+    else '{}'
+end;
+
+-- Steps that an inspector will ask about.
+create function machserial._needs_reason(status text) returns boolean
+language sql immutable parallel safe
+return status in ('CONFLICT', 'REJECTED', 'RETIRED', 'INVALID');
+
+-- Of the function, else of the session; 22023 if there is neither.
+create function machserial._require_reason(reason text, what text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given constant text := coalesce(
+        nullif(btrim(reason), ''), nullif(btrim(current_setting('machserial.reason', true)), '')
+    );
+begin
+    if given is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s needs a reason', what),
+            detail = 'None was given, and machserial.reason is not set.',
+            hint = 'Give reason, or set it for the transaction: set local machserial.reason = ''…'';';
+    end if;
+    return given;
+end
+$$;
+
+create function machserial._refuse_illegal_step() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.status <> old.status and new.status <> all(machserial._next_statuses(old.status)) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('serial %s is %s and cannot become %s', old.serial_number, old.status, new.status),
+            detail = coalesce(
+                format(
+                    'After %s comes %s.', old.status,
+                    nullif(array_to_string(machserial._next_statuses(old.status), ' or '), '')
+                ),
+                format('%s is the end of its life.', old.status)
+            ),
+            hint = 'A number that has come to its end stays on record; register or generate another.';
+    elsif old.claim_released and not new.claim_released
+        or new.claim_released and new.status not in ('RETIRED', 'INVALID')
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the claim of serial %s cannot be %s', old.serial_number,
+                case when new.claim_released then 'released' else 'taken back' end),
+            detail = format('It is %s; only a RETIRED or INVALID serial gives its number up, and for good.', new.status),
+            hint = 'Settle whose number it is with machserial.resolve_conflict(…).';
+    end if;
+    -- The reason of an earlier step is none for this one.
+    if new.status_reason is not distinct from old.status_reason then
+        new.status_reason := null;
+    end if;
+    if machserial._needs_reason(new.status) or new.claim_released then
+        new.status_reason := machserial._require_reason(
+            new.status_reason, format('serial %s: to become %s', old.serial_number, new.status)
+        );
+    else
+        new.status_reason := coalesce(
+            new.status_reason, nullif(current_setting('machserial.reason', true), '')
+        );
+    end if;
+    new.status_changed_at := now();
+    new.status_changed_by := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    return new;
+end
+$$;
+
+create function machserial._refuse_serial_removal() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'serials are kept',
+        detail = format('%s on machserial.serials.', tg_op),
+        hint = 'Take a serial out of use with machserial.retire_serial(id, reason) or invalidate_serial(id, reason).';
+end
+$$;
+
+-- The serial as functions return it; P0002 if there is none.
+create function machserial._serial(serial_id bigint) returns machserial.serial
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known machserial.serial;
+begin
+    select
+        s.id, s.serial_number, s.part_id, s.part_type, s.site_id, s.source, s.status, s.scopes, s.format_id,
+        s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at,
+        s.created_by
+    into known
+    from machserial.serials as s
+    where s.id = _serial.serial_id;
+    if known.id is null then
+        raise exception using
+            errcode = 'no_data_found',
+            message = format('there is no serial with id %s', coalesce(serial_id::text, 'null')),
+            detail = 'machserial.serials has no such row.',
+            hint = 'Look the number up: machserial.find_serial(serial_number).';
+    end if;
+    return known;
+end
+$$;
+
+create function machserial._end_serial(serial_id bigint, status text, reason text) returns machserial.serial
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known constant machserial.serial := machserial._serial(_end_serial.serial_id);
+    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
+begin
+    perform set_config('machserial.reason', machserial._require_reason(
+        _end_serial.reason, format('serial %s: to become %s', known.serial_number, _end_serial.status)
+    ), true);
+    update machserial.serials as s set status = _end_serial.status
+    where s.id = known.id and s.status <> _end_serial.status;
+    if not found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('serial %s is %s already', known.serial_number, _end_serial.status),
+            detail = (
+                select format('Since %s, by %s: %s', s.status_changed_at, s.status_changed_by, s.status_reason)
+                from machserial.serials as s where s.id = known.id
+            ),
+            hint = 'There is nothing left to do.';
+    end if;
+    perform set_config('machserial.reason', reason_before, true);
+    return machserial._serial(known.id);
+end
+$$;
+
+create function machserial.retire_serial(serial_id bigint, reason text) returns machserial.serial
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._end_serial(serial_id, 'RETIRED', reason);
+end
+$$;
+
+comment on function machserial.retire_serial(bigint, text) is
+'Takes a serial out of use: the part is scrapped, worn out or used up. Its number is never used again.
+reason: why; null means machserial.reason. Returns the serial.
+Errors: 22023 no reason · 55000 the serial is not PENDING, ACTIVE or CONFLICT · P0002 no such serial.';
+
+create function machserial.invalidate_serial(serial_id bigint, reason text) returns machserial.serial
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._end_serial(serial_id, 'INVALID', reason);
+end
+$$;
+
+comment on function machserial.invalidate_serial(bigint, text) is
+'Declares that a serial should never have been: a misprint, a forgery. Its number is never used again.
+reason: why; null means machserial.reason. Returns the serial.
+Errors: 22023 no reason · 55000 the serial is INVALID or REJECTED already · P0002 no such serial.';

@@ -1,0 +1,1 @@
+-- Whether a number is free, what comes near it, and what is known of its claims.

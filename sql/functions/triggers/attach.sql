@@ -1,0 +1,1 @@
+-- Triggers on the application's own tables.

@@ -1,0 +1,1 @@
+-- Which events give which parts their serials: making, changing and looking at assignment triggers.

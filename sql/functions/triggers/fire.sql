@@ -1,0 +1,1 @@
+-- What happens when an event occurs, and why nothing did.

@@ -1,0 +1,1 @@
+-- Serials that a vendor has chosen: received, examined against the vendor's rules, accepted or rejected.

@@ -1,0 +1,2 @@
+-- 0007_vendor.sql
+select 1;

@@ -1,0 +1,2 @@
+-- 0008_late_assignment.sql
+select 1;

@@ -1,0 +1,2 @@
+-- 0009_propagation.sql
+select 1;

@@ -1,0 +1,2 @@
+-- 0010_triggers.sql
+select 1;

@@ -1,0 +1,2 @@
+-- 0011_blocks.sql
+select 1;
