@@ -146,6 +146,8 @@ def deploy(connection: psycopg.Connection) -> None:
     connection.execute("select machserial.register_part('PART', 'TYPE')")
     for number, pattern in enumerate(PATTERNS):
         connection.execute("select machserial.create_format(%s, %s)", (f"format {number}", pattern))
+    connection.execute("create table work_orders (number text primary key, part_id text)")
+    connection.execute("select machserial.attach('work_orders', 'WORK_ORDER_CREATE', part_column => 'part_id')")
 
 
 # All renderers have one signature, whatever their pattern needs of it: what one leaves unused is no fault.

@@ -128,37 +128,45 @@ begin
 end
 $$;
 
--- Old and new values of what changed, but for what the event itself says (when, who, why) and for the rank, which
--- is no fact about the serial.
+-- Not in the details: what the event itself says (when, by whom, why), what follows from the rest, and the
+-- rank, which is no fact about the serial.
 create function machserial._audit_changed_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+-- Planned once a session, perhaps for a single row, or for many: a loop within a loop would then meet many
+-- rows, and a single row would wait for the compiler.
+set enable_nestloop = off
+set jit = off
 as $$
+declare
+    left_out constant text[] :=
+        '{holds_claim,lineage_rank,status_reason,status_changed_at,status_changed_by}'::text[];
 begin
     perform machserial._require_audit_partition();
+    -- Materialized, or the changes would be found out anew wherever they are mentioned.
+    with changed as materialized (
+        select
+            n.id, n.serial_number, n.part_id, n.site_id, n.status_reason,
+            machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
+        from new_serials as n
+        inner join old_serials as o on o.id = n.id
+    )
     insert into machserial.audit_events (
         event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
     )
     select
-        case
-            when n.status = o.status then 'SERIAL_UPDATED'
-            when n.status = 'RETIRED' then 'SERIAL_RETIRED'
-            when n.status = 'INVALID' then 'SERIAL_INVALIDATED'
+        case c.changes -> 'status' ->> 'new'
+            when 'RETIRED' then 'SERIAL_RETIRED'
+            when 'INVALID' then 'SERIAL_INVALIDATED'
             else 'SERIAL_UPDATED'
         end,
-        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        current_setting('application_name'), c.id, c.serial_number, c.part_id, c.site_id,
         coalesce(
-            case when n.status <> o.status or n.claim_released <> o.claim_released then n.status_reason end,
+            case when c.changes ?| '{status,claim_released}'::text[] then c.status_reason end,
             nullif(current_setting('machserial.reason', true), '')
         ),
         c.changes
-    from new_serials as n
-    inner join old_serials as o on o.id = n.id
-    cross join lateral (
-        select machserial._changes(
-            to_jsonb(o), to_jsonb(n) - '{holds_claim,lineage_rank,status_reason,status_changed_at,status_changed_by}'::text[]
-        ) as changes
-    ) as c
+    from changed as c
     where c.changes is not null;
     return null;
 end

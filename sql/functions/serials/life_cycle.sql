@@ -1,7 +1,7 @@
 -- The life of a serial: which step may follow which, with a reason, and taking it out of use.
 
--- The statuses that may follow a status. REJECTED and INVALID are the end; a retired serial may still turn out to
--- be invalid.
+-- The statuses that may follow a status. REJECTED and INVALID are the end; a retired serial may still turn
+-- out to be invalid.
 create function machserial._next_statuses(status text) returns text[]
 language sql immutable parallel safe
 return case status
@@ -46,7 +46,9 @@ begin
     if new.status <> old.status and new.status <> all(machserial._next_statuses(old.status)) then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
-            message = format('serial %s is %s and cannot become %s', old.serial_number, old.status, new.status),
+            message = format(
+                'serial %s is %s and cannot become %s', old.serial_number, old.status, new.status
+            ),
             detail = coalesce(
                 format(
                     'After %s comes %s.', old.status,
@@ -62,7 +64,9 @@ begin
             errcode = 'object_not_in_prerequisite_state',
             message = format('the claim of serial %s cannot be %s', old.serial_number,
                 case when new.claim_released then 'released' else 'taken back' end),
-            detail = format('It is %s; only a RETIRED or INVALID serial gives its number up, and for good.', new.status),
+            detail = format(
+                'It is %s; only a RETIRED or INVALID serial gives its number up, and for good.', new.status
+            ),
             hint = 'Settle whose number it is with machserial.resolve_conflict(…).';
     end if;
     -- The reason of an earlier step is none for this one.
@@ -93,7 +97,7 @@ begin
         errcode = 'object_not_in_prerequisite_state',
         message = 'serials are kept',
         detail = format('%s on machserial.serials.', tg_op),
-        hint = 'Take a serial out of use with machserial.retire_serial(id, reason) or invalidate_serial(id, reason).';
+        hint = 'Take a serial out of use with machserial.retire_serial(serial_id, reason).';
 end
 $$;
 
@@ -142,7 +146,9 @@ begin
             errcode = 'object_not_in_prerequisite_state',
             message = format('serial %s is %s already', known.serial_number, _end_serial.status),
             detail = (
-                select format('Since %s, by %s: %s', s.status_changed_at, s.status_changed_by, s.status_reason)
+                select format(
+                    'Since %s, by %s: %s', s.status_changed_at, s.status_changed_by, s.status_reason
+                )
                 from machserial.serials as s where s.id = known.id
             ),
             hint = 'There is nothing left to do.';
