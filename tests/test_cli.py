@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -15,60 +14,27 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
-from machserial.cli import main
+from command import (
+    COMMAND,
+    CONNECTION,
+    INTERRUPTED,
+    NOT_DEPLOYED,
+    OK,
+    PRIVILEGE,
+    REFUSED,
+    USAGE,
+    answer,
+    environment,
+    in_a_process,
+    machserial,
+    query,
+    refusal,
+)
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-OK, REFUSED, USAGE, CONNECTION, NOT_DEPLOYED, PRIVILEGE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 PASSWORD = "Tr0ub4dor&3"
 PASSWORD_IN_URL = "Tr0ub4dor%263"
 WORK_ORDERS, SERIALS = 348, 31042  # of the shipped work_orders.csv
-COMMAND = (sys.executable, "-m", "machserial")
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """Without anything that says where a database is, but for extra."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k not in ("DATABASE_URL", "LOG_LEVEL")}
-    return clean | extra
-
-
-def machserial(*arguments: str, **extra: str) -> Result:
-    """Runs the command, in this process because that is faster; extra goes into its environment."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environment(**extra))
-    try:
-        return CliRunner().invoke(main, arguments, prog_name="machserial")
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def in_a_process(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
-    """The same in a process of its own, for what depends on one."""
-    return subprocess.run([*COMMAND, *arguments], env=environment(**extra), capture_output=True, text=True, timeout=120)
-
-
-def answer(*arguments: str, **extra: str) -> object:
-    """What the command prints with --json, which must succeed."""
-    result = machserial("--json", *arguments, **extra)
-    assert result.exit_code == OK, result.stderr
-    return json.loads(result.stdout)
-
-
-def refusal(code: int, *arguments: str, **extra: str) -> str:
-    """The one line on stderr of a command that must end with that exit code."""
-    result = machserial(*arguments, **extra)
-    assert result.exit_code == code, result.stderr
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    return result.stderr
-
-
-def query(dsn: str, sql: str, *parameters: object) -> list[tuple]:
-    with psycopg.connect(dsn) as connection:
-        cursor = connection.execute(sql, parameters or None)
-        return cursor.fetchall() if cursor.description else []
 
 
 def as_url(dsn: str, **changes: str) -> str:

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,11 +19,13 @@ from psycopg.rows import dict_row
 
 from machserial import errors, masking
 from machserial.errors import Exit, ExpectedError, NotDeployed
+from machserial.output import NOTICE
 
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 10  # seconds
 URL_EXAMPLE = "postgresql://user:password@host:5432/database"
+NOTICE_LEVELS = {"WARNING": logging.WARNING, "NOTICE": NOTICE}
 LIBPQ_PLACES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
 
 # What libpq and the server say, and what it means: (text, message, remedy). The first that matches counts.
@@ -157,7 +159,7 @@ def _open(source: Source) -> psycopg.Connection:
         )
     except psycopg.Error as error:
         raise _no_connection(source, parameters, str(error)) from error
-    connection.add_notice_handler(_log_notice)
+    connection.add_notice_handler(_notice_handler())
     return connection
 
 
@@ -195,9 +197,17 @@ def _timeout() -> int | None:
     return math.ceil(int(value) / 1000)
 
 
-def _log_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
-    level = logging.WARNING if diagnostic.severity_nonlocalized == "WARNING" else logging.DEBUG
-    log.log(level, "%s", diagnostic.message_primary)
+def _notice_handler() -> Callable[[psycopg.errors.Diagnostic], None]:
+    """Logs what the server remarks on, each remark once."""
+    said = set()
+
+    def log_notice(found: psycopg.errors.Diagnostic) -> None:
+        text = errors.one_line(found.message_primary, found.message_detail, found.message_hint)
+        if text not in said:
+            said.add(text)
+            log.log(NOTICE_LEVELS.get(found.severity_nonlocalized, logging.DEBUG), "%s", text)
+
+    return log_notice
 
 
 def _malformed(source: Source, reason: str) -> ExpectedError:

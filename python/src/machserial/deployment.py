@@ -47,6 +47,8 @@ def deploy(connection: psycopg.Connection, plain: bool = False) -> Deployment:
     plain: take the plain bundle even where the extension could be created.
     Raises NotDeployed if the database has newer code than this package, ExpectedError if another session deploys.
     """
+    # What exists already and is skipped interests nobody.
+    connection.execute("set local client_min_messages = warning")
     _lock(connection)
     state = _read_state(connection)
     _refuse_older_package(state)

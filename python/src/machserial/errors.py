@@ -52,6 +52,9 @@ CONNECTION_CLASSES = ("08", "57P")
 
 # For conditions that PostgreSQL itself reports without a hint.
 REMEDIES = {
+    "22003": "give a smaller number",
+    "22007": "write the time as 2026-12-31 23:59+01",
+    "22008": "write the time as 2026-12-31 23:59+01",
     "25006": "connect to the primary: add target_session_attrs=read-write to the connection",
     "40001": "run it again",
     "40P01": "run it again",
@@ -59,6 +62,15 @@ REMEDIES = {
     "55P03": "run it again when the other session has ended",
     "57014": "raise the role's statement_timeout, or ask for less at once",
 }
+
+
+def one_line(message: str, detail: str | None, remedy: str | None) -> str:
+    """What is to say, what was found, and what to do about it."""
+    if detail:
+        message += f" ({detail.rstrip('.')})"
+    if remedy:
+        message += f"; remedy: {remedy}"
+    return " ".join(message.split())
 
 
 class ExpectedError(click.ClickException):
@@ -89,12 +101,7 @@ class ExpectedError(click.ClickException):
         click.echo(self.as_json() if self.shown_as_json else self.as_line(), err=True)
 
     def as_line(self) -> str:
-        line = f"machserial: {self.message}"
-        if self.detail:
-            line += f" ({self.detail.rstrip('.')})"
-        if self.remedy:
-            line += f"; remedy: {self.remedy}"
-        return masked(" ".join(line.split()))
+        return masked(one_line(f"machserial: {self.message}", self.detail, self.remedy))
 
     def as_json(self) -> str:
         fields = ("message", "detail", "remedy", "sqlstate", "exit_code")

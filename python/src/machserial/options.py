@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -96,6 +98,51 @@ class RootGroup(Group):
         return error
 
 
+def one_of(*values: str) -> click.Choice:
+    """A choice that does not care for capitals."""
+    return click.Choice(values, case_sensitive=False)
+
+
+class _Id(click.ParamType):
+    """An id in the database: a positive bigint."""
+
+    name = "id"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        if re.fullmatch(r"[0-9]{1,19}", value) and 0 < int(value) < 2**63:
+            return int(value)
+        return self.fail(f"{value!r} is not an id", parameter, context)
+
+
+ID = _Id()
+
+
+def reason_option(command: Callable) -> Callable:
+    """--reason, without which machserial refuses what the command does."""
+    return click.option("--reason", required=True, help="Why; it goes on record.")(command)
+
+
+def page_options(command: Callable) -> Callable:
+    """--limit and --after: a long list page by page, see show_page()."""
+    command = click.option("--after", type=ID, help="Only what comes after this id.")(command)
+    return click.option(
+        "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="How many at most."
+    )(command)
+
+
+def show_page(
+    settings: Settings, query: str, arguments: dict[str, object], columns: Sequence[str], key: str = "id"
+) -> None:
+    """A page of what query finds, in the order of key. The query asks for one row more than arguments["limit"]."""
+    limit = arguments["limit"]
+    with settings.connect() as connection:
+        rows = connection.execute(query, arguments).fetchall()
+    page = rows[:limit]
+    output.print_rows(page, as_json=settings.json, columns=columns)
+    if len(rows) > limit:
+        output.message(f"there are more: --after {page[-1][key]}")
+
+
 def context_option(command: Callable) -> Callable:
     """--context key=value, as often as wanted; the command gets a dict."""
     return click.option(
@@ -104,16 +151,25 @@ def context_option(command: Callable) -> Callable:
         metavar="KEY=VALUE",
         multiple=True,
         callback=_key_values,
-        help="For {CTX:key}, {WO}, {LOT}: such as work_order_id=WO-1, lot_number=L-7, operation_code=OP10. "
-        "May be repeated.",
+        help="For {CTX:key}, {WO}, {LOT} and conditions: such as work_order_id=WO-1, lot_number=L-7, "
+        "operation_code=OP10. KEY:=JSON for what is no text: line:=2. May be repeated.",
     )(command)
 
 
-def _key_values(context: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+def _key_values(context: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, object]:
     values = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
+        is_json = key.endswith(":")
+        key = key.removesuffix(":")
         if not key or not separator:
             raise click.BadParameter(f"{pair!r} is not of the form key=value")
-        values[key] = value
+        values[key] = _parsed(pair, value) if is_json else value
     return values
+
+
+def _parsed(pair: str, value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"what follows := in {pair!r} is not JSON: {error}") from error

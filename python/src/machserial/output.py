@@ -6,16 +6,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from machserial.errors import Exit
 from machserial.masking import masked
@@ -23,6 +26,10 @@ from machserial.masking import masked
 # Rich measures every cell before it prints the first row: beyond this many rows that takes too long.
 LARGEST_RICH_TABLE = 2000
 UNLIMITED_WIDTH = 100_000
+
+# What the database remarks on, between INFO and WARNING. Shown unless LOG_LEVEL says otherwise.
+NOTICE = 25
+logging.addLevelName(NOTICE, "NOTICE")
 
 Row = Mapping[str, Any]
 
@@ -51,6 +58,16 @@ def message(text: str) -> None:
     message_console().print(masked(text))
 
 
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, where that is a terminal. Gives the function to call with how many more are done."""
+    console = message_console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
 def text_of(value: Any) -> str:
     """A value of the database as a table shows it."""
     if value is None:
@@ -69,19 +86,29 @@ def text_of(value: Any) -> str:
 def _as_json(value: Any) -> Any:
     if isinstance(value, (datetime, date)):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
     return str(value)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    _print_lines([json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)])
+    print_lines([json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)])
 
 
-def print_rows(rows: Sequence[Row], *, as_json: bool, title: str | None = None) -> None:
-    """A list of rows with the same columns: a table, or a JSON array of objects."""
+def print_rows(
+    rows: Sequence[Row], *, as_json: bool, title: str | None = None, columns: Sequence[str] | None = None
+) -> None:
+    """A list of rows with the same columns: a table, or a JSON array of objects.
+
+    columns: those that a terminal has room for, of the rows that JSON gives whole.
+    """
     if as_json:
         print_json([dict(row) for row in rows])
-    elif not rows:
+        return
+    if columns:
+        rows = [{name: row[name] for name in columns} for row in rows]
+    if not rows:
         message("nothing found")
     elif len(rows) > LARGEST_RICH_TABLE:
         _print_plain_table(rows)
@@ -102,6 +129,21 @@ def print_record(record: Row, *, as_json: bool, title: str | None = None) -> Non
     _print_titled(table, title)
 
 
+def print_tree(tree: Tree) -> None:
+    """What hangs on what."""
+    result_console().print(tree)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Bare lines, for files and pipes."""
+    try:
+        for line in lines:
+            click.echo(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        ResultConsole(file=sys.stdout).on_broken_pipe()
+
+
 def print_text(text: str) -> None:
     """A paragraph for people, among the results. It is never folded, so that it can be copied."""
     result_console().print(Text(text), soft_wrap=True)
@@ -114,7 +156,7 @@ def _heading(name: str) -> str:
 def _print_rich_table(rows: Sequence[Row], title: str | None) -> None:
     table = Table(box=box.ROUNDED)
     for name in rows[0]:
-        numeric = all(isinstance(row[name], (int, float)) for row in rows)
+        numeric = all(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
         table.add_column(_heading(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(text_of(value)) for value in row.values()))
@@ -135,37 +177,29 @@ def _print_plain_table(rows: Sequence[Row]) -> None:
         *([text_of(value) for value in row.values()] for row in rows),
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    _print_lines("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def _print_lines(lines) -> None:
-    try:
-        for line in lines:
-            click.echo(line.rstrip())
-        sys.stdout.flush()
-    except BrokenPipeError:
-        ResultConsole(file=sys.stdout).on_broken_pipe()
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def log_level(verbose: bool) -> int:
-    """The level of messages on stderr: --verbose, else LOG_LEVEL, else WARNING."""
+    """The level of messages on stderr: --verbose, else LOG_LEVEL, else NOTICE."""
     if verbose:
         return logging.DEBUG
-    level = logging.getLevelName(os.environ.get("LOG_LEVEL", "WARNING").upper())
-    return level if isinstance(level, int) else logging.WARNING
+    level = logging.getLevelName(os.environ.get("LOG_LEVEL", "NOTICE").upper())
+    return level if isinstance(level, int) else NOTICE
 
 
-class _Masking(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = masked(record.getMessage()), ()
-        return True
+class _MessageHandler(logging.Handler):
+    """A line a record, which says its level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def configure_logging(verbose: bool) -> None:
     """Sends the package's messages to stderr."""
-    handler = RichHandler(console=message_console(), show_path=False, markup=False, highlighter=None)
-    handler.addFilter(_Masking())
     logger = logging.getLogger("machserial")
-    logger.handlers = [handler]
+    logger.handlers = [_MessageHandler()]
     logger.propagate = False
     logger.setLevel(log_level(verbose))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import click
 import psycopg
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from machserial import connection, deployment, output
 from machserial.commands.deploy import sentence
@@ -177,12 +176,9 @@ def run(dsn: str) -> tuple[deployment.Deployment, Report]:
 
 
 def work_with_progress(session: psycopg.Connection, orders: list[dict[str, str]]) -> scenario.Run:
-    """Works through the orders behind a progress bar, which is there on a terminal only."""
-    console = output.message_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("serial numbers", total=sum(int(order["quantity"]) for order in orders))
-        return scenario.work_through(session, orders, lambda serials: progress.advance(task, serials))
+    """Works through the orders behind a progress bar."""
+    with output.progress("serial numbers", sum(int(order["quantity"]) for order in orders)) as advance:
+        return scenario.work_through(session, orders, advance)
 
 
 def closing_words(server: PrivateServer, psql: str, stays: bool) -> str:

@@ -8,7 +8,7 @@ import click
 from psycopg.types.json import Jsonb
 
 from machserial import output
-from machserial.options import Group, Settings, context_option, pass_settings
+from machserial.options import Group, Settings, context_option, one_of, pass_settings
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,6 @@ ASSIGN = """
         effective_until => %(until)s::timestamptz
     )
 """
-
-
-def one_of(*values: str) -> click.Choice:
-    """A choice that does not care for capitals."""
-    return click.Choice(values, case_sensitive=False)
 
 
 @click.group("format", cls=Group)
@@ -146,9 +141,7 @@ def list_formats(settings: Settings, **arguments: object) -> None:
     """List the formats."""
     with settings.connect() as connection:
         formats = connection.execute(LIST, arguments).fetchall()
-    if not settings.json:
-        formats = [{name: found[name] for name in IN_A_TABLE} for found in formats]
-    output.print_rows(formats, as_json=settings.json)
+    output.print_rows(formats, as_json=settings.json, columns=IN_A_TABLE)
 
 
 @format_group.command()

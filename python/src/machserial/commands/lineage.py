@@ -1,0 +1,65 @@
+"""machserial lineage: show"""
+
+from __future__ import annotations
+
+import click
+from rich.text import Text
+from rich.tree import Tree
+
+from machserial import output
+from machserial.commands.serial import the_serial
+from machserial.functions import Row, call
+from machserial.options import ID, Group, Settings, pass_settings
+
+DIRECTIONS = {"ANCESTOR": "comes from", "DESCENDANT": "became"}
+
+
+@click.group("lineage", cls=Group)
+def lineage_group() -> None:
+    """What came from what."""
+
+
+@lineage_group.command()
+@click.argument("serial_number", metavar="[SERIAL]", required=False)
+@click.option("--part", help="The SERIAL of this part.")
+@click.option("--id", "serial_id", type=ID, help="The serial with this id.")
+@click.option("--depth", "max_depth", type=int, metavar="N", help="How far to follow it. Default: 50 steps.")
+@pass_settings
+def show(
+    settings: Settings, serial_number: str | None, part: str | None, serial_id: int | None, max_depth: int | None
+) -> None:
+    """Show what SERIAL comes from and what became of it, as a tree."""
+    if bool(serial_number) == bool(serial_id):
+        raise click.UsageError("give either a serial number or --id")
+    with settings.connect() as connection:
+        if serial_number:
+            serial_id = the_serial(connection, serial_number, part)["id"]
+        rows = call(connection, "lineage", serial_id=serial_id, max_depth=max_depth)
+    if settings.json:
+        output.print_rows(rows, as_json=True)
+    else:
+        output.print_tree(tree(rows))
+
+
+def tree(rows: list[Row]) -> Tree:
+    """The serial itself, and from it the ways to its ancestors and to its descendants."""
+    itself = next(row for row in rows if row["direction"] == "SELF")
+    root = Tree(label(itself))
+    for direction, title in DIRECTIONS.items():
+        related = [row for row in rows if row["direction"] == direction]
+        if related:
+            grow(root.add(title), itself["serial_id"], related)
+    return root
+
+
+def grow(branch: Tree, serial_id: int, related: list[Row]) -> None:
+    """Hangs each of the related on the one before it on its path from the serial."""
+    branches = {serial_id: branch}
+    for row in sorted(related, key=lambda row: (row["depth"], row["serial_number"])):
+        branches[row["serial_id"]] = branches[row["path"][-2]].add(label(row))
+
+
+def label(row: Row) -> Text:
+    """Number and part; then how it is connected with the serial that it hangs on."""
+    edge = " ".join(filter(None, (row["propagation_type"], row["operation_code"])))
+    return Text("  ".join(filter(None, (row["serial_number"], row["part_id"], edge))))
