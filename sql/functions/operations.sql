@@ -58,10 +58,16 @@ begin
     task := 'counters retired';
     done := machserial._retire_counters();
     return next;
+    task := 'blocks expired';
+    done := machserial._expire_blocks();
+    return next;
+    task := 'trigger executions summed up';
+    done := machserial._fold_executions();
+    return next;
 end
 $$;
 
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
-coming three months, counters for the coming periods, an end to those of periods that are over. Returns what
-was done.';
+coming three months, counters for the coming periods, an end to those of periods that are over, an end to
+blocks past their expires_at, sums in place of single executions of triggers. Returns what was done.';

@@ -49,13 +49,13 @@ begin
             message = format(
                 'serial %s is %s and cannot become %s', old.serial_number, old.status, new.status
             ),
-            detail = coalesce(
-                format(
+            detail = case machserial._next_statuses(old.status)
+                when '{}' then format('%s is the end of its life.', old.status)
+                else format(
                     'After %s comes %s.', old.status,
-                    nullif(array_to_string(machserial._next_statuses(old.status), ' or '), '')
-                ),
-                format('%s is the end of its life.', old.status)
-            ),
+                    array_to_string(machserial._next_statuses(old.status), ' or ')
+                )
+            end,
             hint = 'A number that has come to its end stays on record; register or generate another.';
     elsif old.claim_released and not new.claim_released
         or new.claim_released and new.status not in ('RETIRED', 'INVALID')
