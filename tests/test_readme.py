@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-TRANSCRIPT, IN_A_TRANSACTION, GRANTS = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+TRANSCRIPT, IN_A_TRANSACTION, GRANTS, WORKFLOW_GRANTS = BLOCKS
 
 
 def run_transcript(connection: psycopg.Connection) -> None:
@@ -50,6 +51,33 @@ def test_the_grants_are_enough_and_not_too_much(connection: psycopg.Connection) 
         "update serials set status = 'RETIRED'",
         "delete from serials",
         "select migrate()",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(forbidden)
+
+
+def test_the_grants_for_workflows_are_enough_and_not_too_much(connection: psycopg.Connection) -> None:
+    run_transcript(connection)
+    connection.execute("create role application")
+    connection.execute(GRANTS + WORKFLOW_GRANTS)
+    connection.execute("set role application")
+    for allowed in (
+        "select accept_vendor_serial((receive_vendor_serial('V-1', 'Foundry', 'PART-001')).id)",
+        "select assign_placeholders(placeholder_ids => array(select id from create_placeholders('PART-001', 3)))",
+        "select pass_through(id, 'OP-10', 10) from find_serial('V-1')",
+        "select allocate_block('ball valves', 3, holder => 'LINE-1', part_id => 'PART-001')",
+        "select report_block(block_id, used => array(select block_serials(block_id) limit 1)) from blocks",
+        "select return_block(block_id) from blocks",
+        "select register_serial('V-1', 'PART-001', on_conflict => 'RECORD')",
+        "select resolve_conflict('V-1', 'PART-001', 'RETIRE', reason => 'misread')",
+        "update serials set status = 'RETIRED', status_reason = 'worn out' where serial_number = 'BV-0000018'",
+    ):
+        connection.execute(allowed)
+    for forbidden in (
+        "select create_trigger('PART-001', 'WORK_ORDER_CREATE', 'SYSTEM_GENERATED')",
+        "select set_vendor_rule('Foundry', min_length => 3)",
+        "select create_format('mine', 'M{SEQ:3}')",
+        "delete from serials",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
             connection.execute(forbidden)
