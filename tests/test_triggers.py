@@ -155,10 +155,9 @@ def test_plain_sql_obeys_the_same_rules_and_is_audited(plant):
     )
     assert len(fire(plant)) == 1
     for name, bad, sqlstate in (
-        ("trigger_type", "'NEVER'", "23514"),
-        ("assignment_type", "'NOTHING'", "23514"),
-        ("batch_size", "0", "23514"),
-        ("operation_code", "''", "23514"),
+        ("trigger_type", "'NEVER'", "22023"),
+        ("assignment_type", "'NOTHING'", "22023"),
+        ("batch_size", "0", "22023"),
         ("conditions", "'[]'", "22023"),
         ("conditions", """'"$.a b"'""", "22023"),
         ("format", "'NONE'", "23503"),
@@ -168,10 +167,10 @@ def test_plain_sql_obeys_the_same_rules_and_is_audited(plant):
         ("last_executed_at", "now() - interval '1 day'", "22023"),
         ("id", "7", "22023"),
     ):
-        with violated(plant, sqlstate):
+        with refused(plant, sqlstate):
             plant.execute(f"update {view} set {name} = {bad} where id = {made}")
         if name not in ("execution_count", "last_executed_at", "id"):
-            with violated(plant, sqlstate):
+            with refused(plant, sqlstate):
                 plant.execute(f"update machserial.trigger_definitions set {name} = {bad} where id = {made}")
     row = plant.execute(
         f"update {view} set enabled = false, batch_size = 4, execution_count = 0 where id = {made} "
@@ -408,8 +407,11 @@ def test_every_trigger_of_the_part_is_explained(plant):
         "context has op = OP-002, condition wants OP-001; context lacks shift, condition wants 3": trigger(
             plant, conditions={"shift": 3, "op": "OP-001", "lot": "L"}
         ).id,
+        'context has level = "2", condition wants 2': trigger(plant, conditions={"level": 2}).id,
         'the condition $.lot == "M" does not hold for the context '
-        '{"op": "OP-002", "lot": "L", "operation_code": "OP-002"}': trigger(plant, conditions=Jsonb('$.lot == "M"')).id,
+        '{"op": "OP-002", "lot": "L", "level": "2", "operation_code": "OP-002"}': trigger(
+            plant, conditions=Jsonb('$.lot == "M"')
+        ).id,
         "format OLD is deactivated": trigger(plant, format="OLD").id,
         "context lacks line, the format needs it; context lacks work_order_id, the format needs it": trigger(
             plant, format="LINE"
@@ -417,7 +419,7 @@ def test_every_trigger_of_the_part_is_explained(plant):
         "context lacks vendor_name": trigger(plant, "VENDOR").id,
     }
     call(plant, "deactivate_format", name="OLD")
-    context = {"op": "OP-002", "lot": "L", "operation_code": "OP-002"}
+    context = {"op": "OP-002", "lot": "L", "level": "2", "operation_code": "OP-002"}
     assert explain(plant, context) == {trigger_id: reason for reason, trigger_id in wanted.items()}
     off = wanted["fires"]
     plant.execute("set local machserial.actor = 'ben'")

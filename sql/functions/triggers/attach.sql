@@ -391,7 +391,15 @@ begin
     perform machserial._require_type(
         relation, settings, 'serial_column', '{text,varchar,bpchar,text[],varchar[],jsonb}'
     );
-    if settings ? 'serial_column' and machserial._key_of(relation) = '{}' then
+    if settings ->> 'serial_column' in (settings ->> 'part_column', settings ->> 'quantity_column')
+        or settings ->> 'serial_column' = any(machserial._key_of(relation))
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('column %I of %s cannot be the serial_column', settings ->> 'serial_column', relation),
+            detail = 'It says what the row is about: its part, its quantity or its key.',
+            hint = 'Give a column that is empty until the numbers come.';
+    elsif settings ? 'serial_column' and machserial._key_of(relation) = '{}' then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format('%s has no primary key: serial_column cannot be written', relation),

@@ -81,7 +81,7 @@ exception when syntax_error then
 end
 $$;
 
--- The rules of trigger_definitions that no constraint can state, and who changed what when.
+-- Whatever writes a trigger, it is examined on its way in; and who changed what when.
 create function machserial._examine_trigger() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -89,7 +89,12 @@ as $$
 declare
     actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
 begin
+    new.trigger_type := machserial._require_trigger_type(new.trigger_type);
+    new.assignment_type := machserial._require_assignment_type(new.assignment_type);
+    perform machserial._require_batch_size(new.batch_size);
     perform machserial._require_conditions(new.conditions);
+    perform machserial._require_known_part(new.part_id);
+    new.operation_code := nullif(new.operation_code, '');
     if (tg_op = 'INSERT' or new.format is distinct from old.format)
         and not exists (select from machserial.serial_formats as f where f.name = new.format)
         and new.format is not null
@@ -149,7 +154,6 @@ as $$
 declare
     created_id bigint;
 begin
-    perform machserial._require_known_part(create_trigger.part_id);
     if create_trigger.format is not null then
         perform machserial._active_format(create_trigger.format);
     end if;
@@ -157,11 +161,9 @@ begin
         part_id, trigger_type, assignment_type, format, operation_code, conditions, batch_size
     )
     values (
-        create_trigger.part_id,
-        machserial._require_trigger_type(create_trigger.trigger_type),
-        machserial._require_assignment_type(create_trigger.assignment_type),
-        create_trigger.format, nullif(create_trigger.operation_code, ''),
-        coalesce(create_trigger.conditions, '{}'), machserial._require_batch_size(create_trigger.batch_size)
+        create_trigger.part_id, create_trigger.trigger_type, create_trigger.assignment_type,
+        create_trigger.format, create_trigger.operation_code, coalesce(create_trigger.conditions, '{}'),
+        create_trigger.batch_size
     )
     returning d.id into created_id;
     return machserial._trigger(created_id);
@@ -196,16 +198,12 @@ begin
     end if;
     update machserial.trigger_definitions as d
     set
-        trigger_type = machserial._require_trigger_type(
-            coalesce(update_trigger.trigger_type, d.trigger_type)
-        ),
-        assignment_type = machserial._require_assignment_type(
-            coalesce(update_trigger.assignment_type, d.assignment_type)
-        ),
+        trigger_type = coalesce(update_trigger.trigger_type, d.trigger_type),
+        assignment_type = coalesce(update_trigger.assignment_type, d.assignment_type),
         format = nullif(coalesce(update_trigger.format, d.format), ''),
-        operation_code = nullif(coalesce(update_trigger.operation_code, d.operation_code), ''),
+        operation_code = coalesce(update_trigger.operation_code, d.operation_code),
         conditions = coalesce(update_trigger.conditions, d.conditions),
-        batch_size = machserial._require_batch_size(coalesce(update_trigger.batch_size, d.batch_size))
+        batch_size = coalesce(update_trigger.batch_size, d.batch_size)
     where d.id = known.id;
     return machserial._trigger(known.id);
 end

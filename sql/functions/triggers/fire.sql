@@ -394,6 +394,10 @@ begin
     end if;
     return array(
         select case
+            -- The text "2" and the number 2 only differ as JSON.
+            when context ->> c.key = conditions ->> c.key then format(
+                'context has %s = %s, condition wants %s', c.key, context -> c.key, c.value
+            )
             when context ? c.key then format(
                 'context has %s = %s, condition wants %s', c.key, context ->> c.key, conditions ->> c.key
             )
