@@ -135,18 +135,23 @@ def test_a_serial_out_of_use_keeps_its_number_and_a_rejected_one_does_not(plant)
 
 
 def test_a_number_cannot_be_claimed_again_once_another_has_it(plant):
-    rejected = register_one(plant, "N").serial_id
-    plant.execute("update machserial.serials set status = 'REJECTED' where id = %s", (rejected,))
+    first = register_one(plant, "N").serial_id
+    plant.execute("update machserial.serials set status = 'CONFLICT', status_reason = 'twice' where id = %s", (first,))
     register_one(plant, "N")
-    with violated(plant, "23505"):
-        plant.execute("update machserial.serials set status = 'ACTIVE' where id = %s", (rejected,))
+    for status in ("ACTIVE", "PENDING"):
+        with violated(plant, "23505"):
+            plant.execute("update machserial.serials set status = %s where id = %s", (status, first))
+    plant.execute("update machserial.serials set status = 'REJECTED', status_reason = 'copy' where id = %s", (first,))
+    with refused(plant, "55000"):
+        plant.execute("update machserial.serials set status = 'ACTIVE' where id = %s", (first,))
 
 
 def test_a_claim_that_was_released_is_free(plant):
+    plant.execute("set local machserial.reason = 'the other part has it'")
     retired = register_one(plant, "N").serial_id
     plant.execute("update machserial.serials set status = 'RETIRED', claim_released = true where id = %s", (retired,))
     register_one(plant, "N")
-    with violated(plant, "23505"):
+    with refused(plant, "55000"):
         plant.execute("update machserial.serials set claim_released = false where id = %s", (retired,))
 
 
@@ -311,6 +316,7 @@ def test_what_a_serial_is_cannot_be_changed(plant):
 
 def test_what_happens_to_a_serial_can_be_written_down(plant):
     generated(plant, pattern="A{SEQ:3}")
+    plant.execute("set local machserial.reason = 'worn out'")
     plant.execute("update machserial.system_generated_serials set status = 'RETIRED', lot_number = 'L1'")
     # Saying again what it is changes nothing.
     plant.execute("update machserial.serials set serial_number = serial_number, part_id = 'P', work_order_id = 'W'")

@@ -262,7 +262,7 @@ stays. Returns the rule as it was. Errors: P0002 there is no such rule.';
 -- What a scanner adds around a number.
 create function machserial._trimmed(serial_number text) returns text
 language sql immutable parallel safe
-return btrim(serial_number, E' \t\r\n');
+return btrim(serial_number, ' ' || chr(9) || chr(10) || chr(13));
 
 -- Whether check characters are right for the text before them, in which separators and the like are skipped.
 create function machserial._is_right_check(algorithm text, left_text text, check_text text) returns boolean

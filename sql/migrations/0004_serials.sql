@@ -48,6 +48,12 @@ create index serials_work_order_id on machserial.serials (work_order_id) where w
 create index serials_generation_request_id on machserial.serials (generation_request_id)
 where generation_request_id is not null;
 
+-- Numbers that a person or a scanner takes for one another. The expression is that of machserial._look(…),
+-- which is inlined; written out, the index needs nothing of the extension.
+create index serials_look_alike on machserial.serials (
+    translate(upper(serial_number collate "C"), 'OILZSB -', '011258')
+);
+
 comment on table machserial.serials is
 'The registry: every serial number, whatever its source, is one row here.';
 comment on column machserial.serials.id is 'Key.';
@@ -96,6 +102,18 @@ create trigger serials_follow_their_life_cycle
 before update of status, claim_released on machserial.serials
 for each row when (old.status <> new.status or old.claim_released <> new.claim_released)
 execute function machserial._refuse_illegal_step();
+
+create trigger serials_keep_the_reason_of_their_step
+before update of status_reason, status_changed_at, status_changed_by on machserial.serials
+for each row when (
+    old.status = new.status and old.claim_released = new.claim_released
+    and (
+        old.status_reason is distinct from new.status_reason
+        or old.status_changed_at is distinct from new.status_changed_at
+        or old.status_changed_by is distinct from new.status_changed_by
+    )
+)
+execute function machserial._refuse_reason_change();
 
 create trigger serials_are_kept
 before delete or truncate on machserial.serials

@@ -88,6 +88,21 @@ begin
 end
 $$;
 
+create function machserial._refuse_reason_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('why serial %s is %s is on record', old.serial_number, old.status),
+        detail = format(
+            'Since %s, by %s: %s', old.status_changed_at, old.status_changed_by, old.status_reason
+        ),
+        hint = 'A reason comes with its step and stays with it.';
+end
+$$;
+
 create function machserial._refuse_serial_removal() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

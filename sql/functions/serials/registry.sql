@@ -49,41 +49,72 @@ begin
 end
 $$;
 
--- Who holds a number in the given scopes. Tells what a unique index has decided, and is never asked instead
--- of it.
-create function machserial._claimants(
-    serial_number text, scopes text[], site_id text, part_type text,
-    out serial_ids bigint[], out claimed_scopes text[], out description text
-)
+-- Who holds each of the given numbers in the given scopes; no row for a number that nobody holds. Tells what
+-- a unique index has decided, and is never asked instead of it.
+create function machserial._claims_on(serial_numbers text[], scopes text[], site_id text, part_type text)
+returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+-- Planned once a session, perhaps while the registry was small: it is never read as a whole.
+set enable_seqscan = off
 as $$
+#variable_conflict use_column
 begin
+    return query
     select
-        array_agg(distinct c.id order by c.id), array_agg(distinct c.scope order by c.scope),
+        n.ordinal, array_agg(distinct c.id order by c.id), array_agg(distinct c.scope order by c.scope),
         string_agg(
             format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id), ', '
             order by c.scope, c.id
         )
-    into serial_ids, claimed_scopes, description
-    from (
+    from unnest(_claims_on.serial_numbers) with ordinality as n (number, ordinal)
+    cross join lateral (
         select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
         from machserial.serials as s
-        where s.serial_number = _claimants.serial_number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+        where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
         union all
         select 'SITE', s.id, s.part_id, s.site_id
         from machserial.serials as s
         where
-            s.serial_number = _claimants.serial_number and s.site_id = _claimants.site_id
+            s.serial_number = n.number and s.site_id = _claims_on.site_id
             and s.holds_claim and 'SITE' = any(s.scopes)
         union all
         select 'PART_TYPE', s.id, s.part_id, s.site_id
         from machserial.serials as s
         where
-            s.serial_number = _claimants.serial_number and s.part_type = _claimants.part_type
+            s.serial_number = n.number and s.part_type = _claims_on.part_type
             and s.holds_claim and 'PART_TYPE' = any(s.scopes)
     ) as c
-    where c.scope = any(_claimants.scopes);
+    where c.scope = any(_claims_on.scopes)
+    group by n.ordinal;
+end
+$$;
+
+-- The same for one number; nulls if nobody holds it.
+create function machserial._claimants(
+    serial_number text, scopes text[], site_id text, part_type text,
+    out serial_ids bigint[], out claimed_scopes text[], out description text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select c.serial_ids, c.claimed_scopes, c.description into serial_ids, claimed_scopes, description
+    from machserial._claims_on(array[serial_number], scopes, site_id, part_type) as c;
+end
+$$;
+
+create function machserial._raise_taken(serial_number text, claims text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'unique_violation',
+        message = format('serial number %s is taken', serial_number),
+        detail = format('It is claimed in %s.', coalesce(claims, 'a concurrent transaction')),
+        hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.',
+        table = 'serials', schema = 'machserial';
 end
 $$;
 
@@ -139,25 +170,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    part record;
-    site constant text := coalesce(register_serials.site_id, 'DEFAULT');
+    place record;
     wanted_scopes text[];
     registered record;
-    claim record;
+    duplicates text[];
 begin
     perform machserial._require_registrable(
         register_serials.serial_numbers, register_serials.source, register_serials.on_conflict
     );
-    select p.* into part from machserial.parts as p where p.id = register_serials.part_id;
-    if part.id is null then
-        perform machserial._raise_unknown('part', register_serials.part_id, 'machserial.register_part');
-    elsif not exists (select from machserial.sites as s where s.id = site) then
-        perform machserial._raise_unknown('site', site, 'machserial.register_site');
-    end if;
-    wanted_scopes := machserial._known_scopes(coalesce(register_serials.scopes, part.default_scopes));
+    select p.* into place
+    from machserial._receiving_place(register_serials.part_id, register_serials.site_id) as p;
+    wanted_scopes := machserial._known_scopes(coalesce(register_serials.scopes, place.scopes));
     with recorded as (
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)
-        select n.number, part.id, part.part_type, site, upper(register_serials.source), wanted_scopes
+        select
+            n.number, register_serials.part_id, place.part_type, place.site_id,
+            upper(register_serials.source), wanted_scopes
         from unnest(register_serials.serial_numbers) as n (number)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
@@ -168,39 +196,24 @@ begin
     return query select n.number, n.id, false, null::bigint
     from unnest(registered.numbers, registered.ids) as n (number, id);
     -- A number given twice in one call is registered once and conflicts with itself.
-    for serial_number in
+    duplicates := array(
         select n.number
         from unnest(register_serials.serial_numbers) as n (number)
         except all
         select n.number from unnest(registered.numbers) as n (number)
-    loop
-        select c.serial_ids, c.claimed_scopes, c.description into claim
-        from machserial._claimants(serial_number, wanted_scopes, site, part.part_type) as c;
-        if upper(register_serials.on_conflict) = 'RAISE' then
-            raise exception using
-                errcode = 'unique_violation',
-                message = format('serial number %s is taken', serial_number),
-                detail = format(
-                    'It is claimed in %s.', coalesce(claim.description, 'a concurrent transaction')
-                ),
-                hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.',
-                table = 'serials', schema = 'machserial';
-        end if;
-        insert into machserial.serial_conflicts as c (
-            serial_number, part_id, site_id, scopes, source, conflicting_serial_ids, conflicting_scopes
-        )
-        values (
-            serial_number, part.id, site, wanted_scopes, upper(register_serials.source),
-            coalesce(claim.serial_ids, '{}'), coalesce(claim.claimed_scopes, '{}')
-        )
-        returning c.id into conflict_id;
-        perform machserial._audit('CONFLICT_DETECTED', part.id, site, jsonb_build_object(
-            'conflict_id', conflict_id, 'serial_number', serial_number, 'serial_ids', claim.serial_ids
+        order by 1
+    );
+    if duplicates <> '{}' and upper(register_serials.on_conflict) = 'RAISE' then
+        perform machserial._raise_taken(duplicates[1], (
+            select c.description
+            from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
         ));
-        serial_id := null;
-        has_conflict := true;
-        return next;
-    end loop;
+    end if;
+    return query select r.serial_number, null::bigint, true, r.conflict_id
+    from machserial._record_conflicts(
+        duplicates, register_serials.part_id, place.site_id, place.part_type, wanted_scopes,
+        upper(register_serials.source)
+    ) as r;
 end
 $$;
 
