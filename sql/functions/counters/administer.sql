@@ -81,19 +81,47 @@ begin
 end
 $$;
 
+-- Moves a counter on, unless it has come that far already.
 create function machserial._set_counter(
     counter_id bigint, allocation text, next_value bigint, increment bigint
 )
-returns void
+returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    is_ahead boolean;
 begin
     if allocation = 'GAPLESS' then
-        update machserial.counters as c set last_value = next_value - increment where c.id = counter_id;
-    else
-        perform setval(machserial._sequence_of(counter_id)::regclass, next_value - increment);
+        update machserial.counters as c set last_value = next_value - increment
+        where c.id = counter_id and coalesce(c.last_value < next_value, true);
+        return found;
     end if;
+    begin
+        perform machserial._hold_sequence(counter_id);
+        is_ahead := coalesce(machserial._last_value(counter_id) < next_value, true);
+        if is_ahead then
+            perform setval(machserial._sequence_of(counter_id)::regclass, next_value - increment);
+        end if;
+        raise sqlstate 'MS000';
+    exception when sqlstate 'MS000' then null;
+    end;
+    return is_ahead;
+end
+$$;
+
+-- Now, at a site; 23503 if there is no such site.
+create function machserial._local_time(site_id text) returns timestamp
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    zone constant text := (select s.time_zone from machserial.sites as s where s.id = _local_time.site_id);
+begin
+    if zone is null then
+        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+    end if;
+    return now() at time zone zone;
 end
 $$;
 
@@ -111,13 +139,12 @@ declare
     highest constant bigint := (
         select f.sequence_maximum from machserial.serial_formats as f where f.id = active.id
     );
-    zone constant text := (select s.time_zone from machserial.sites as s where s.id = site);
+    local_time constant timestamp := machserial._local_time(site);
     counter_id bigint;
     last_value bigint;
+    is_moved boolean := false;
 begin
-    if zone is null then
-        perform machserial._raise_unknown('site', site, 'machserial.register_site');
-    elsif active.counter_per in ('PART', 'SITE_PART') and not exists (
+    if active.counter_per in ('PART', 'SITE_PART') and not exists (
         select from machserial.parts as p where p.id = reset_counter.part_id
     ) then
         perform machserial._raise_unknown('part', reset_counter.part_id, 'machserial.register_part');
@@ -128,11 +155,15 @@ begin
             detail = pg_catalog.format('Its pattern %L has no {SEQ:n}.', active.pattern),
             hint = 'Only formats with a sequence number count.';
     end if;
-    counter_id := machserial._present_counter(active, reset_counter.part_id, site, now() at time zone zone);
+    counter_id := machserial._present_counter(active, reset_counter.part_id, site, local_time);
     last_value := machserial._last_value(counter_id);
-    if reset_counter.next_value is null or reset_counter.next_value <= last_value
-        or reset_counter.next_value not between active.sequence_start and highest
-    then
+    if reset_counter.next_value between active.sequence_start and highest then
+        is_moved := machserial._set_counter(
+            counter_id, active.allocation, reset_counter.next_value, active.sequence_increment
+        );
+    end if;
+    if not is_moved then
+        last_value := machserial._last_value(counter_id);
         raise exception using
             errcode = 'invalid_parameter_value',
             message = pg_catalog.format('the counter of format %s cannot go to %s', active.name,
@@ -142,9 +173,6 @@ begin
             hint = pg_catalog.format('Give %s to %s: going back would issue numbers twice.',
                 coalesce(last_value + 1, active.sequence_start), highest);
     end if;
-    perform machserial._set_counter(
-        counter_id, active.allocation, reset_counter.next_value, active.sequence_increment
-    );
     perform machserial._audit(
         'COUNTER_RESET', reset_counter.part_id, reset_counter.site_id,
         jsonb_build_object(

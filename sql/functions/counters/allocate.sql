@@ -3,6 +3,14 @@
 -- A SEQUENCE counter counts in a PostgreSQL sequence of its own, machserial.counter_<id>: taking a value
 -- never waits for another transaction. A GAPLESS counter counts in its row: taking one waits until the
 -- previous taker has ended.
+--
+-- Two advisory locks guard a sequence, each for a moment and never until the end of a transaction:
+--   machserial.block    shared by all who draw; whoever moves the sequence keeps them away, so that nobody
+--                       draws out of a block
+--   machserial.counter  for one at a time of those who look ahead and then draw what they have seen, or move
+-- They are the transaction's, taken within an inner block that always ends by an exception, MS000 if all is
+-- well. That lets go of them whatever happens, a cancellation included, and takes back nothing that a
+-- sequence has given.
 
 -- What generate() has resolved of a call, and all that allocation and rendering need to know.
 create type machserial._issue as (
@@ -61,6 +69,30 @@ begin
     end if;
     reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
     return case when reached >= counter.first_value then reached end;
+end
+$$;
+
+-- What the counter gives next, if nobody comes in between.
+create function machserial._next_value(issue machserial._issue) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        machserial._last_value(issue.counter_id) + issue.sequence_increment,
+        (select c.first_value from machserial.counters as c where c.id = issue.counter_id)
+    );
+end
+$$;
+
+-- Before a sequence is moved: nobody else looks ahead, moves or draws.
+create function machserial._hold_sequence(counter_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtext('machserial.counter'), hashint8(counter_id));
+    perform pg_advisory_xact_lock(hashtext('machserial.block'), hashint8(counter_id));
 end
 $$;
 
@@ -376,6 +408,23 @@ begin
 end
 $$;
 
+-- So many sequence values from this one on, fewer at the end of the counter.
+create function machserial._window(issue machserial._issue, first_value bigint, length bigint)
+returns bigint[]
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select v from generate_series(
+            first_value::numeric,
+            least(first_value + (length - 1) * issue.sequence_increment::numeric, issue.sequence_maximum),
+            issue.sequence_increment
+        ) as v
+    );
+end
+$$;
+
 -- The next free numbers of the counter: looked for, not drawn. distance: how many values must be drawn to
 -- have them. Raises 2200H if the counter holds fewer.
 create function machserial._look_ahead(
@@ -386,37 +435,24 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    last_drawn constant bigint := machserial._last_value(issue.counter_id);
     window_start bigint;
     window_length integer := least(2 * wanted + 100, 100000);
     window_values bigint[];
     window_numbers text[];
     positions integer[];
 begin
-    next_value := coalesce(
-        last_drawn + issue.sequence_increment,
-        (select c.first_value from machserial.counters as c where c.id = issue.counter_id)
-    );
+    next_value := machserial._next_value(issue);
     window_start := next_value;
     numbers := '{}';
     sequence_values := '{}';
     distance := 0;
     loop
-        window_values := array(
-            select v from generate_series(
-                window_start::numeric,
-                least(
-                    window_start + (window_length - 1) * issue.sequence_increment::numeric,
-                    issue.sequence_maximum
-                ),
-                issue.sequence_increment
-            ) as v
-        );
+        window_values := machserial._window(issue, window_start, window_length);
         if window_values = '{}' then
             perform machserial._raise_exhausted(issue.format_name, issue.quantity, format(
                 'Free: %s. The last sequence number drawn is %s, the highest is %s.',
-                cardinality(numbers) + issue.quantity - wanted, coalesce(last_drawn::text, 'none'),
-                issue.sequence_maximum
+                cardinality(numbers) + issue.quantity - wanted,
+                coalesce(machserial._last_value(issue.counter_id)::text, 'none'), issue.sequence_maximum
             ));
         end if;
         window_numbers := machserial._render(
@@ -436,7 +472,8 @@ begin
 end
 $$;
 
--- What a call has drawn on trust before it was refused goes back, unless somebody has drawn since.
+-- What a call has drawn on trust before it was refused goes back, unless somebody has drawn or moved since.
+-- The caller ends by an exception, which lets go of the sequence.
 create function machserial._give_back(issue machserial._issue) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -444,6 +481,7 @@ as $$
 declare
     sequence constant regclass := machserial._sequence_of(issue.counter_id)::regclass;
 begin
+    perform machserial._hold_sequence(issue.counter_id);
     if pg_sequence_last_value(sequence)
         = issue.drawn_from + (issue.quantity - 1) * issue.sequence_increment::numeric
     then
@@ -461,9 +499,6 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    lock_class constant integer := hashtext('machserial.counter');
-    lock_object constant integer := hashint8(issue.counter_id);
-    is_locked boolean := false;
     ahead record;
     drawn bigint[];
     positions integer[];
@@ -477,24 +512,20 @@ begin
         where c.id = issue.counter_id;
         return;
     end if;
-    -- Held by the session and not by the transaction: let go at once, whatever happens, a cancellation included,
-    -- which could come between two statements, but not within one.
     begin
-        is_locked := pg_advisory_lock(lock_class, lock_object) is not null;
+        perform pg_advisory_xact_lock(hashtext('machserial.counter'), hashint8(issue.counter_id));
         select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
+        perform pg_advisory_xact_lock_shared(hashtext('machserial.block'), hashint8(issue.counter_id));
         drawn := array(
             select nextval(machserial._sequence_of(issue.counter_id)::regclass)
             from generate_series(1, ahead.distance)
         );
-        perform pg_advisory_unlock(lock_class, lock_object);
-    exception when query_canceled or others then
-        if sqlstate = '2200H' then
+        raise sqlstate 'MS000';
+    exception
+        when sqlstate 'MS000' then null;
+        when sequence_generator_limit_exceeded then
             perform machserial._give_back(issue);
-        end if;
-        if is_locked then
-            perform pg_advisory_unlock(lock_class, lock_object);
-        end if;
-        raise;
+            raise;
     end;
     if drawn[1] = ahead.next_value and drawn[ahead.distance] = ahead.sequence_values[wanted] then
         numbers := ahead.numbers;
@@ -518,19 +549,39 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    lock_class constant integer := hashtext('machserial.block');
+    lock_object constant integer := hashint8(issue.counter_id);
     sequence regclass;
+    trusted_until numeric;
 begin
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
         sequence := machserial._sequence_of(issue.counter_id)::regclass;
         -- Not near the end: twice the quantity and a thousand more cover what others may take meanwhile.
-        if pg_sequence_last_value(sequence)
-            < issue.sequence_maximum - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric
+        trusted_until := issue.sequence_maximum
+            - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric;
+        if wanted = 1 and pg_sequence_last_value(sequence) < trusted_until
+            and current_setting('transaction_read_only') = 'off'
         then
-            sequence_values := case wanted
-                when 1 then array[nextval(sequence)]
-                else array(select nextval(sequence) from generate_series(1, wanted))
+            -- The commonest draw of all: an exception would cost a tenth of the call. So the lock is the
+            -- session's: no cancellation comes within an expression that waits for nothing.
+            sequence_values := (case
+                when pg_try_advisory_lock_shared(lock_class, lock_object) then array[
+                    case when pg_sequence_last_value(sequence) < trusted_until then nextval(sequence) end,
+                    pg_advisory_unlock_shared(lock_class, lock_object)::integer
+                ]
+            end)[:1];
+        end if;
+        if sequence_values[1] is null then
+            sequence_values := null;
+            begin
+                perform pg_advisory_xact_lock_shared(lock_class, lock_object);
+                if pg_sequence_last_value(sequence) < trusted_until then
+                    sequence_values := array(select nextval(sequence) from generate_series(1, wanted));
+                end if;
+                raise sqlstate 'MS000';
+            exception when sqlstate 'MS000' then null;
             end;
         end if;
     end if;
