@@ -89,8 +89,9 @@ execute function machserial._finish_placeholder();
 create trigger placeholders_keep_what_is_settled
 before update on machserial.late_assignment_placeholders
 for each row when (
-    (old.id, old.part_id, old.site_id, old.work_order_id, old.created_at, old.created_by)
-    is distinct from (new.id, new.part_id, new.site_id, new.work_order_id, new.created_at, new.created_by)
+    old.id <> new.id or old.part_id <> new.part_id or old.site_id <> new.site_id
+    or old.work_order_id is distinct from new.work_order_id
+    or old.created_at <> new.created_at or old.created_by <> new.created_by
     or old.status <> 'PENDING' and to_jsonb(old) - 'notes' <> to_jsonb(new) - 'notes'
 )
 execute function machserial._refuse_placeholder_change();
