@@ -20,7 +20,8 @@ select
     b.closed_at,
     b.closed_by,
     b.closing_reason,
-    r.request_id
+    r.request_id,
+    b.skipped_values
 from machserial.number_blocks as b
 inner join machserial.counters as c on b.counter_id = c.id
 inner join machserial.serial_formats as f on c.format_id = f.id
@@ -38,8 +39,10 @@ cross join lateral (
 comment on view machserial.blocks is
 'Blocks of numbers and what has become of them: used + open + returned + expired = quantity.';
 comment on column machserial.blocks.block_id is 'Key.';
-comment on column machserial.blocks.first_value is 'First sequence number of the run.';
-comment on column machserial.blocks.last_value is 'Last sequence number of the run.';
+comment on column machserial.blocks.first_value is 'Its first sequence number.';
+comment on column machserial.blocks.last_value is 'Its last sequence number.';
+comment on column machserial.blocks.skipped_values is
+'Sequence numbers between them that were taken when it was allocated, and are not among its numbers.';
 comment on column machserial.blocks.status is
 'OPEN, USED (all of it), RETURNED or EXPIRED. A block past expires_at is OPEN until maintain() closes it.';
 comment on column machserial.blocks.format is 'The format that was allocated from.';

@@ -22,7 +22,8 @@ create type machserial.block as (
     closed_at timestamptz,
     closed_by text,
     closing_reason text,
-    request_id text
+    request_id text,
+    skipped_values bigint[]
 );
 
 comment on type machserial.block is 'A row of machserial.blocks.';
@@ -501,6 +502,10 @@ begin
         ));
     end if;
     last_value := last_number;
+    -- Nothing of the run before the block's first number.
+    select first_value + count(*) * increment, skipped_values[count(*) + 1:] into first_value, skipped_values
+    from unnest(skipped_values) with ordinality as s (skipped_value, ordinal)
+    where s.skipped_value = first_value + (s.ordinal - 1) * increment;
 end
 $$;
 
@@ -604,8 +609,9 @@ $$;
 
 comment on function machserial.allocate_block(text, integer, text, text, text, text, timestamptz) is
 'Gives a holder a run of a format''s numbers, to be used while offline: neither generate() nor another block
-has any of them. quantity: 1 to 1,000,000; numbers that are taken already do not count, so the run may be
-longer. holder: the line, plant or manufacturer. part_id: null means the only part that the format is assigned
+has any of them. quantity: 1 to 1,000,000. The run is first_value to last_value, both of them the block''s;
+numbers between them that are taken already do not count and stand in skipped_values, so a holder that counts
+for itself must leave them out: block_serials() does. holder: the line, plant or manufacturer. part_id: null means the only part that the format is assigned
 to, else each report says which. site_id: null means DEFAULT. request_id: the same call with the same
 request_id gives the same block. expires_at: from then on maintain() closes the block; until it has, the
 holder may still report. The block of a SEQUENCE format that is rolled back stays a gap, as with generate().
