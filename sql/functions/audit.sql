@@ -150,6 +150,13 @@ begin
             machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
         from new_serials as n
         inner join old_serials as o on o.id = n.id
+        -- Of the many that a propagation lifts only the rank changes.
+        where
+            n.lineage_rank is not distinct from o.lineage_rank
+            or (n.status, n.claim_released, n.scopes, n.work_order_id, n.lot_number, n.operation_code, n.context)
+            is distinct from (
+                o.status, o.claim_released, o.scopes, o.work_order_id, o.lot_number, o.operation_code, o.context
+            )
     )
     insert into machserial.audit_events (
         event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details

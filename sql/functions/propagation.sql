@@ -1,1 +1,881 @@
--- Where a serial goes and what becomes of it: passing through, splitting, merging, transforming; lineage.
+-- What became of what: serials go on, split, merge and turn into others; where one comes from and goes to.
+--
+-- Nothing may become part of itself. Each serial has a rank (lineage_rank, else its id), and whatever comes
+-- of it ranks above it. Most serials come of older ones, and nothing is to be done; where one comes of a
+-- younger one, it and what has come of it are lifted until the order holds again. If it never does, there is
+-- a cycle.
+--
+-- Between sessions: who adds a propagation holds its serials FOR SHARE to the end of the transaction, who
+-- lifts a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just being made,
+-- and who waited for it sees what has been made. Nobody else waits.
+
+create type machserial.serial_propagation as (
+    id bigint,
+    propagation_type text,
+    parent_serial_id bigint,
+    child_serial_id bigint,
+    operation_code text,
+    routing_sequence integer,
+    work_center_id text,
+    quantity numeric,
+    notes text,
+    created_at timestamptz,
+    created_by text
+);
+
+comment on type machserial.serial_propagation is 'A row of machserial.serial_propagations.';
+
+create type machserial._lineage_step as (
+    serial_id bigint,
+    propagation_type text,
+    operation_code text,
+    path bigint[]
+);
+
+comment on type machserial._lineage_step is 'A serial that lineage() has come to, and how.';
+
+-- The table
+
+create function machserial._refuse_propagation_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    changes constant jsonb := machserial._changes(to_jsonb(old), to_jsonb(new) - 'notes');
+begin
+    if changes is null then
+        return new;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('propagation %s is on record: nothing but its notes can be changed', old.id),
+        detail = format('The change is %s.', changes),
+        hint = 'Put on record what happened next, and say in notes what was wrong.';
+end
+$$;
+
+create function machserial._refuse_propagation_removal() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'propagations are kept',
+        detail = format('%s on machserial.serial_propagations.', tg_op),
+        hint = 'Lineage is kept for good. Say in notes what was wrong, or machserial.invalidate_serial(…).';
+end
+$$;
+
+create function machserial._refuse_rank_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Depth 1 is this trigger itself.
+    if pg_trigger_depth() > 1 then
+        return new;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('the lineage_rank of serial %s follows from its lineage', old.serial_number),
+        detail = format(
+            'It is %s and would become %s.',
+            coalesce(old.lineage_rank::text, 'null'), coalesce(new.lineage_rank::text, 'null')
+        ),
+        hint = 'Leave lineage_rank alone: adding a propagation sets it.';
+end
+$$;
+
+-- Serials that take part
+
+-- Locks serials FOR SHARE, and those to be lifted FOR NO KEY UPDATE: in one order, that of their ids, so
+-- that two who do this cannot deadlock.
+create function machserial._lock_serials(serial_ids bigint[], to_be_lifted bigint[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    run record;
+begin
+    for run in
+        select array_agg(n.id) as ids, n.is_lifted
+        from (
+            select
+                i.id, i.is_lifted,
+                row_number() over (order by i.id)
+                - row_number() over (partition by i.is_lifted order by i.id) as run_number
+            from (
+                select u.id, bool_or(u.is_lifted) as is_lifted
+                from (
+                    select s.id, false as is_lifted from unnest(serial_ids) as s (id)
+                    union all
+                    select l.id, true from unnest(to_be_lifted) as l (id)
+                ) as u
+                group by u.id
+            ) as i
+        ) as n
+        group by n.is_lifted, n.run_number
+        order by min(n.id)
+    loop
+        if run.is_lifted then
+            perform count(*) from (
+                select from unnest(run.ids) as i (id)
+                inner join machserial.serials as s on s.id = i.id
+                order by s.id
+                for no key update of s
+            ) as locked;
+        else
+            perform count(*) from (
+                select from unnest(run.ids) as i (id)
+                inner join machserial.serials as s on s.id = i.id
+                order by s.id
+                for share of s
+            ) as locked;
+        end if;
+    end loop;
+end
+$$;
+
+create function machserial._require_propagable(serial_ids bigint[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    unfit record;
+begin
+    select
+        s.serial_number, s.status, count(*) over () as total,
+        case
+            when s.status_changed_at is null then 'Since it was put on record.'
+            else format('Since %s, by %s: %s', s.status_changed_at, s.status_changed_by, s.status_reason)
+        end as description
+    into unfit
+    from unnest(serial_ids) as i (id)
+    inner join machserial.serials as s on s.id = i.id
+    where s.status in ('CONFLICT', 'REJECTED', 'RETIRED', 'INVALID')
+    order by s.id
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format(
+                'serial %s is %s and cannot be propagated', unfit.serial_number, unfit.status
+            ),
+            detail = unfit.description || case
+                when unfit.total > 1
+                    then format(' (%s of %s serials cannot.)', unfit.total, cardinality(serial_ids))
+                else ''
+            end,
+            hint = 'Check the part at hand: only a PENDING or ACTIVE serial goes on or becomes another.';
+    end if;
+end
+$$;
+
+-- Cycles
+
+create function machserial._raise_cycle(serial_ids bigint[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    numbers text[] := array(
+        select s.serial_number
+        from unnest(serial_ids) with ordinality as i (id, ordinal)
+        inner join machserial.serials as s on s.id = i.id
+        order by i.ordinal
+    );
+    first constant text := numbers[1];
+begin
+    if cardinality(numbers) > 20 then
+        numbers := numbers[:10] || '…'::text || numbers[cardinality(numbers) - 8:];
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('serial %s would become part of itself', first),
+        detail = format('The cycle is %s.', array_to_string(numbers, ' → ')),
+        hint = 'Check which is the source (it was there before) and which the target (it came of it).';
+end
+$$;
+
+-- Walks back from a serial that was just lifted, always to the parent that forced it up, and refuses if that
+-- leads in a circle. In a cycle everybody has been forced up by another; without one the walk comes to a
+-- serial that was high enough by itself.
+create function machserial._refuse_cycle_behind(serial_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    path bigint[] := array[serial_id];
+    rank bigint;
+    parent record;
+begin
+    select s.lineage_rank into rank from machserial.serials as s where s.id = serial_id;
+    loop
+        select p.id, coalesce(p.lineage_rank, p.id) as rank into parent
+        from machserial.serial_propagations as e
+        inner join machserial.serials as p on p.id = e.parent_serial_id
+        where e.child_serial_id = path[1]
+        order by coalesce(p.lineage_rank, p.id) desc
+        limit 1;
+        exit when parent.id is null or parent.rank < rank - 1;
+        if parent.id = any(path) then
+            perform machserial._raise_cycle(parent.id || path[:array_position(path, parent.id)]);
+        end if;
+        path := parent.id || path;
+        rank := parent.rank;
+    end loop;
+end
+$$;
+
+-- Under REPEATABLE READ what others have made of the serial meanwhile cannot be seen, and a cycle might
+-- close.
+create function machserial._require_sight_of_others(serial_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    isolation constant text := current_setting('transaction_isolation');
+begin
+    if isolation in ('repeatable read', 'serializable') then
+        raise exception using
+            errcode = 'feature_not_supported',
+            message = format(
+                'serial %s cannot come of a younger serial in a %s transaction',
+                (select s.serial_number from machserial.serials as s where s.id = serial_id), isolation
+            ),
+            detail = 'Whether that closes a cycle with what other sessions add cannot be seen from here.',
+            hint = 'Do it in a transaction of its own: begin isolation level read committed;';
+    end if;
+end
+$$;
+
+-- Lifts the children that do not rank above their parents, then the children of those, and so on. Waits for
+-- nobody: returns null if the order holds, else the serials to be locked before it is tried again.
+create function machserial._lift_children(parent_ids bigint[], child_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    low bigint[];
+    lifted bigint[];
+    wanted bigint[] := '{}'::bigint[];
+    locked integer;
+    rounds integer := 0;
+begin
+    select array_agg(distinct c.id) into low
+    from unnest(parent_ids, child_ids) as e (parent_id, child_id)
+    inner join machserial.serials as p on p.id = e.parent_id
+    inner join machserial.serials as c on c.id = e.child_id
+    where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id);
+    while low is not null loop
+        perform machserial._require_sight_of_others(low[1]);
+        wanted := wanted || low;
+        select count(*) into locked
+        from (
+            select from unnest(low) as i (id)
+            inner join machserial.serials as s on s.id = i.id
+            for no key update of s skip locked
+        ) as l;
+        if locked < cardinality(low) then
+            return wanted;
+        end if;
+        with ranks as (
+            select i.id, max(coalesce(p.lineage_rank, p.id)) + 1 as lowest
+            from unnest(low) as i (id)
+            inner join machserial.serial_propagations as e on e.child_serial_id = i.id
+            inner join machserial.serials as p on p.id = e.parent_serial_id
+            group by i.id
+        ),
+
+        updated as (
+            update machserial.serials as c set lineage_rank = r.lowest
+            from ranks as r
+            where c.id = r.id and coalesce(c.lineage_rank, c.id) < r.lowest
+            returning c.id
+        )
+
+        select array_agg(u.id) into lifted from updated as u;
+        rounds := rounds + 1;
+        -- Now and then: each look is as long as the rounds were many.
+        if rounds & (rounds - 1) = 0 and lifted is not null then
+            perform machserial._refuse_cycle_behind(lifted[1]);
+        end if;
+        select array_agg(distinct c.id) into low
+        from unnest(lifted) as i (id)
+        inner join machserial.serials as p on p.id = i.id
+        inner join machserial.serial_propagations as e on e.parent_serial_id = i.id
+        inner join machserial.serials as c on c.id = e.child_serial_id
+        where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id);
+    end loop;
+    return null;
+end
+$$;
+
+-- SECURITY DEFINER: locks and lifts serials that the caller may not write, of sites that he may not see.
+create function machserial._refuse_impossible_lineage() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    serial_ids constant bigint[] := array(
+        select n.parent_serial_id from new_propagations as n
+        union
+        select n.child_serial_id from new_propagations as n where n.child_serial_id is not null
+    );
+    edges record;
+    to_be_lifted bigint[] := '{}'::bigint[];
+begin
+    select
+        array_agg(n.parent_serial_id) as parent_ids, array_agg(n.child_serial_id) as child_ids,
+        min(n.parent_serial_id) filter (where n.parent_serial_id = n.child_serial_id) as its_own_parent
+    into edges
+    from new_propagations as n
+    where n.child_serial_id is not null;
+    if edges.its_own_parent is not null then
+        perform machserial._raise_cycle(array[edges.its_own_parent, edges.its_own_parent]);
+    elsif edges.child_ids is null then
+        perform machserial._lock_serials(serial_ids, to_be_lifted);
+        perform machserial._require_propagable(serial_ids);
+        return null;
+    end if;
+    loop
+        begin
+            perform machserial._lock_serials(serial_ids, to_be_lifted);
+            perform machserial._require_propagable(serial_ids);
+            to_be_lifted := machserial._lift_children(edges.parent_ids, edges.child_ids);
+            exit when to_be_lifted is null;
+            -- Another session holds one of them, and may wait for one of ours: let go of all, and wait for
+            -- them in the order in which everybody does.
+            raise sqlstate 'MS001' using message = 'let go of the locks';
+        exception when sqlstate 'MS001' then
+            null;
+        end;
+    end loop;
+    return null;
+end
+$$;
+
+-- The audit trail
+
+-- One event for each serial that took part at one operation, with the serials at the other end.
+create function machserial._audit_new_propagations() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+    )
+    select
+        case t.propagation_type
+            when 'PASS_THROUGH' then 'PROPAGATED'
+            when 'SPLIT' then 'SPLIT'
+            when 'MERGE' then 'MERGED'
+            when 'TRANSFORM' then 'TRANSFORMED'
+        end,
+        current_setting('application_name'), s.id, s.serial_number, s.part_id, s.site_id,
+        jsonb_strip_nulls(jsonb_build_object(
+            'operation_code', t.operation_code, 'routing_sequence', t.routing_sequence,
+            'work_center_id', t.work_center_id,
+            'source_serial_ids', t.source_ids, 'target_serial_ids', t.target_ids
+        ))
+    from (
+        select
+            n.propagation_type, n.operation_code, n.routing_sequence, n.work_center_id, e.serial_id,
+            array_agg(e.source_id order by n.id) filter (where e.source_id is not null) as source_ids,
+            array_agg(e.target_id order by n.id) filter (where e.target_id is not null) as target_ids
+        from new_propagations as n
+        cross join lateral (
+            values (n.parent_serial_id, null::bigint, n.child_serial_id),
+            (n.child_serial_id, n.parent_serial_id, null)
+        ) as e (serial_id, source_id, target_id)
+        where e.serial_id is not null
+        group by n.propagation_type, n.operation_code, n.routing_sequence, n.work_center_id, e.serial_id
+    ) as t
+    -- Looked up one by one, whatever their number: the plan is kept, and what is right for the millions of
+    -- one statement would read the whole registry for the one serial of the next.
+    cross join lateral (select r.* from machserial.serials as r where r.id = t.serial_id offset 0) as s
+    order by s.id;
+    return null;
+end
+$$;
+
+create function machserial._audit_changed_propagations() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+    )
+    select
+        'PROPAGATION_UPDATED', current_setting('application_name'), s.id, s.serial_number, s.part_id,
+        s.site_id, c.changes || jsonb_build_object('propagation_id', n.id)
+    from new_propagations as n
+    -- A full join, though there is always one of each: its plan is right for one row and for a million.
+    full join old_propagations as o on o.id = n.id
+    cross join lateral (select machserial._changes(to_jsonb(o), to_jsonb(n)) as changes) as c
+    cross join lateral (
+        select r.* from machserial.serials as r where r.id = n.parent_serial_id offset 0
+    ) as s
+    where c.changes is not null;
+    return null;
+end
+$$;
+
+-- Adding propagations
+
+create function machserial._require_different_serials(source_ids bigint[], target_ids bigint[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given constant bigint[] := source_ids || target_ids;
+    fault text;
+    unknown bigint[];
+begin
+    fault := case
+        when coalesce(cardinality(source_ids), 0) = 0 then 'no source serial is given'
+        when cardinality(target_ids) = 0 then 'no target serial is given'
+        when array_position(given, null) is not null then 'one of the serials is null'
+        else (
+            select format('serial %s is given more than once', min(r.id))
+            from (select i.id from unnest(given) as i (id) group by i.id having count(*) > 1) as r
+            having count(*) > 0
+        )
+    end;
+    if fault is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = fault,
+            detail = format(
+                'Source: %s; target: %s.', coalesce(left(source_ids::text, 200), 'null'),
+                coalesce(left(target_ids::text, 200), 'null')
+            ),
+            hint = 'Give each serial once, by its id: machserial.find_serial(serial_number).';
+    end if;
+    unknown := array(
+        select i.id from unnest(given) as i (id)
+        where not exists (select from machserial.serials as s where s.id = i.id)
+        order by i.id
+    );
+    if cardinality(unknown) > 0 then
+        raise exception using
+            errcode = 'no_data_found',
+            message = format('there is no serial with id %s', array_to_string(unknown[:20], ', ')),
+            detail = format(
+                'Unknown are %s of the %s that were given.', cardinality(unknown), cardinality(given)
+            ),
+            hint = 'Look the number up: machserial.find_serial(serial_number).';
+    end if;
+end
+$$;
+
+create function machserial._require_operation(
+    operation_code text, routing_sequence integer, quantity numeric
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_text('operation_code', operation_code);
+    if routing_sequence >= 0 and quantity > 0 and quantity < 'infinity' then
+        return;
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('operation %s lacks a routing_sequence or a quantity', operation_code),
+        detail = format(
+            'routing_sequence is %s, quantity is %s.',
+            coalesce(routing_sequence::text, 'null'), coalesce(quantity::text, 'null')
+        ),
+        hint = 'routing_sequence is 0 or more, quantity more than 0.';
+end
+$$;
+
+-- Each source with each target; target_ids null: the sources themselves go on.
+create function machserial._propagate(
+    propagation_type text, source_ids bigint[], target_ids bigint[], operation_code text,
+    routing_sequence integer, work_center_id text, quantity numeric, notes text
+)
+returns setof machserial.serial_propagation
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform machserial._require_operation(
+        _propagate.operation_code, _propagate.routing_sequence, _propagate.quantity
+    );
+    perform machserial._require_different_serials(source_ids, target_ids);
+    return query
+    insert into machserial.serial_propagations as p (
+        propagation_type, parent_serial_id, child_serial_id, operation_code, routing_sequence,
+        work_center_id, quantity, notes
+    )
+    select
+        _propagate.propagation_type, s.id, t.id, _propagate.operation_code, _propagate.routing_sequence,
+        _propagate.work_center_id, _propagate.quantity, _propagate.notes
+    from unnest(source_ids) with ordinality as s (id, ordinal)
+    left join unnest(target_ids) with ordinality as t (id, ordinal) on true
+    order by s.ordinal, t.ordinal
+    returning
+        p.id, p.propagation_type, p.parent_serial_id, p.child_serial_id, p.operation_code,
+        p.routing_sequence, p.work_center_id, p.quantity, p.notes, p.created_at, p.created_by;
+end
+$$;
+
+create function machserial.pass_through(
+    serial_id bigint, operation_code text, routing_sequence integer, work_center_id text default null,
+    quantity numeric default 1, notes text default null
+)
+returns machserial.serial_propagation
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._propagate(
+        'PASS_THROUGH', array[serial_id], null, operation_code, routing_sequence, work_center_id, quantity,
+        notes
+    );
+end
+$$;
+
+comment on function machserial.pass_through(bigint, text, integer, text, numeric, text) is
+'Puts on record that a serial has gone through an operation and is the same as before. operation_code,
+routing_sequence (0 or more), work_center_id: where. quantity: how much of it, more than 0, in the unit of
+the part. Returns the row of serial_propagations.
+Errors: 22023 a bad argument · 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID · P0002 no such
+serial.';
+
+create function machserial.split(
+    source_serial_id bigint, target_serial_ids bigint[], operation_code text, routing_sequence integer,
+    work_center_id text default null, quantity numeric default 1, notes text default null
+)
+returns setof machserial.serial_propagation
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select p.*
+    from machserial._propagate(
+        'SPLIT', array[source_serial_id], coalesce(target_serial_ids, '{}'), operation_code,
+        routing_sequence, work_center_id, quantity, notes
+    ) as p;
+end
+$$;
+
+comment on function machserial.split(bigint, bigint[], text, integer, text, numeric, text) is
+'Puts on record that one serial has become several: a bar cut up, a panel separated. One target is
+allowed: the others may follow in another call. quantity: how much of the source went into each target;
+the other arguments as in pass_through(). Returns a row for each target, in their order.
+Errors: 22023 a bad argument, a serial given twice, a target that the source itself comes from · 0A000 a
+target older than the source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT,
+REJECTED, RETIRED or INVALID · P0002 no such serial.';
+
+create function machserial.merge(
+    source_serial_ids bigint[], target_serial_id bigint, operation_code text, routing_sequence integer,
+    work_center_id text default null, quantity numeric default 1, notes text default null
+)
+returns setof machserial.serial_propagation
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select p.*
+    from machserial._propagate(
+        'MERGE', source_serial_ids, array[target_serial_id], operation_code, routing_sequence,
+        work_center_id, quantity, notes
+    ) as p;
+end
+$$;
+
+comment on function machserial.merge(bigint[], bigint, text, integer, text, numeric, text) is
+'Puts on record that several serials have become one: an assembly, a batch. One source is allowed: the
+others may follow in another call. quantity: how much of each source went into the target; the other
+arguments as in pass_through(). Returns a row for each source, in their order.
+Errors: 22023 a bad argument, a serial given twice, a target that a source itself comes from · 0A000 a
+target older than a source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT, REJECTED,
+RETIRED or INVALID · P0002 no such serial.';
+
+create function machserial.transform(
+    source_serial_id bigint, operation_code text, routing_sequence integer,
+    target_serial_id bigint default null, work_center_id text default null, quantity numeric default 1,
+    notes text default null
+)
+returns machserial.serial_propagation
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._propagate(
+        'TRANSFORM', array[source_serial_id],
+        case when target_serial_id is not null then array[target_serial_id] end,
+        operation_code, routing_sequence, work_center_id, quantity, notes
+    );
+end
+$$;
+
+comment on function machserial.transform(bigint, text, integer, bigint, text, numeric, text) is
+'Puts on record that a serial has become something else: a casting machined, a unit converted.
+target_serial_id: the number that it bears now; null: it keeps its own. The other arguments as in
+pass_through(). Returns the row of serial_propagations.
+Errors: 22023 a bad argument, a target that the source itself comes from · 0A000 a target older than the
+source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT, REJECTED, RETIRED or INVALID ·
+P0002 no such serial.';
+
+-- Lineage
+
+-- Everything that a serial comes of (upward) or that came of it, level by level: a level is the serials next
+-- to those of the level before, but for those reached already, each by one of the steps that lead to it.
+create function machserial._walk_lineage(
+    start machserial.serial, max_depth integer, upward boolean,
+    out direction text, out depth integer, out serial_id bigint, out serial_number text, out part_id text,
+    out propagation_type text, out operation_code text, out path bigint[]
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- Plans for few serials, which read by index: they are kept, and a lineage of a million needs no other.
+set plan_cache_mode = 'force_generic_plan'
+as $$
+#variable_conflict use_column
+declare
+    level machserial._lineage_step[] := array[
+        row(start.id, null, null, array[start.id])::machserial._lineage_step
+    ];
+    reached bigint[] := array[start.id];
+    pending machserial._lineage_step[];
+begin
+    direction := case when upward then 'ANCESTOR' else 'DESCENDANT' end;
+    for depth in 1..max_depth loop
+        if upward then
+            select array_agg(n.step), reached || array_agg(n.id) into level, reached
+            from (
+                select distinct on (e.parent_serial_id)
+                    e.parent_serial_id as id,
+                    row(
+                        e.parent_serial_id, e.propagation_type, e.operation_code, l.path || e.parent_serial_id
+                    )::machserial._lineage_step as step
+                from unnest(level) as l
+                inner join machserial.serial_propagations as e on e.child_serial_id = l.serial_id
+                where e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
+                order by e.parent_serial_id, e.id
+            ) as n;
+        else
+            select array_agg(n.step), reached || array_agg(n.id) into level, reached
+            from (
+                select distinct on (e.child_serial_id)
+                    e.child_serial_id as id,
+                    row(
+                        e.child_serial_id, e.propagation_type, e.operation_code, l.path || e.child_serial_id
+                    )::machserial._lineage_step as step
+                from unnest(level) as l
+                inner join machserial.serial_propagations as e on e.parent_serial_id = l.serial_id
+                where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
+                order by e.child_serial_id, e.id
+            ) as n;
+        end if;
+        pending := pending || level;
+        -- Not level by level: most levels are small.
+        if level is null or depth = max_depth or cardinality(pending) > 1000 then
+            return query
+            select
+                direction, cardinality(p.path) - 1, s.id, s.serial_number, s.part_id, p.propagation_type,
+                p.operation_code, p.path
+            from unnest(pending) as p
+            inner join machserial.serials as s on s.id = p.serial_id
+            order by cardinality(p.path), s.id;
+            pending := null;
+        end if;
+        if level is null then
+            return;
+        end if;
+    end loop;
+    if
+        upward and exists (
+            select from unnest(level) as l
+            inner join machserial.serial_propagations as e on e.child_serial_id = l.serial_id
+            where e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
+        )
+        or not upward and exists (
+            select from unnest(level) as l
+            inner join machserial.serial_propagations as e on e.parent_serial_id = l.serial_id
+            where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
+        )
+    then
+        raise notice using
+            message = format(
+                'lineage of serial %s is cut at depth %s: there are more %ss', start.serial_number, max_depth,
+                lower(direction)
+            ),
+            hint = format(
+                'To see more: machserial.lineage(serial_id => %s, max_depth => %s).', start.id,
+                greatest(max_depth, 1)::bigint * 10
+            );
+    end if;
+end
+$$;
+
+create function machserial.lineage(
+    out direction text, out depth integer, inout serial_id bigint, in max_depth integer default 50,
+    out serial_number text, out part_id text, out propagation_type text, out operation_code text,
+    out path bigint[]
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    start constant machserial.serial := machserial._serial(lineage.serial_id);
+begin
+    if lineage.max_depth is null or lineage.max_depth < 0 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('no lineage of serial %s without a depth', start.serial_number),
+            detail = format('max_depth is %s.', coalesce(lineage.max_depth::text, 'null')),
+            hint = 'Give 0 for the serial alone, 1 for its parents and children, and so on.';
+    end if;
+    return query select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
+    return query
+    select
+        'SELF', 0, start.id, start.serial_number, start.part_id, null::text, null::text, array[start.id];
+    return query select w.* from machserial._walk_lineage(start, lineage.max_depth, false) as w;
+end
+$$;
+
+comment on function machserial.lineage(bigint, integer) is
+'Where a serial comes from and what it became: ANCESTOR, SELF and DESCENDANT rows, each serial once a
+direction, at its least depth; nearest first. propagation_type, operation_code: of the step by which it
+was reached. path: the ids from the serial to this one, both included. max_depth: so many steps either
+way, 0 for the serial alone; a NOTICE says if there is more.
+Errors: 22023 max_depth is null or negative · P0002 no such serial.';
+
+-- Reports
+
+create function machserial.propagation_history(
+    part_id text, since timestamptz default null, until timestamptz default null,
+    page_size integer default 50, after bigint default null
+)
+returns setof machserial.serial_propagation
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform machserial._require_known_part(propagation_history.part_id);
+    if page_size is null or page_size < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('a page of %s propagations', coalesce(page_size::text, 'null')),
+            detail = format('page_size is %s.', coalesce(page_size::text, 'null')),
+            hint = 'Give 1 or more.';
+    end if;
+    -- By parent and by child apart, so that each can stop at the size of the page.
+    return query
+    select
+        p.id, p.propagation_type, p.parent_serial_id, p.child_serial_id, p.operation_code,
+        p.routing_sequence, p.work_center_id, p.quantity, p.notes, p.created_at, p.created_by
+    from machserial.serial_propagations as p
+    inner join (
+        (
+            select e.id
+            from machserial.serial_propagations as e
+            inner join machserial.serials as s on s.id = e.parent_serial_id
+            where
+                s.part_id = propagation_history.part_id
+                and e.created_at >= coalesce(since, '-infinity')
+                and e.created_at < coalesce(until, 'infinity') and (after is null or e.id < after)
+            order by e.id desc
+            limit page_size
+        )
+        union
+        (
+            select e.id
+            from machserial.serial_propagations as e
+            inner join machserial.serials as s on s.id = e.child_serial_id
+            where
+                s.part_id = propagation_history.part_id
+                and e.created_at >= coalesce(since, '-infinity')
+                and e.created_at < coalesce(until, 'infinity') and (after is null or e.id < after)
+            order by e.id desc
+            limit page_size
+        )
+    ) as page on page.id = p.id
+    order by p.id desc
+    limit page_size;
+end
+$$;
+
+comment on function machserial.propagation_history(text, timestamptz, timestamptz, integer, bigint) is
+'The propagations of serials of a part, as source or as target, newest first. since (inclusive), until
+(exclusive): when they were put on record. page_size: at most so many. after: the id that the page before
+ended with; null for the first page.
+Errors: 22023 page_size is null or below 1 · 23503 unknown part.';
+
+create function machserial.propagation_statistics(
+    part_id text,
+    out total bigint, out pass_through bigint, out split bigint, out merge bigint, out transform bigint,
+    out serials bigint, out last_propagated_at timestamptz
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_known_part(part_id);
+    select
+        count(distinct e.id), count(distinct e.id) filter (where e.propagation_type = 'PASS_THROUGH'),
+        count(distinct e.id) filter (where e.propagation_type = 'SPLIT'),
+        count(distinct e.id) filter (where e.propagation_type = 'MERGE'),
+        count(distinct e.id) filter (where e.propagation_type = 'TRANSFORM'),
+        count(distinct e.serial_id), max(e.created_at)
+    into total, pass_through, split, merge, transform, serials, last_propagated_at
+    from (
+        select p.id, p.propagation_type, p.created_at, s.id as serial_id
+        from machserial.serial_propagations as p
+        inner join machserial.serials as s on s.id = p.parent_serial_id
+        where s.part_id = propagation_statistics.part_id
+        union all
+        select p.id, p.propagation_type, p.created_at, s.id
+        from machserial.serial_propagations as p
+        inner join machserial.serials as s on s.id = p.child_serial_id
+        where s.part_id = propagation_statistics.part_id
+    ) as e;
+end
+$$;
+
+comment on function machserial.propagation_statistics(text) is
+'How many propagations serials of a part took part in, as source or as target: in all and by type; how
+many of its serials took part, and when the last was put on record (null: none).
+Errors: 23503 unknown part.';
+
+create function machserial._lineage_problems(part_id text default null)
+returns table (serial_id bigint, problem text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        c.id,
+        format(
+            'ranks %s, not above %s, the rank of serial %s (id %s) that it comes of',
+            coalesce(c.lineage_rank, c.id), coalesce(p.lineage_rank, p.id), p.serial_number, p.id
+        )
+    from machserial.serial_propagations as e
+    inner join machserial.serials as p on p.id = e.parent_serial_id
+    inner join machserial.serials as c on c.id = e.child_serial_id
+    where
+        coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id)
+        and (
+            _lineage_problems.part_id is null or _lineage_problems.part_id in (c.part_id, p.part_id)
+        );
+end
+$$;
