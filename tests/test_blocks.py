@@ -237,15 +237,14 @@ def test_the_numbers_of_a_block_are_always_the_same(plant):
 
 
 def test_a_request_gives_one_block(plant, connect):
-    # The moment is the same, however the session writes it.
     later = value(plant, "select now() + interval '1 day'")
     arguments = {"quantity": 5, "part_id": "P", "request_id": "r", "expires_at": later}
     block = allocate(plant, **arguments)
-    plant.execute("set local time zone 'Asia/Tokyo'")
-    assert allocate(plant, **arguments, site_id="DEFAULT").block_id == block.block_id
+    # Often counted from now, so another moment when the request is repeated.
+    again = {**arguments, "expires_at": later + timedelta(seconds=1)}
+    assert allocate(plant, **again, site_id="DEFAULT").block_id == block.block_id
     make_format(plant, "G", "G{SEQ:4}")
-    for other in [{"quantity": 6}, {"holder": "LINE-2"}, {"part_id": None}, {"site_id": "BER"}, {"format": "G"},
-                  {"expires_at": None}, {"expires_at": later + timedelta(seconds=1)}]:  # fmt: skip
+    for other in [{"quantity": 6}, {"holder": "LINE-2"}, {"part_id": None}, {"site_id": "BER"}, {"format": "G"}]:
         with refused(plant, "22023"):
             allocate(plant, **{**arguments, **other})
     with refused(plant, "22023"):

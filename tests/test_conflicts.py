@@ -358,13 +358,19 @@ def test_a_newcomer_that_another_still_keeps_out_is_not_brought_in(plant):
 
 
 @pytest.mark.parametrize("status", ["RETIRED", "INVALID"])
-def test_what_is_out_of_use_cannot_be_kept(plant, status):
+def test_what_is_out_of_use_keeps_its_number_unless_it_has_given_it_up(plant, status):
     holder = make(plant, status=status)
     record(plant)
-    for resolution in ("KEEP", "RETIRE"):
-        with refused(plant, "55000") as refusal:
-            resolve(plant, resolution, keep_serial_id=holder)
-        assert status in refusal.message
+    resolve(plant, "KEEP", keep_serial_id=holder)
+    assert statuses(plant, holder) == [status] and not released(plant, holder)
+    record(plant)
+    resolve(plant, "MARK_INVALID")
+    assert released(plant, holder)
+    make(plant)
+    record(plant)
+    with refused(plant, "55000") as refusal:
+        resolve(plant, "KEEP", keep_serial_id=holder)
+    assert str(holder) in refusal.message
 
 
 def test_what_has_no_claim_cannot_give_it_up(plant):

@@ -57,7 +57,12 @@ def events(connection, serial_id: int) -> list[tuple]:
 def test_a_serial_takes_the_steps_of_its_life_and_no_others(plant, old):
     for new in STEPS:
         serial_id = make(plant, f"{old} to {new}", old)
-        if new == old or new in STEPS[old]:
+        if new == old:
+            step(plant, serial_id, f"status = '{new}'")
+            for what in ("status_reason = 'another'", "status_changed_at = now()", "status_changed_by = 'forger'"):
+                with refused(plant, "55000"):
+                    step(plant, serial_id, f"status = '{new}', {what}")
+        elif new in STEPS[old]:
             step(plant, serial_id, f"status = '{new}', status_reason = 'a reason'")
             assert state(plant, serial_id)[0] == new
         else:
@@ -259,3 +264,12 @@ def test_every_change_is_an_event_with_old_and_new_values_whatever_its_size(plan
         "select event_type, reason, details, count(distinct serial_id) from machserial.audit_events "
         "where event_type = 'SERIAL_RETIRED' group by 1, 2, 3"
     ).fetchall() == [("SERIAL_RETIRED", "recall", {"status": {"old": "ACTIVE", "new": "RETIRED"}}, 10_000)]
+
+
+def test_only_what_has_ended_gives_its_number_up(plant):
+    for status in STEPS:
+        if status in ("RETIRED", "INVALID"):
+            make(plant, status, status, claim_released=True)
+        else:
+            with violated(plant, "23514"):
+                make(plant, status, status, claim_released=True)

@@ -715,3 +715,23 @@ def test_lots_that_overlap_are_received_and_accepted_without_a_deadlock(plant, c
     plant.commit()
     assert sum(at_once(4, use)) == 1500
     assert value(plant, "select count(*) from machserial.serial_conflicts") == 4500
+
+
+def test_a_receipt_is_imported_with_its_history(plant):
+    insert = "insert into machserial.vendor_serials (serial_number, vendor_name, part_id, status{}) values {}"
+    with refused(plant, "22023"):
+        plant.execute(insert.format("", "('R1', 'V', 'P', 'REJECTED')"))
+    plant.execute(insert.format(", rejection_reason", "('R1', 'V', 'P', 'REJECTED', 'old stock')"))
+    plant.execute(insert.format(", accepted_by", "('A1', 'V', 'P', 'ACTIVE', 'ada')"))
+    found = plant.execute(
+        "select status, accepted_by, rejected_at is not null from machserial.vendor_serials order by serial_number"
+    ).fetchall()
+    assert found == [("ACTIVE", "ada", False), ("REJECTED", None, True)]
+
+
+def test_a_space_around_its_name_makes_no_other_vendor(plant):
+    call(plant, "set_vendor_rule", vendor_name=" Foundry ", min_length=9)
+    (received,) = call(plant, "receive_vendor_serial", serial_number="X", vendor_name="Foundry\t", part_id="P")
+    (bulk,) = call(plant, "receive_vendor_serials", serial_numbers=["Y"], vendor_name=" Foundry", part_id="P")
+    assert received.vendor_name == "Foundry" and len(received.validation_errors) == len(bulk.errors) == 1
+    assert call(plant, "delete_vendor_rule", vendor_name="Foundry ")[0].vendor_name == "Foundry"

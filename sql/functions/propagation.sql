@@ -250,63 +250,153 @@ begin
 end
 $$;
 
--- Lifts the children that do not rank above their parents, then the children of those, and so on. Waits for
--- nobody: returns null if the order holds, else the serials to be locked before it is tried again.
+-- The children that do not rank above their parents.
+create function machserial._below_parent(parent_ids bigint[], child_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select distinct c.id
+        from unnest(parent_ids, child_ids) as e (parent_id, child_id)
+        inner join machserial.serials as p on p.id = e.parent_id
+        inner join machserial.serials as c on c.id = e.child_id
+        where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id)
+    );
+end
+$$;
+
+-- Of these serials, those that do not rank above all that they come of.
+create function machserial._too_low(serial_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select c.id
+        from (select distinct u.id from unnest(serial_ids) as u (id)) as i
+        inner join machserial.serials as c on c.id = i.id
+        cross join lateral (
+            select p.id
+            from machserial.serial_propagations as e
+            inner join machserial.serials as p on p.id = e.parent_serial_id
+            where
+                e.child_serial_id = c.id
+                and coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id)
+            limit 1
+        ) as p
+    );
+end
+$$;
+
+-- Of serials that are too low, those that can be lifted for good: nothing that they come of is too low.
+create function machserial._liftable(serial_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select i.id
+        from unnest(serial_ids) as i (id)
+        where (
+            select p.id
+            from machserial.serial_propagations as e
+            inner join machserial.serials as p on p.id = e.parent_serial_id
+            inner join machserial.serial_propagations as f on f.child_serial_id = p.id
+            inner join machserial.serials as g on g.id = f.parent_serial_id
+            where
+                e.child_serial_id = i.id
+                and coalesce(g.lineage_rank, g.id) >= coalesce(p.lineage_rank, p.id)
+            limit 1
+        ) is null
+    );
+end
+$$;
+
+-- Goes back from a serial that is too low to one that can be lifted for good, along those that are too low as
+-- well, and refuses if that leads in a circle.
+create function machserial._first_liftable(serial_id bigint) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    path bigint[] := array[serial_id];
+    parent_id bigint;
+begin
+    loop
+        parent_id := (machserial._too_low(array(
+            select e.parent_serial_id from machserial.serial_propagations as e
+            where e.child_serial_id = path[1]
+        )))[1];
+        exit when parent_id is null;
+        if parent_id = any(path) then
+            perform machserial._raise_cycle(parent_id || path[:array_position(path, parent_id)]);
+        end if;
+        path := parent_id || path;
+    end loop;
+    return path[1];
+end
+$$;
+
+-- Lifts the children that do not rank above their parents, what has come of them, and so on: each when what
+-- it comes of has been lifted, so that mostly once is enough. Waits for nobody: returns null if the order
+-- holds, else the serials to be locked before it is tried again.
 create function machserial._lift_children(parent_ids bigint[], child_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    low bigint[];
-    lifted bigint[];
+    waiting bigint[] := machserial._below_parent(parent_ids, child_ids);
+    next_ones bigint[] := machserial._liftable(waiting);
+    came_of_them bigint[];
+    lifted record;
     wanted bigint[] := '{}'::bigint[];
     locked integer;
     rounds integer := 0;
 begin
-    select array_agg(distinct c.id) into low
-    from unnest(parent_ids, child_ids) as e (parent_id, child_id)
-    inner join machserial.serials as p on p.id = e.parent_id
-    inner join machserial.serials as c on c.id = e.child_id
-    where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id);
-    while low is not null loop
-        perform machserial._require_sight_of_others(low[1]);
-        wanted := wanted || low;
+    while waiting <> '{}' loop
+        perform machserial._require_sight_of_others(waiting[1]);
+        if next_ones = '{}' then
+            next_ones := array[machserial._first_liftable(waiting[1])];
+        end if;
+        wanted := wanted || next_ones;
         select count(*) into locked
         from (
-            select from unnest(low) as i (id)
+            select from unnest(next_ones) as i (id)
             inner join machserial.serials as s on s.id = i.id
             for no key update of s skip locked
         ) as l;
-        if locked < cardinality(low) then
+        if locked < cardinality(next_ones) then
             return wanted;
         end if;
         with ranks as (
             select i.id, max(coalesce(p.lineage_rank, p.id)) + 1 as lowest
-            from unnest(low) as i (id)
+            from unnest(next_ones) as i (id)
             inner join machserial.serial_propagations as e on e.child_serial_id = i.id
             inner join machserial.serials as p on p.id = e.parent_serial_id
             group by i.id
-        ),
-
-        updated as (
-            update machserial.serials as c set lineage_rank = r.lowest
-            from ranks as r
-            where c.id = r.id and coalesce(c.lineage_rank, c.id) < r.lowest
-            returning c.id
         )
 
-        select array_agg(u.id) into lifted from updated as u;
+        update machserial.serials as c set lineage_rank = r.lowest
+        from ranks as r
+        where c.id = r.id and coalesce(c.lineage_rank, c.id) < r.lowest;
         rounds := rounds + 1;
         -- Now and then: each look is as long as the rounds were many.
-        if rounds & (rounds - 1) = 0 and lifted is not null then
-            perform machserial._refuse_cycle_behind(lifted[1]);
+        if rounds & (rounds - 1) = 0 then
+            perform machserial._refuse_cycle_behind(next_ones[1]);
         end if;
-        select array_agg(distinct c.id) into low
-        from unnest(lifted) as i (id)
-        inner join machserial.serials as p on p.id = i.id
+        select array_agg(e.parent_serial_id) as parent_ids, array_agg(e.child_serial_id) as child_ids
+        into lifted
+        from unnest(next_ones) as i (id)
         inner join machserial.serial_propagations as e on e.parent_serial_id = i.id
-        inner join machserial.serials as c on c.id = e.child_serial_id
-        where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id);
+        where e.child_serial_id is not null;
+        came_of_them := machserial._below_parent(lifted.parent_ids, lifted.child_ids);
+        waiting := waiting || came_of_them;
+        next_ones := machserial._liftable(came_of_them);
+        if next_ones = '{}' then
+            waiting := machserial._too_low(waiting);
+            next_ones := machserial._liftable(waiting);
+        end if;
     end loop;
     return null;
 end

@@ -133,6 +133,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_text('vendor_name', new.vendor_name);
+    new.vendor_name := machserial._trimmed(new.vendor_name);
     if new.part_id is not null
         and not exists (select from machserial.parts as p where p.id = new.part_id)
     then
@@ -232,7 +233,7 @@ declare
 begin
     delete from machserial.vendor_rules as r
     where
-        r.vendor_name = delete_vendor_rule.vendor_name
+        r.vendor_name = machserial._trimmed(delete_vendor_rule.vendor_name)
         and coalesce(r.part_id, '') = coalesce(delete_vendor_rule.part_id, '')
     returning
         r.id, r.vendor_name, r.part_id, r.pattern, r.regex, r.min_length, r.max_length, r.check_algorithm,
@@ -352,7 +353,7 @@ begin
         select r.id
         from machserial.vendor_rules as r
         where
-            r.vendor_name = _vendor_rule_id.vendor_name
+            r.vendor_name = machserial._trimmed(_vendor_rule_id.vendor_name)
             and coalesce(r.part_id, '') in (_vendor_rule_id.part_id, '')
         order by coalesce(r.part_id, '') desc
         limit 1
@@ -497,8 +498,11 @@ create function machserial._complete_vendor_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
 begin
     perform machserial._require_text('vendor_name', new.vendor_name);
+    new.vendor_name := machserial._trimmed(new.vendor_name);
     if new.id is null then
         new.id := machserial._register_vendor_serial(
             new.serial_number, new.part_id, new.site_id, new.status
@@ -523,6 +527,17 @@ begin
             ),
             '{}'
         );
+    end if;
+    -- Imported with its history.
+    if new.status = 'REJECTED' then
+        new.rejection_reason := machserial._require_reason(
+            new.rejection_reason, format('vendor serial %s: to be REJECTED', new.serial_number)
+        );
+        new.rejected_at := coalesce(new.rejected_at, now());
+        new.rejected_by := coalesce(new.rejected_by, actor);
+    elsif new.status = 'ACTIVE' then
+        new.accepted_at := coalesce(new.accepted_at, now());
+        new.accepted_by := coalesce(new.accepted_by, actor);
     end if;
     return new;
 end

@@ -30,6 +30,8 @@ create table machserial.serials (
     check (source in ('SYSTEM_GENERATED', 'VENDOR', 'MANUAL', 'LATE_ASSIGNMENT', 'IMPORT')),
     constraint serials_status_is_known
     check (status in ('PENDING', 'ACTIVE', 'CONFLICT', 'REJECTED', 'RETIRED', 'INVALID')),
+    constraint serials_release_their_claim_when_they_end
+    check (not claim_released or status in ('RETIRED', 'INVALID')),
     constraint serials_scopes_are_known
     check (scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(scopes) > 0)
 );

@@ -575,8 +575,7 @@ begin
         request := machserial._claim_request(allocate_block.request_id, jsonb_build_object(
             'block of format', allocate_block.format, 'quantity', allocate_block.quantity,
             'holder', allocate_block.holder, 'part_id', allocate_block.part_id,
-            'site_id', coalesce(allocate_block.site_id, 'DEFAULT'),
-            'expires_at', allocate_block.expires_at at time zone 'UTC'
+            'site_id', coalesce(allocate_block.site_id, 'DEFAULT')
         ));
     end if;
     if request.is_repeated then
@@ -613,7 +612,7 @@ has any of them. quantity: 1 to 1,000,000. The run is first_value to last_value,
 numbers between them that are taken already do not count and stand in skipped_values, so a holder that counts
 for itself must leave them out: block_serials() does. holder: the line, plant or manufacturer. part_id: null means the only part that the format is assigned
 to, else each report says which. site_id: null means DEFAULT. request_id: the same call with the same
-request_id gives the same block. expires_at: from then on maintain() closes the block; until it has, the
+request_id gives the same block, whatever expires_at says (it is often counted from now). expires_at: from then on maintain() closes the block; until it has, the
 holder may still report. The block of a SEQUENCE format that is rolled back stays a gap, as with generate().
 Returns the block.
 Errors: 22023 a bad argument, a pattern whose numbers cannot be known beforehand, a request_id used for

@@ -105,6 +105,18 @@ begin
             detail = 'resolution is null.',
             hint = 'KEEP, RETIRE or MARK_INVALID; machserial.resolve_conflict(…) also carries it out.';
     end if;
+    if new.resolution = 'KEEP' and new.kept_serial_id is null then
+        if cardinality(new.conflicting_serial_ids) <> 1 then
+            raise exception using
+                errcode = 'invalid_parameter_value',
+                message = format('the conflict about %s: KEEP needs kept_serial_id', new.serial_number),
+                detail = format('It is between: %s.', machserial._described(
+                    new.conflicting_serial_ids || new.serial_id
+                )),
+                hint = 'Say whose number it is; machserial.resolve_conflict(…) also carries it out.';
+        end if;
+        new.kept_serial_id := new.conflicting_serial_ids[1];
+    end if;
     new.reason := machserial._require_reason(
         new.reason, format('the conflict about %s: to resolve it', new.serial_number)
     );
@@ -308,19 +320,21 @@ begin
 end
 $$;
 
+-- A retired serial may keep its number, which is not used twice; one that has given it up gets it back never.
 create function machserial._require_keepable(serial_id bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    known constant machserial.serial := machserial._serial(serial_id);
 begin
-    if known.status in ('REJECTED', 'RETIRED', 'INVALID') then
+    if not exists (
+        select from machserial.serials as s
+        where s.id = serial_id and (s.holds_claim or s.status = 'CONFLICT')
+    ) then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
-            message = format('serial %s cannot be kept: it is %s', known.id, known.status),
-            detail = format('It is %s.', machserial._described(array[known.id])),
-            hint = 'Keep one in use. RETIRE frees the number, to be registered for another part.';
+            message = format('serial %s cannot be kept: it has given up its number', serial_id),
+            detail = format('It is %s.', machserial._described(array[serial_id])),
+            hint = 'Keep one that has the number; RETIRE frees it, to be registered for another part.';
     end if;
 end
 $$;

@@ -96,9 +96,10 @@ begin
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('why serial %s is %s is on record', old.serial_number, old.status),
-        detail = format(
-            'Since %s, by %s: %s', old.status_changed_at, old.status_changed_by, old.status_reason
-        ),
+        detail = case
+            when old.status_changed_at is null then 'It has been so since it was put on record.'
+            else format('Since %s, by %s: %s', old.status_changed_at, old.status_changed_by, old.status_reason)
+        end,
         hint = 'A reason comes with its step and stays with it.';
 end
 $$;
