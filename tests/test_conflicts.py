@@ -594,3 +594,15 @@ def test_pending_conflicts_come_oldest_first_and_the_history_newest_first(plant)
         assert call(plant, function, part_id="Q") == []
         with refused(plant, "23503"):
             call(plant, function, part_id="NOBODY")
+
+
+def test_a_direct_update_keeps_a_serial_of_that_number(plant):
+    make(plant)
+    other = make(plant, number="OTHER")
+    record(plant)
+    update = "update machserial.serial_conflicts set status = 'RESOLVED', resolution = 'KEEP', reason = 'r'"
+    with refused(plant, "22023") as refusal:
+        plant.execute(f"{update}, kept_serial_id = %s", (other,))
+    assert "OTHER" in refusal.detail
+    plant.execute(update)
+    assert value(plant, "select kept_serial_id = conflicting_serial_ids[1] from machserial.serial_conflicts")

@@ -163,6 +163,12 @@ REFUSALS = {
             "values ('FAULTY-2', 'Foundry', 'BODY', 'ACTIVE')",
             ["FAULTY-2"],
         ),
+        (
+            "22023",
+            "insert into vendor_serials (serial_number, vendor_name, part_id, status) "
+            "values ('F-0009', 'Foundry', 'BODY', 'REJECTED')",
+            ["F-0009"],
+        ),
     ],
     "late_assignment": [
         ("22023", "select create_placeholders('VALVE', quantity => 0)", ["0"]),
@@ -281,7 +287,11 @@ REFUSALS = {
         ("23503", "select create_trigger('VALVE', 'WORK_ORDER_CREATE', 'SYSTEM_GENERATED', format => 'X')", ["X"]),
         ("55000", "select create_trigger('VALVE', 'WORK_ORDER_CREATE', 'SYSTEM_GENERATED', format => 'old')", ["old"]),
         ("22023", "select create_trigger('VALVE', 'WORK_ORDER_CREATE', 'VENDOR', conditions => '[1]')", []),
-        ("22023", "select create_trigger('BODY', 'WORK_ORDER_CREATE', 'VENDOR', conditions => '\"$.a >\"')", ["$.a >"]),
+        (
+            "22023",
+            "select create_trigger('BODY', 'BATCH_COMPLETION', 'VENDOR', conditions => to_jsonb('$.a >'::text))",
+            [],
+        ),
         ("22023", "select create_trigger('VALVE', 'WORK_ORDER_CREATE', 'VENDOR', batch_size => 0)", ["0"]),
         ("P0002", "select update_trigger(4711, batch_size => 2)", ["4711"]),
         ("P0002", "select enable_trigger(4711)", ["4711"]),
@@ -293,14 +303,26 @@ REFUSALS = {
         ("22023", "select fire('WORKORDER', 'VALVE')", ["WORKORDER"]),
         ("23503", "select fire('WORK_ORDER_CREATE', 'NO-PART')", ["NO-PART"]),
         ("22023", "select fire('WORK_ORDER_CREATE', 'VALVE', '[]')", ["array"]),
-        ("22023", "select fire('WORK_ORDER_CREATE', 'VALVE', '{\"operation_code\": \"OP-10\"}', quantity => 0)", ["0"]),
+        (
+            "22023",
+            "select fire('WORK_ORDER_CREATE', 'VALVE', jsonb_build_object('operation_code', 'OP-10'), quantity => 0)",
+            ["0"],
+        ),
         ("23503", "select fire('BATCH_COMPLETION', 'BARE')", ["BARE"]),
-        ("22023", "select fire('MATERIAL_RECEIPT', 'BODY', '{\"vendor_name\": \"Foundry\"}')", ["serial_number"]),
-        ("22023", "select fire('MATERIAL_RECEIPT', 'BODY', '{\"serial_number\": \"F-9999\"}')", ["vendor_name"]),
+        (
+            "22023",
+            "select fire('MATERIAL_RECEIPT', 'BODY', jsonb_build_object('vendor_name', 'Foundry'))",
+            ["serial_number"],
+        ),
+        (
+            "22023",
+            "select fire('MATERIAL_RECEIPT', 'BODY', jsonb_build_object('serial_number', 'F-9999'))",
+            ["vendor_name"],
+        ),
         (
             "23505",
-            "select fire('MATERIAL_RECEIPT', 'BODY', '{\"serial_number\": \"F-0001\", \"vendor_name\": \"V\"}')",
-            ["F-0001"],
+            "select fire('MATERIAL_RECEIPT', 'BODY', jsonb_build_object('vendor_name', 'V', 'serial_number', 'RET'))",
+            ["RET"],
         ),
         ("22023", "select explain_triggers('WORKORDER', 'VALVE', '{}')", ["WORKORDER"]),
         ("23503", "select explain_triggers('WORK_ORDER_CREATE', 'NO-PART', '{}')", ["NO-PART"]),
@@ -317,6 +339,11 @@ REFUSALS = {
             "22023",
             "select attach('work_orders', 'WORK_ORDER_CREATE', 'part_id', serial_column => 'at')",
             ["at", "date"],
+        ),
+        (
+            "22023",
+            "select attach('work_orders', 'WORK_ORDER_CREATE', 'part_id', serial_column => 'part_id')",
+            ["part_id"],
         ),
         (
             "22023",
@@ -551,8 +578,7 @@ AUDITED = {
         ),
         ("select fail_placeholder(p('WO-OPEN'), reason => 'why')", "PLACEHOLDER_FAILED", ["PENDING", "FAILED"]),
         (
-            "update late_assignment_placeholders set status = 'FAILED', failure_reason = 'why' "
-            "where id = p('WO-OPEN')",
+            "update late_assignment_placeholders set status = 'FAILED', failure_reason = 'why' where id = p('WO-OPEN')",
             "PLACEHOLDER_FAILED",
             ["PENDING", "FAILED"],
         ),
@@ -593,7 +619,6 @@ AUDITED = {
         ("select return_block(b('Line 7'))", "BLOCK_RETURNED", []),
     ],
 }
-GIVES_A_REASON = re.compile(r"'why'")
 
 
 @pytest.mark.parametrize("capability", AUDITED)
@@ -609,7 +634,7 @@ def test_every_step_is_an_event(plant, capability):
                 "from audit_events where id > %s and event_type = %s",
                 (last, event_type),
             ).fetchall()
-        reason = "why" if GIVES_A_REASON.search(statement) else None
+        reason = "why" if "'why'" in statement else None
         if not events:
             broken.append(f"{statement}\n    no {event_type}")
         for performed_by, own_user, why, details in events:
@@ -625,9 +650,14 @@ def test_every_step_is_an_event(plant, capability):
 
 def test_a_vendor_serial_is_stored_as_received_and_claimed_at_once(plant):
     (received,) = call(
-        plant, "receive_vendor_serial", serial_number="  f 1-ä ", vendor_name="O'Neill \"&\" Söhne", part_id="BODY",
-        received_date="2026-02-03 04:05+00", site_id="HAM",
-    )  # fmt: skip
+        plant,
+        "receive_vendor_serial",
+        serial_number="  f 1-ä ",
+        vendor_name='O\'Neill "&" Söhne',
+        part_id="BODY",
+        received_date="2026-02-03 04:05+00",
+        site_id="HAM",
+    )
     assert (received.serial_number, received.status, received.site_id) == ("f 1-ä", "PENDING", "HAM")
     (serial,) = call(plant, "find_serial", serial_number="f 1-ä")
     assert (serial.id, serial.status, serial.source) == (received.id, "PENDING", "VENDOR")
@@ -635,11 +665,18 @@ def test_a_vendor_serial_is_stored_as_received_and_claimed_at_once(plant):
         register(plant, ["f 1-ä"], "BODY", site_id="HAM")
 
 
+def test_a_vendor_is_the_same_with_a_space_round_its_name(plant):
+    (received,) = call(plant, "receive_vendor_serial", serial_number="N", vendor_name=" Foundry ", part_id="BODY")
+    assert received.vendor_name == "Foundry" and received.validation_errors
+
+
 def test_an_accepted_vendor_serial_is_active_and_may_have_a_number_of_our_own(plant):
     (accepted,) = call(
-        plant, "accept_vendor_serial", vendor_serial_id=value(plant, "select s('F-0001')"),
+        plant,
+        "accept_vendor_serial",
+        vendor_serial_id=value(plant, "select s('F-0001')"),
         internal_serial_id=value(plant, "select s('A1')"),
-    )  # fmt: skip
+    )
     assert (accepted.status, accepted.internal_serial_id) == ("ACTIVE", value(plant, "select s('A1')"))
     assert value(plant, "select status from serials where serial_number = 'F-0001'") == "ACTIVE"
 
@@ -654,23 +691,22 @@ def test_a_broken_rule_keeps_the_receipt_until_it_is_waived(plant):
     assert good[:3] == (True, True, True) and not good.errors
 
 
-@pytest.mark.parametrize(
-    ("rule", "good", "bad"),
-    [
-        ({"pattern": "V{YYYY}-{SEQ:3}{CHECK:luhn}"}, "V2026-0014", "V2026-0015"),
-        ({"regex": "^[A-Z]{3}$"}, "ABC", "ABCD"),
-        ({"min_length": 4}, "1234", "123"),
-        ({"max_length": 4}, "1234", "12345"),
-        ({"check_algorithm": "mod10"}, "4006381333931", "4006381333932"),
-    ],
-)
-def test_each_kind_of_vendor_rule(plant, rule, good, bad):
-    call(plant, "set_vendor_rule", vendor_name="V", part_id="BODY", **rule)
-    rows = call(plant, "receive_vendor_serials", vendor_name="V", part_id="BODY", serial_numbers=[good, bad])
-    assert [(row.serial_number, row.status, bool(row.errors)) for row in rows] == [
-        (good, "PENDING", False),
-        (bad, "PENDING", True),
-    ]
+VENDOR_RULES = [
+    # rule, a number that keeps it, one that does not
+    ({"pattern": "V{YYYY}-{SEQ:3}{CHECK:luhn}"}, "V2026-0014", "V2026-0015"),
+    ({"regex": "^[A-Z]{3}$"}, "ABC", "ABCD"),
+    ({"min_length": 4}, "1234", "123"),
+    ({"max_length": 4}, "4321", "12345"),
+    ({"check_algorithm": "mod10"}, "4006381333931", "4006381333932"),
+]
+
+
+def test_each_kind_of_vendor_rule(plant):
+    for rule, good, bad in VENDOR_RULES:
+        call(plant, "set_vendor_rule", vendor_name="V", part_id="BODY", **rule)
+        rows = call(plant, "receive_vendor_serials", vendor_name="V", part_id="BODY", serial_numbers=[good, bad])
+        seen = [(row.serial_number, row.status, bool(row.errors)) for row in rows]
+        assert seen == [(good, "PENDING", False), (bad, "PENDING", True)], rule
 
 
 def test_a_rejected_number_may_come_again_and_be_accepted(plant):
@@ -710,9 +746,14 @@ def test_a_vendor_serial_that_is_retired_says_so(plant):
 
 def test_placeholders_are_made_one_a_unit_and_get_generated_serials(plant):
     made = call(
-        plant, "create_placeholders", part_id="VALVE", quantity=3, work_order_id="WO-5", lot_number="L-5",
+        plant,
+        "create_placeholders",
+        part_id="VALVE",
+        quantity=3,
+        work_order_id="WO-5",
+        lot_number="L-5",
         operation_code="OP-90",
-    )  # fmt: skip
+    )
     assert [(row.status, row.work_order_id, row.lot_number) for row in made] == [("PENDING", "WO-5", "L-5")] * 3
     (done,) = call(plant, "assign_placeholder", placeholder_id=made[0].id, operation_code="OP-95", notes="by hand")
     assert (done.status, done.notes) == ("SERIALIZED", "by hand")
@@ -738,12 +779,15 @@ def test_many_placeholders_get_their_numbers_in_order(plant):
     numbers = [f"N{number}" for number in range(2000)]
     rows = call(plant, "assign_placeholders", placeholder_ids=ids[::-1], serial_numbers=numbers)
     assert [row.id for row in rows] == ids[::-1]
-    assert column(
-        plant,
-        "select s.serial_number from late_assignment_placeholders as h join serials as s on s.id = h.serial_id "
-        "where h.id = any(%s) order by h.id desc",
-        ids,
-    ) == numbers
+    assert (
+        column(
+            plant,
+            "select s.serial_number from late_assignment_placeholders as h join serials as s on s.id = h.serial_id "
+            "where h.id = any(%s) order by h.id desc",
+            ids,
+        )
+        == numbers
+    )
 
 
 def test_statistics_of_placeholders(plant):
@@ -784,7 +828,7 @@ def test_lineage_goes_both_ways_with_its_path(plant):
     assert walk(plant, "A2") == {("ANCESTOR", 1, "A1"), ("SELF", 0, "A2"), ("DESCENDANT", 1, "A3")}
     ids = [value(plant, "select s(%s)", number) for number in ("A1", "A2", "A3")]
     rows = {row.serial_number: row for row in call(plant, "lineage", serial_id=ids[0])}
-    assert rows["A3"].depth == 2 and rows["A3"].path in (ids, ids[::-1])
+    assert (rows["A3"].depth, rows["A3"].path) == (2, ids)
     assert (rows["A3"].propagation_type, rows["A3"].operation_code, rows["A3"].part_id) == (
         "TRANSFORM",
         "OP-20",
@@ -807,7 +851,8 @@ def test_a_merge_and_a_pass_through_are_on_record(plant):
     assert edges(plant)[2:4] == [("B1", "B3", "MERGE"), ("B2", "B3", "MERGE")]
     history = call(plant, "propagation_history", part_id="VALVE")
     assert len(history) == 5
-    assert len(call(plant, "propagation_statistics", part_id="VALVE")) >= 1
+    (total,) = call(plant, "propagation_statistics", part_id="VALVE")
+    assert (total.total, total.split, total.merge, total.transform, total.pass_through) == (5, 1, 2, 1, 1)
 
 
 def test_lineage_stops_at_max_depth_and_says_so(plant):
@@ -876,9 +921,14 @@ def test_conditions_are_containment_or_a_jsonpath(plant):
     assert fire(plant, "QUALITY_CHECKPOINT", context={"score": "high"}) == []
     conditions = {"line": 2, "shift": {"name": "late"}}
     call(
-        plant, "create_trigger", part_id="VALVE", trigger_type="MATERIAL_RECEIPT", assignment_type="SYSTEM_GENERATED",
-        conditions=conditions, batch_size=3,
-    )  # fmt: skip
+        plant,
+        "create_trigger",
+        part_id="VALVE",
+        trigger_type="MATERIAL_RECEIPT",
+        assignment_type="SYSTEM_GENERATED",
+        conditions=conditions,
+        batch_size=3,
+    )
     inside = {"line": 2, "shift": {"name": "late", "foreman": "Ada"}, "more": 1}
     assert len(fire(plant, "MATERIAL_RECEIPT", context=inside, quantity=2)) == 6
     assert fire(plant, "MATERIAL_RECEIPT", context={"line": 2}) == []
@@ -893,10 +943,14 @@ def test_a_vendor_trigger_receives_and_a_late_one_makes_placeholders(plant):
     plant.execute("select enable_trigger(t('OPERATION_COMPLETE'))")
     rows = fire(plant, "OPERATION_COMPLETE", "BODY", {"operation_code": "OP-001", "work_order_id": "WO-X"}, quantity=2)
     assert [(row.serial_id, row.serial_number) for row in rows] == [(None, None)] * 2
-    assert column(
-        plant, "select work_order_id from late_assignment_placeholders where id = any(%s)",
-        [row.placeholder_id for row in rows],
-    ) == ["WO-X"] * 2  # fmt: skip
+    assert (
+        column(
+            plant,
+            "select work_order_id from late_assignment_placeholders where id = any(%s)",
+            [row.placeholder_id for row in rows],
+        )
+        == ["WO-X"] * 2
+    )
 
 
 def test_every_trigger_of_the_part_has_a_reason(plant):
@@ -918,9 +972,13 @@ def test_every_trigger_of_the_part_has_a_reason(plant):
 
 def test_a_context_that_differs_from_the_condition_is_shown_beside_it(plant):
     call(
-        plant, "create_trigger", part_id="BODY", trigger_type="QUALITY_CHECKPOINT",
-        assignment_type="LATE_ASSIGNMENT", conditions={"op": "OP-001"},
-    )  # fmt: skip
+        plant,
+        "create_trigger",
+        part_id="BODY",
+        trigger_type="QUALITY_CHECKPOINT",
+        assignment_type="LATE_ASSIGNMENT",
+        conditions={"op": "OP-001"},
+    )
     _, reason = why(plant, "QUALITY_CHECKPOINT", "BODY", {"op": "OP-002"})["QUALITY_CHECKPOINT"]
     assert "context has op" in reason and "OP-002" in reason and "condition wants" in reason and "OP-001" in reason
 
@@ -951,8 +1009,10 @@ def test_an_insert_of_the_application_numbers_its_rows(attached):
     orders = attached.execute("select number, serials from work_orders order by number").fetchall()
     assert all(len(serials) == 2 for _, serials in orders)
     assert len({serial for _, serials in orders for serial in serials}) == 6
-    stored = attached.execute("select context ->> 'number', array_agg(serial_number order by id) from serials "
-                              "where context ? 'number' group by 1 order by 1").fetchall()  # fmt: skip
+    stored = attached.execute(
+        "select context ->> 'number', array_agg(serial_number order by id) from serials "
+        "where context ? 'number' group by 1 order by 1"
+    ).fetchall()
     assert [(number, set(serials)) for number, serials in stored] == [
         (number, set(serials)) for number, serials in orders
     ]
@@ -979,30 +1039,25 @@ def test_copy_of_ten_thousand_rows_after_a_single_one(attached):
 
 def test_the_attachment_follows_its_table(attached):
     (listed,) = attached.execute("select * from attachments").fetchall()
-    assert any("work_orders" in str(cell) for cell in listed)
+    assert "work_orders" in map(str, listed)
     attached.execute("drop view open_work_orders")
     attached.execute('alter table work_orders rename to "Fertigungs Aufträge"')
     attached.execute('alter table "Fertigungs Aufträge" set schema machserial')
-    attached.execute('insert into "Fertigungs Aufträge" (number, part_id, quantity, operation_code) '
-                     "values ('it''s', 'VALVE', 1, 'OP-10')")  # fmt: skip
+    attached.execute(
+        'insert into "Fertigungs Aufträge" (number, part_id, quantity, operation_code) '
+        "values ('it''s', 'VALVE', 1, 'OP-10')"
+    )
     assert len(value(attached, 'select serials from "Fertigungs Aufträge"')) == 1
     assert any("Fertigungs Aufträge" in str(cell) for cell in attached.execute("select * from attachments").fetchone())
     attached.execute('drop table "Fertigungs Aufträge"')
     assert attached.execute("select * from attachments").fetchall() == []
 
 
-def test_renamed_columns_of_an_attached_table(attached):
-    attached.execute("alter table work_orders rename column part_id to material")
-    attached.execute("alter table work_orders rename column serials to numbers")
+def test_a_column_that_an_attachment_needs_and_that_is_gone_is_named(attached):
     attached.execute("alter table work_orders rename column quantity to pieces")
-    try:
-        with attached.transaction():
-            attached.execute("insert into work_orders (number, material, pieces, operation_code) "
-                             "values ('WO-1', 'VALVE', 2, 'OP-10')")  # fmt: skip
-    except psycopg.Error as error:
-        assert error.diag.message_hint and "attach" in error.diag.message_hint, str(error)
-    else:
-        assert len(value(attached, "select numbers from work_orders")) == 2
+    with refused(attached, "55000") as refusal:
+        attached.execute("insert into work_orders (number, part_id) values ('WO-1', 'VALVE')")
+    assert "quantity" in refusal.message and "attach" in refusal.hint
 
 
 def test_detached_tables_are_left_alone(attached):
@@ -1037,7 +1092,7 @@ def test_a_table_in_the_search_path_of_the_guide_can_be_attached(plant):
     plant.execute("create table orders_here (number text primary key, part_id text, operation_code text)")
     plant.execute("select attach('orders_here', 'WORK_ORDER_CREATE', part_column => 'part_id')")
     plant.execute("insert into orders_here values ('1', 'VALVE', 'OP-10')")
-    with refused(plant, "22023"):
+    with refused(plant, "0A000"):
         plant.execute("select attach('machserial.parts', 'WORK_ORDER_CREATE', part_column => 'id')")
 
 
@@ -1072,9 +1127,10 @@ def test_what_is_reported_is_registered_once_however_often_it_is_sent(plant):
     plant.execute("select report_block(b('Line 7'), used => '{BV-000004,BV-000005,BV-000005}')")
     plant.execute("select report_block(b('Line 7'), used => '{}')")
     assert counts(plant, "Line 7") == {"used": 3, "open": 2}
-    assert column(
-        plant, "select part_id from serials where serial_number in ('BV-000003', 'BV-000004', 'BV-000005')"
-    ) == ["VALVE"] * 3  # fmt: skip
+    assert (
+        column(plant, "select part_id from serials where serial_number in ('BV-000003', 'BV-000004', 'BV-000005')")
+        == ["VALVE"] * 3
+    )
     plant.execute("select return_block(b('Line 7'))")
     assert counts(plant, "Line 7") == {"used": 3, "returned": 2}
     plant.execute("select report_block(b('Line 7'), used => '{BV-000003}')")
@@ -1093,11 +1149,11 @@ def test_a_block_that_expires_is_ended_by_maintain(plant):
 
 
 def test_the_same_request_gives_the_same_block(plant):
-    again = call(
-        plant, "allocate_block", format="valves", quantity=2, holder="Offline", part_id="VALVE", request_id="REQUEST-1"
-    )[0]
-    assert again.block_id == value(plant, "select b('Offline')")
-    assert value(plant, "select count(*) from blocks where holder = 'Offline'") == 1
+    given = {"format": "valves", "quantity": 2, "holder": "L", "part_id": "VALVE", "request_id": "REQUEST-2"}
+    for expires_at in ("2100-01-01", "2100-01-02"):
+        (allocated,) = call(plant, "allocate_block", **given, expires_at=expires_at)
+        assert allocated.block_id == value(plant, "select b('L')")
+    assert value(plant, "select count(*) from blocks where holder = 'L'") == 1
 
 
 def test_a_gapless_block_that_is_rolled_back_leaves_no_gap(plant):
@@ -1141,13 +1197,20 @@ def test_uniqueness_can_be_asked_before_it_is_decided(plant):
 def test_keep_settles_whose_number_it_is(plant):
     """The serial in status CONFLICT wins against the one that holds the number."""
     plant.execute("update serials set status = 'CONFLICT', status_reason = 'twice' where id = s('B1')")
-    (winner,) = column(plant, "select serial_id from register_serial('B1', 'VALVE')")
-    loser = value(plant, "select s('B1')")
+    holder = value(plant, "select serial_id from register_serial('B1', 'VALVE')")
+    kept = value(plant, "select s('B1')")
     plant.execute("select register_serial('B1', 'VALVE', on_conflict => 'RECORD')")
-    plant.execute("select resolve_conflict('B1', 'VALVE', 'KEEP', keep_serial_id => %s, reason => 'seen')", (loser,))
+    plant.execute("select resolve_conflict('B1', 'VALVE', 'KEEP', keep_serial_id => %s, reason => 'seen')", (kept,))
     states = dict(plant.execute("select id, status from serials where serial_number = 'B1'").fetchall())
-    assert states[loser] in ("ACTIVE", "PENDING") and states[winner] in ("RETIRED", "REJECTED")
+    assert states == {kept: "ACTIVE", holder: "RETIRED"}
     assert "B1" not in pending(plant)
+
+
+def test_the_number_of_a_retired_serial_can_be_defended(plant):
+    plant.execute("select register_serial('RET', 'VALVE', on_conflict => 'RECORD')")
+    plant.execute("select resolve_conflict('RET', 'VALVE', 'KEEP', keep_serial_id => s('RET'), reason => 'forgery')")
+    (left,) = plant.execute("select status, holds_claim, status_reason from serials where id = s('RET')")
+    assert left == ("RETIRED", True, "worn out") and "RET" not in pending(plant)
 
 
 def test_retire_gives_the_number_up(plant):
@@ -1235,14 +1298,11 @@ def test_the_guides_reset_of_the_count(plant):
 
 def test_the_guides_cleaning_of_orphans_removes_no_lineage(plant):
     before = edges(plant)
-    try:
-        with plant.transaction():
-            plant.execute(
-                "DELETE FROM serial_propagations WHERE parent_serial_id NOT IN (SELECT id FROM vendor_serials) "
-                "AND child_serial_id NOT IN (SELECT id FROM system_generated_serials)"
-            )
-    except psycopg.Error as error:
-        assert error.diag.message_hint, str(error)
+    with refused(plant, "55000"):
+        plant.execute(
+            "DELETE FROM serial_propagations WHERE parent_serial_id NOT IN (SELECT id FROM vendor_serials) "
+            "AND child_serial_id NOT IN (SELECT id FROM system_generated_serials)"
+        )
     assert edges(plant) == before
 
 
@@ -1262,20 +1322,43 @@ def test_hostile_text_is_only_text(plant):
         call(plant, "assign_placeholder", placeholder_id=made.id, operation_code=text, notes=text)
         (target,) = call(plant, "register_serial", serial_number=text + "2", part_id=text)
         call(
-            plant, "split", source_serial_id=received.id, target_serial_ids=[target.serial_id], operation_code=text,
-            routing_sequence=1, notes=text,
-        )  # fmt: skip
-        call(plant, "create_trigger", part_id=text, trigger_type="WORK_ORDER_CREATE",
-             assignment_type="SYSTEM_GENERATED", operation_code=text, conditions={text: text})  # fmt: skip
+            plant,
+            "split",
+            source_serial_id=received.id,
+            target_serial_ids=[target.serial_id],
+            operation_code=text,
+            routing_sequence=1,
+            notes=text,
+        )
+        call(
+            plant,
+            "create_trigger",
+            part_id=text,
+            trigger_type="WORK_ORDER_CREATE",
+            assignment_type="SYSTEM_GENERATED",
+            operation_code=text,
+            conditions={text: text},
+        )
         context = {text: text, "operation_code": text, "work_order_id": text}
         assert len(fire(plant, "WORK_ORDER_CREATE", text, context)) == 1
         call(plant, "explain_triggers", trigger_type="WORK_ORDER_CREATE", part_id=text, context={text: "x" + text})
         call(plant, "register_serial", serial_number=text, part_id=text, on_conflict="RECORD")
-        call(plant, "resolve_conflict", serial_number=text, part_id=text, resolution="KEEP",
-             keep_serial_id=received.id, reason=text)  # fmt: skip
+        call(
+            plant,
+            "resolve_conflict",
+            serial_number=text,
+            part_id=text,
+            resolution="KEEP",
+            keep_serial_id=received.id,
+            reason=text,
+        )
         given = call(plant, "allocate_block", format=text, quantity=2, holder=text, part_id=text)[0]
-        call(plant, "report_block", block_id=given.block_id,
-             used=[call(plant, "block_serials", block_id=given.block_id)[0][0]])  # fmt: skip
+        call(
+            plant,
+            "report_block",
+            block_id=given.block_id,
+            used=[call(plant, "block_serials", block_id=given.block_id)[0][0]],
+        )
         call(plant, "check_uniqueness", serial_number=text.upper(), part_id=text)
         call(plant, "retire_serial", serial_id=target.serial_id, reason=text)
 
@@ -1291,14 +1374,33 @@ def test_a_whole_life_is_on_record(plant):
     first, second = column(
         plant, "select serial_id from late_assignment_placeholders where work_order_id = 'WO-OPEN' order by id"
     )
-    call(plant, "split", source_serial_id=body.id, target_serial_ids=[first, second], operation_code="OP-1",
-         routing_sequence=10)  # fmt: skip
+    call(
+        plant,
+        "split",
+        source_serial_id=body.id,
+        target_serial_ids=[first, second],
+        operation_code="OP-1",
+        routing_sequence=10,
+    )
     final = call(plant, "register_serial", serial_number="ASSEMBLY", part_id="VALVE")[0].serial_id
-    call(plant, "merge", source_serial_ids=[first, second], target_serial_id=final, operation_code="OP-2",
-         routing_sequence=20)  # fmt: skip
+    call(
+        plant,
+        "merge",
+        source_serial_ids=[first, second],
+        target_serial_id=final,
+        operation_code="OP-2",
+        routing_sequence=20,
+    )
     call(plant, "register_serial", serial_number="ASSEMBLY", part_id="VALVE", on_conflict="RECORD")
-    call(plant, "resolve_conflict", serial_number="ASSEMBLY", part_id="VALVE", resolution="KEEP", keep_serial_id=final,
-         reason="the other is a label printed twice")  # fmt: skip
+    call(
+        plant,
+        "resolve_conflict",
+        serial_number="ASSEMBLY",
+        part_id="VALVE",
+        resolution="KEEP",
+        keep_serial_id=final,
+        reason="the other is a label printed twice",
+    )
     call(plant, "retire_serial", serial_id=final, reason="worn out")
     assert len(call(plant, "lineage", serial_id=final)) == 4
     with refused(plant, "55000"):
@@ -1398,14 +1500,20 @@ def test_what_two_sessions_do_at_once_happens_once(plant, sessions):
 )
 def test_two_halves_of_a_cycle_at_once(plant, sessions, one, other):
     error = contest(sessions, one, other)
-    assert isinstance(error, psycopg.Error) and error.sqlstate in ("22023", "40P01"), error
-    assert value(plant, expand("""
+    assert isinstance(error, psycopg.Error) and error.sqlstate == "22023", error
+    assert (
+        value(
+            plant,
+            expand("""
         with recursive reached (start, id) as (
             select parent_serial_id, child_serial_id from serial_propagations
             union select r.start, e.child_serial_id
             from reached as r join serial_propagations as e on e.parent_serial_id = r.id
         )
-        select count(*) from reached where start = id""")) == 0  # fmt: skip
+        select count(*) from reached where start = id"""),
+        )
+        == 0
+    )
 
 
 def test_unrelated_propagations_do_not_wait(sessions):
@@ -1427,7 +1535,7 @@ def test_a_lot_is_used_up_by_many_sessions_at_once(sessions):
 
 def test_events_of_one_part_do_not_wait_and_are_counted(plant, sessions):
     crowd = sessions(8)
-    event = "select fire('WORK_ORDER_CREATE', 'VALVE', '{\"operation_code\": \"OP-10\"}', quantity => 2)"
+    event = "select fire('WORK_ORDER_CREATE', 'VALVE', jsonb_build_object('operation_code', 'OP-10'), quantity => 2)"
     for session in crowd:
         session.execute("set lock_timeout = '500ms'")
         session.execute(event)
@@ -1541,7 +1649,7 @@ def test_an_ordinary_role_with_the_grants_of_the_readme(plant, connect):
         "select split(s('B1'), array[s('B2')], 'OP-1', 1)",
         "select pass_through(s('B1'), 'OP-1', 1)",
         "select lineage(s('B1'))",
-        "select fire('WORK_ORDER_CREATE', 'VALVE', '{\"operation_code\": \"OP-10\"}')",
+        "select fire('WORK_ORDER_CREATE', 'VALVE', jsonb_build_object('operation_code', 'OP-10'))",
         "insert into work_orders (number, part_id, quantity, operation_code) values ('1', 'VALVE', 2, 'OP-10')",
         "select explain_triggers('WORK_ORDER_CREATE', 'VALVE')",
         "select register_serial('A1', 'VALVE', on_conflict => 'RECORD')",

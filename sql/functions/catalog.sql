@@ -47,6 +47,44 @@ begin
 end
 $$;
 
+create function machserial._require_known_part(part_id text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from machserial.parts as p where p.id = _require_known_part.part_id) then
+        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
+    end if;
+end
+$$;
+
+create function machserial._require_known_site(site_id text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from machserial.sites as s where s.id = _require_known_site.site_id) then
+        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+    end if;
+end
+$$;
+
+-- What part and site imply for a serial; 23503 if there is no such part or site.
+create function machserial._place(
+    part_id text, inout site_id text, out part_type text, out scopes text[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_known_part(part_id);
+    site_id := coalesce(site_id, 'DEFAULT');
+    perform machserial._require_known_site(site_id);
+    select p.part_type, p.default_scopes into part_type, scopes
+    from machserial.parts as p where p.id = _place.part_id;
+end
+$$;
+
 create function machserial.register_site(site_id text, name text default null, time_zone text default 'UTC')
 returns machserial.site
 language plpgsql

@@ -379,9 +379,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not exists (select from machserial.parts as p where p.id = assign_format.part_id) then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    end if;
+    perform machserial._require_known_part(part_id);
     return machserial._assign(part_id, null, format, priority, effective_from, effective_until);
 end
 $$;

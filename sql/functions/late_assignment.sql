@@ -213,17 +213,6 @@ begin
 end
 $$;
 
-create function machserial._require_known_part(part_id text) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not exists (select from machserial.parts as p where p.id = _require_known_part.part_id) then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    end if;
-end
-$$;
-
 create function machserial.create_placeholders(
     part_id text, quantity integer default 1, work_order_id text default null, lot_number text default null,
     operation_code text default null, site_id text default null, context jsonb default null
@@ -239,15 +228,8 @@ declare
 begin
     perform machserial._require_quantity(create_placeholders.quantity);
     perform machserial._require_known_part(create_placeholders.part_id);
-    if not exists (select from machserial.sites as s where s.id = site) then
-        perform machserial._raise_unknown('site', site, 'machserial.register_site');
-    elsif jsonb_typeof(create_placeholders.context) <> 'object' then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = 'context is not a JSON object',
-            detail = format('It is %s.', jsonb_typeof(create_placeholders.context)),
-            hint = 'Give an object such as {"line": "2"}.';
-    end if;
+    perform machserial._require_known_site(site);
+    perform machserial._require_context(create_placeholders.context);
     with created as (
         insert into machserial.late_assignment_placeholders (
             part_id, site_id, work_order_id, lot_number, operation_code, context

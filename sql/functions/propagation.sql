@@ -174,25 +174,35 @@ $$;
 
 -- Cycles
 
+-- A cycle, from a serial back to itself. Told from the propagation that closes it, the last one added.
 create function machserial._raise_cycle(serial_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    closing constant integer := (
+        select s.ordinal
+        from unnest(serial_ids) with ordinality as s (id, ordinal)
+        inner join machserial.serial_propagations as e
+            on e.parent_serial_id = s.id and e.child_serial_id = serial_ids[s.ordinal + 1]
+        order by e.id desc
+        limit 1
+    );
     numbers text[] := array(
         select s.serial_number
-        from unnest(serial_ids) with ordinality as i (id, ordinal)
+        from unnest(serial_ids[closing:] || serial_ids[2:closing]) with ordinality as i (id, ordinal)
         inner join machserial.serials as s on s.id = i.id
         order by i.ordinal
     );
-    first constant text := numbers[1];
+    source constant text := numbers[1];
+    target constant text := numbers[2];
 begin
     if cardinality(numbers) > 20 then
         numbers := numbers[:10] || '…'::text || numbers[cardinality(numbers) - 8:];
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('serial %s would become part of itself', first),
+        message = format('%s cannot become %s: it would become part of itself', source, target),
         detail = format('The cycle is %s.', array_to_string(numbers, ' → ')),
         hint = 'Check which is the source (it was there before) and which the target (it came of it).';
 end

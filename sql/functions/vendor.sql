@@ -134,11 +134,10 @@ as $$
 begin
     perform machserial._require_text('vendor_name', new.vendor_name);
     new.vendor_name := machserial._trimmed(new.vendor_name);
-    if new.part_id is not null
-        and not exists (select from machserial.parts as p where p.id = new.part_id)
-    then
-        perform machserial._raise_unknown('part', new.part_id, 'machserial.register_part');
-    elsif num_nonnulls(new.pattern, new.regex, new.min_length, new.max_length, new.check_algorithm) = 0 then
+    if new.part_id is not null then
+        perform machserial._require_known_part(new.part_id);
+    end if;
+    if num_nonnulls(new.pattern, new.regex, new.min_length, new.max_length, new.check_algorithm) = 0 then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('a rule for vendor %s says nothing', new.vendor_name),
@@ -433,7 +432,7 @@ declare
     made_id bigint;
 begin
     perform machserial._require_registrable(array[number], 'VENDOR', 'RAISE');
-    select p.* into place from machserial._receiving_place(
+    select p.* into place from machserial._place(
         _register_vendor_serial.part_id, _register_vendor_serial.site_id
     ) as p;
     insert into machserial.serials (serial_number, part_id, part_type, site_id, source, status, scopes)
@@ -450,25 +449,6 @@ begin
         ));
     end if;
     return made_id;
-end
-$$;
-
--- What the part and the site of a receipt imply; 23503 if there is no such part or site.
-create function machserial._receiving_place(
-    part_id text, inout site_id text, out part_type text, out scopes text[]
-)
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    site_id := coalesce(site_id, 'DEFAULT');
-    select p.part_type, p.default_scopes into part_type, scopes
-    from machserial.parts as p where p.id = _receiving_place.part_id;
-    if part_type is null then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    elsif not exists (select from machserial.sites as s where s.id = _receiving_place.site_id) then
-        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
-    end if;
 end
 $$;
 
@@ -918,7 +898,7 @@ begin
     perform machserial._require_registrable(
         case when receive_vendor_serials.serial_numbers is not null then '{}'::text[] end, 'VENDOR', 'RECORD'
     );
-    select p.* into place from machserial._receiving_place(
+    select p.* into place from machserial._place(
         receive_vendor_serials.part_id, receive_vendor_serials.site_id
     ) as p;
     numbers := array(

@@ -40,7 +40,8 @@ create index serial_conflicts_serial_id on machserial.serial_conflicts (serial_i
 where serial_id is not null;
 
 comment on table machserial.serial_conflicts is
-'Every duplicate that somebody tried to bring in, and how it was resolved.';
+'Every duplicate that somebody tried to bring in, and how it was resolved. resolve_conflict() carries a
+resolution out; an update of this table alone only puts it on record.';
 comment on column machserial.serial_conflicts.id is 'Key.';
 comment on column machserial.serial_conflicts.serial_number is 'The number that was taken already.';
 comment on column machserial.serial_conflicts.part_id is 'Part for which it was brought in.';

@@ -144,11 +144,10 @@ declare
     last_value bigint;
     is_moved boolean := false;
 begin
-    if active.counter_per in ('PART', 'SITE_PART') and not exists (
-        select from machserial.parts as p where p.id = reset_counter.part_id
-    ) then
-        perform machserial._raise_unknown('part', reset_counter.part_id, 'machserial.register_part');
-    elsif highest is null then
+    if active.counter_per in ('PART', 'SITE_PART') then
+        perform machserial._require_known_part(reset_counter.part_id);
+    end if;
+    if highest is null then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = pg_catalog.format('format %s has no counter', active.name),

@@ -414,8 +414,8 @@ declare
     issue machserial._issue;
 begin
     perform machserial._require_predictable(active, part);
-    if part is not null and not exists (select from machserial.parts as p where p.id = part) then
-        perform machserial._raise_unknown('part', part, 'machserial.register_part');
+    if part is not null then
+        perform machserial._require_known_part(part);
     end if;
     select
         part, p.part_type, coalesce(p.default_scopes, '{ENTERPRISE,SITE}'), site, issued_at, f.id, f.name,

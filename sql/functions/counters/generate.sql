@@ -15,6 +15,23 @@ begin
 end
 $$;
 
+-- The context, an empty one for null.
+create function machserial._require_context(context jsonb) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if jsonb_typeof(coalesce(context, '{}')) = 'object' then
+        return coalesce(context, '{}');
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = 'context is not a JSON object',
+        detail = format('It is %s.', jsonb_typeof(context)),
+        hint = 'Give an object such as {"work_order_id": "WO-1", "operation_code": "OP-10"}.';
+end
+$$;
+
 -- The format of an ad-hoc pattern: made on its first use, found again afterwards.
 create function machserial._ad_hoc_format(pattern text) returns bigint
 language plpgsql
@@ -70,11 +87,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_text('part_id', part_id);
-    if not exists (select from machserial.parts as p where p.id = _raise_unresolved.part_id) then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    elsif not exists (select from machserial.sites as s where s.id = _raise_unresolved.site_id) then
-        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
-    end if;
+    perform machserial._require_known_part(part_id);
+    perform machserial._require_known_site(site_id);
     raise exception using
         errcode = 'foreign_key_violation',
         message = format('no format is assigned to part %s', part_id),
@@ -100,11 +114,7 @@ declare
     known record;
 begin
     if jsonb_typeof(_resolve.context) <> 'object' then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = 'context is not a JSON object',
-            detail = pg_catalog.format('It is %s.', jsonb_typeof(_resolve.context)),
-            hint = 'Give an object such as {"work_order_id": "WO-1", "lot_number": "L-7"}.';
+        perform machserial._require_context(_resolve.context);
     elsif _resolve.format is not null then
         wanted_format := (machserial._active_format(_resolve.format)).id;
     elsif _resolve.pattern is not null then
@@ -385,224 +395,3 @@ ones drawn again.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
 else · 23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no
 numbers left.';
-
--- What of a context the numbers of a pattern depend on.
-create function machserial._context_keys(format_id bigint) returns text[]
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return array(
-        select distinct
-            case t.token when 'WO' then 'work_order_id' when 'LOT' then 'lot_number' else t.argument end
-        from machserial.serial_formats as f
-        cross join lateral machserial._tokenize(f.pattern) as t
-        where f.id = _context_keys.format_id and t.token in ('WO', 'LOT', 'CTX')
-    );
-end
-$$;
-
--- Raises what was raised, about the units that have these labels: the detail begins with the first of them. A
--- unit that is alone needs no label.
-create function machserial._raise_about(
-    labels text[], sqlstate text, message text, detail text, hint text
-)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = sqlstate,
-        message = message,
-        detail = concat(
-            labels[1],
-            case when cardinality(labels) > 1 then format(' and %s more', cardinality(labels) - 1) end,
-            case when labels[1] is not null then ': ' end,
-            coalesce(nullif(detail, ''), 'this was refused.')
-        ),
-        hint = coalesce(nullif(hint, ''), 'Nothing of the statement is kept: correct this and repeat it.');
-end
-$$;
-
--- Units whose contexts agree in what their pattern needs, one element a number.
-create type machserial._numbered as (
-    ordinals integer[],
-    numbers text[],
-    sequence_values bigint[]
-);
-
--- Numbers for such units. sequence_values: those that they have drawn; null if they still have to.
-create function machserial._number_alike(
-    issue machserial._issue, ordinals integer[], sequence_values bigint[], attempt integer
-)
-returns machserial._numbered
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    wanted constant integer := cardinality(ordinals);
-    numbers text[];
-begin
-    if issue.sequence_maximum is null then
-        numbers := machserial._draw_unsequenced(issue, wanted);
-    elsif sequence_values is null then
-        select d.numbers, d.sequence_values into numbers, sequence_values
-        from machserial._draw_sequenced(issue, wanted, attempt) as d;
-    else
-        numbers := machserial._render(issue, sequence_values, machserial._draw_random(issue, wanted));
-    end if;
-    return (ordinals, numbers, sequence_values)::machserial._numbered;
-end
-$$;
-
--- Puts numbers on record with the contexts of their units, but for those that are taken.
-create function machserial._record_each(
-    issue machserial._issue, drawn machserial._numbered[], contexts jsonb[],
-    out ordinals integer[], out ids bigint[], out numbers text[], out sequence_values bigint[]
-)
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set jit = off
-as $$
-#variable_conflict use_column
-begin
-    with fresh as materialized (
-        -- Units of different contexts may come to the same number: then it is the first one's.
-        select distinct on (u.number collate "C") u.ordinal, u.number, u.sequence_value
-        from unnest(_record_each.drawn) as d
-        cross join lateral unnest(d.ordinals, d.numbers, d.sequence_values)
-            as u (ordinal, number, sequence_value)
-        order by u.number collate "C", u.ordinal
-    ),
-
-    recorded as (
-        insert into machserial.serials (
-            serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id,
-            work_order_id, lot_number, operation_code, context
-        )
-        select
-            f.number, f.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
-            issue.scopes, issue.format_id, c.context ->> 'work_order_id', c.context ->> 'lot_number',
-            c.context ->> 'operation_code',
-            nullif(c.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
-        from fresh as f
-        inner join unnest(_record_each.contexts) with ordinality as c (context, ordinal)
-            on c.ordinal = f.ordinal
-        -- The same order in every insert, so that two which meet cannot deadlock.
-        order by f.number collate "C"
-        on conflict do nothing
-        returning id, serial_number
-    )
-
-    select
-        coalesce(array_agg(f.ordinal), '{}'), array_agg(r.id), array_agg(f.number),
-        array_agg(f.sequence_value)
-    into ordinals, ids, numbers, sequence_values
-    from recorded as r
-    inner join fresh as f on f.number = r.serial_number;
-end
-$$;
-
--- Numbers for many units at once, each with a context of its own: unit i gets quantities[i] numbers, with
--- contexts[i] on record. labels: what to call the units in the detail of an error.
-create function machserial._generate_each(
-    part_id text, site_id text, format text, quantities integer[], contexts jsonb[],
-    labels text[] default null
-)
-returns table (ordinal integer, serial_id bigint, serial_number text, sequence_number bigint)
-language plpgsql
-set search_path = pg_catalog, pg_temp
--- The planner takes the arrays to be far longer than they are, and would compile every query.
-set jit = off
-as $$
-#variable_conflict use_column
-declare
-    quantity constant bigint := (
-        select coalesce(sum(q.quantity), 0) from unnest(_generate_each.quantities) as q (quantity)
-    );
-    -- An ordinal for each number that is still to be made.
-    wanted integer[];
-    issue machserial._issue;
-    keys text[];
-    attempt integer := 0;
-    sequence_values bigint[];
-    alike record;
-    drawn machserial._numbered[];
-    recorded record;
-    concerned integer[];
-    detail text;
-    hint text;
-begin
-    if quantity = 0 then
-        return;
-    end if;
-    concerned := array(select generate_series(1, cardinality(_generate_each.quantities)));
-    perform machserial._require_quantity(least(quantity, 2147483647)::integer);
-    wanted := array(
-        select q.ordinal
-        from unnest(_generate_each.quantities) with ordinality as q (quantity, ordinal)
-        cross join lateral generate_series(1, q.quantity)
-        order by q.ordinal
-    );
-    issue := machserial._resolve(
-        _generate_each.part_id, quantity::integer, _generate_each.format, null, _generate_each.site_id, '{}'
-    );
-    keys := machserial._context_keys(issue.format_id);
-    loop
-        if keys <> '{}' and attempt = 0 and issue.sequence_maximum is not null then
-            -- One draw for all contexts. It writes numbers too: any context serves, they are written again.
-            issue.context := (select jsonb_object_agg(k.key, '0') from unnest(keys) as k (key));
-            sequence_values := (machserial._draw_sequenced(issue, cardinality(wanted), 0)).sequence_values;
-        else
-            sequence_values := null;
-        end if;
-        drawn := '{}';
-        for alike in
-            select
-                (array_agg(c.context))[1] as context,
-                array_agg(u.ordinal order by u.position) as ordinals,
-                case when sequence_values is not null then array_agg(u.value order by u.position) end
-                    as sequence_values
-            from unnest(wanted, sequence_values) with ordinality as u (ordinal, value, position)
-            inner join unnest(_generate_each.contexts) with ordinality as c (context, ordinal)
-                on c.ordinal = u.ordinal
-            group by array(select c.context ->> k.key from unnest(keys) as k (key))
-            order by min(u.position)
-        loop
-            concerned := alike.ordinals;
-            issue.context := alike.context;
-            drawn := drawn
-                || machserial._number_alike(issue, alike.ordinals, alike.sequence_values, attempt);
-        end loop;
-        concerned := wanted;
-        issue.drawn_from := coalesce(issue.drawn_from, (drawn[1]).sequence_values[1]);
-        select r.* into recorded from machserial._record_each(issue, drawn, _generate_each.contexts) as r;
-        return query
-        select r.* from unnest(
-            recorded.ordinals, recorded.ids, recorded.numbers, recorded.sequence_values
-        ) as r;
-        wanted := array(
-            select unnest(wanted) as ordinal except all select unnest(recorded.ordinals) order by ordinal
-        );
-        exit when wanted = '{}';
-        attempt := attempt + 1;
-    end loop;
-exception when others then
-    if _generate_each.labels[1] is null then
-        raise;
-    end if;
-    get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
-    perform machserial._raise_about(
-        array(
-            select l.label
-            from unnest(_generate_each.labels) with ordinality as l (label, ordinal)
-            inner join (select distinct o.ordinal from unnest(concerned) as o (ordinal)) as c
-                on c.ordinal = l.ordinal
-            order by l.ordinal
-        ),
-        sqlstate, sqlerrm, detail, hint
-    );
-end
-$$;

@@ -117,6 +117,15 @@ begin
         end if;
         new.kept_serial_id := new.conflicting_serial_ids[1];
     end if;
+    if (select s.serial_number from machserial.serials as s where s.id = new.kept_serial_id)
+        <> new.serial_number
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('serial %s does not have the number %s', new.kept_serial_id, new.serial_number),
+            detail = format('It is %s.', machserial._described(array[new.kept_serial_id])),
+            hint = 'Keep a serial that the conflict is about.';
+    end if;
     new.reason := machserial._require_reason(
         new.reason, format('the conflict about %s: to resolve it', new.serial_number)
     );

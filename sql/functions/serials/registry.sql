@@ -179,7 +179,7 @@ begin
         register_serials.serial_numbers, register_serials.source, register_serials.on_conflict
     );
     select p.* into place
-    from machserial._receiving_place(register_serials.part_id, register_serials.site_id) as p;
+    from machserial._place(register_serials.part_id, register_serials.site_id) as p;
     wanted_scopes := machserial._known_scopes(coalesce(register_serials.scopes, place.scopes));
     with recorded as (
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)

@@ -36,7 +36,7 @@ declare
 begin
     perform machserial._require_text('serial_number', serial_number);
     select p.* into place
-    from machserial._receiving_place(check_uniqueness.part_id, check_uniqueness.site_id) as p;
+    from machserial._place(check_uniqueness.part_id, check_uniqueness.site_id) as p;
     select coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
     into conflicting_serial_ids, conflicting_scopes
     from machserial._claimants(
@@ -74,7 +74,7 @@ declare
     place record;
 begin
     perform machserial._require_text('serial_number', uniqueness_report.serial_number);
-    select p.* into place from machserial._receiving_place(uniqueness_report.part_id, null) as p;
+    select p.* into place from machserial._place(uniqueness_report.part_id, null) as p;
     return query
     with conflicts as materialized (
         select c.*, p.part_type

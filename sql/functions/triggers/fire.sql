@@ -8,22 +8,6 @@ create type machserial._event as (
     label text
 );
 
-create function machserial._require_context(context jsonb) returns jsonb
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if jsonb_typeof(coalesce(context, '{}')) = 'object' then
-        return coalesce(context, '{}');
-    end if;
-    raise exception using
-        errcode = 'invalid_parameter_value',
-        message = 'context is not a JSON object',
-        detail = format('It is %s.', jsonb_typeof(context)),
-        hint = 'Give an object such as {"work_order_id": "WO-1", "operation_code": "OP-10"}.';
-end
-$$;
-
 create function machserial._meets(conditions jsonb, context jsonb) returns boolean
 language sql immutable parallel safe
 return case jsonb_typeof(conditions)
@@ -60,7 +44,7 @@ declare
     hint text;
 begin
     select p.site_id, p.part_type, p.scopes into site_id, part_type, scopes
-    from machserial._receiving_place(part_id, _place_of.site_id) as p;
+    from machserial._place(part_id, _place_of.site_id) as p;
 exception when foreign_key_violation then
     get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
     perform machserial._raise_about(
