@@ -13,6 +13,11 @@ begin
 end
 $$;
 
+-- Who acts. The tables' defaults say the same in their own words: they must not depend on a function.
+create function machserial._actor() returns text
+language sql stable parallel safe
+return coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+
 create function machserial._audit_partition(month timestamp) returns text
 language sql stable parallel safe
 return 'audit_events_' || to_char(month, 'YYYY_MM');

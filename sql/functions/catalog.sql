@@ -85,6 +85,20 @@ begin
 end
 $$;
 
+-- For tables whose rows stay on record. Its trigger says what is kept, and what to do instead.
+create function machserial._refuse_removal() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('%s are kept', tg_argv[0]),
+        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
+        hint = tg_argv[1];
+end
+$$;
+
 create function machserial.register_site(site_id text, name text default null, time_zone text default 'UTC')
 returns machserial.site
 language plpgsql

@@ -77,19 +77,6 @@ begin
 end
 $$;
 
-create function machserial._refuse_format_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'formats are kept',
-        detail = format('%s on machserial.serial_formats.', tg_op),
-        hint = 'Take a format out of use with machserial.deactivate_format(name).';
-end
-$$;
-
 -- Whatever writes a format, it is examined on its way in: a faulty one never becomes a row.
 create function machserial._examine_format() returns trigger
 language plpgsql

@@ -79,7 +79,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    actor constant text := machserial._actor();
 begin
     if new.status = 'FAILED' then
         new.failure_reason := machserial._require_reason(
@@ -115,19 +115,6 @@ begin
             else 'A unit that needs another serial needs another placeholder: '
                 'machserial.create_placeholders(part_id).'
         end;
-end
-$$;
-
-create function machserial._refuse_placeholder_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'placeholders are kept',
-        detail = format('%s on machserial.late_assignment_placeholders.', tg_op),
-        hint = 'End one that is not needed with machserial.fail_placeholder(placeholder_id, reason).';
 end
 $$;
 

@@ -54,19 +54,6 @@ begin
 end
 $$;
 
-create function machserial._refuse_propagation_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'propagations are kept',
-        detail = format('%s on machserial.serial_propagations.', tg_op),
-        hint = 'Lineage is kept for good. Say in notes what was wrong, or machserial.invalidate_serial(…).';
-end
-$$;
-
 create function machserial._refuse_rank_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

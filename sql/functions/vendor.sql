@@ -40,24 +40,6 @@ create type machserial.vendor_rule as (
 comment on type machserial.vendor_serial is 'A row of machserial.vendor_serials.';
 comment on type machserial.vendor_rule is 'A row of machserial.vendor_rules.';
 
--- A receipt stays on record, and a rule does not go without an event.
-create function machserial._refuse_vendor_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = format('%s are kept', replace(tg_table_name, '_', ' ')),
-        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
-        hint = case tg_table_name
-            when 'vendor_rules' then 'Drop a rule with machserial.delete_vendor_rule(vendor_name, part_id).'
-            else 'Send a serial back with machserial.reject_vendor_serial(vendor_serial_id, reason).'
-        end;
-end
-$$;
-
-
 -- Rules
 
 create function machserial._require_length(argument text, length integer) returns void
@@ -479,7 +461,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    actor constant text := machserial._actor();
 begin
     perform machserial._require_text('vendor_name', new.vendor_name);
     new.vendor_name := machserial._trimmed(new.vendor_name);
@@ -575,7 +557,7 @@ begin
         new.waived_reason, format('vendor serial %s: to waive its rule', old.serial_number)
     );
     new.waived_at := now();
-    new.waived_by := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    new.waived_by := machserial._actor();
     return new;
 end
 $$;
@@ -586,7 +568,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    actor constant text := machserial._actor();
 begin
     if new.status = 'ACTIVE' then
         if new.waived_at is null then

@@ -79,7 +79,9 @@ for each row execute function machserial._refuse_format_change();
 
 create trigger serial_formats_are_kept
 before delete or truncate on machserial.serial_formats
-for each statement execute function machserial._refuse_format_removal();
+for each statement execute function machserial._refuse_removal(
+    'formats', 'Take a format out of use with machserial.deactivate_format(name).'
+);
 
 create table machserial.format_assignments (
     id bigint not null generated always as identity primary key,

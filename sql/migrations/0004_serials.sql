@@ -119,4 +119,6 @@ execute function machserial._refuse_reason_change();
 
 create trigger serials_are_kept
 before delete or truncate on machserial.serials
-for each statement execute function machserial._refuse_serial_removal();
+for each statement execute function machserial._refuse_removal(
+    'serials', 'Take a serial out of use with machserial.retire_serial(serial_id, reason).'
+);

@@ -117,7 +117,9 @@ for each row execute function machserial._audit_vendor_rule();
 
 create trigger vendor_rules_are_not_truncated
 before truncate on machserial.vendor_rules
-for each statement execute function machserial._refuse_vendor_removal();
+for each statement execute function machserial._refuse_removal(
+    'vendor rules', 'Drop a rule with machserial.delete_vendor_rule(vendor_name, part_id).'
+);
 
 create trigger vendor_serials_are_completed
 before insert on machserial.vendor_serials
@@ -159,7 +161,9 @@ execute function machserial._examine_internal_serial();
 
 create trigger vendor_serials_are_kept
 before delete or truncate on machserial.vendor_serials
-for each statement execute function machserial._refuse_vendor_removal();
+for each statement execute function machserial._refuse_removal(
+    'vendor serials', 'Send one back with machserial.reject_vendor_serial(vendor_serial_id, reason).'
+);
 
 create trigger new_vendor_serials_are_audited
 after insert on machserial.vendor_serials

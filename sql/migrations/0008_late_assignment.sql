@@ -98,7 +98,9 @@ execute function machserial._refuse_placeholder_change();
 
 create trigger placeholders_are_kept
 before delete or truncate on machserial.late_assignment_placeholders
-for each statement execute function machserial._refuse_placeholder_removal();
+for each statement execute function machserial._refuse_removal(
+    'placeholders', 'End one that is not needed with machserial.fail_placeholder(placeholder_id, reason).'
+);
 
 create trigger new_placeholders_are_audited
 after insert on machserial.late_assignment_placeholders

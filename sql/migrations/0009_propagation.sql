@@ -58,7 +58,10 @@ for each row execute function machserial._refuse_propagation_change();
 
 create trigger propagations_are_kept
 before delete or truncate on machserial.serial_propagations
-for each statement execute function machserial._refuse_propagation_removal();
+for each statement execute function machserial._refuse_removal(
+    'propagations',
+    'Lineage is kept for good. Say in notes what was wrong, or machserial.invalidate_serial(…).'
+);
 
 create trigger lineage_stays_free_of_cycles
 after insert on machserial.serial_propagations

@@ -94,7 +94,10 @@ for each row execute function machserial._refuse_block_change();
 
 create trigger blocks_are_kept
 before delete or truncate on machserial.number_blocks
-for each statement execute function machserial._refuse_block_removal();
+for each statement execute function machserial._refuse_removal(
+    'blocks and what they were used for',
+    'Give back what is left of a block with machserial.return_block(block_id).'
+);
 
 create trigger new_blocks_are_audited
 after insert on machserial.number_blocks
@@ -128,4 +131,7 @@ for each row execute function machserial._refuse_usage_change();
 
 create trigger usages_are_kept
 before delete or truncate on machserial.block_usages
-for each statement execute function machserial._refuse_block_removal();
+for each statement execute function machserial._refuse_removal(
+    'blocks and what they were used for',
+    'Give back what is left of a block with machserial.return_block(block_id).'
+);

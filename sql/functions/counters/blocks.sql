@@ -31,19 +31,6 @@ comment on type machserial.block is 'A row of machserial.blocks.';
 
 -- Rules of the tables
 
-create function machserial._refuse_block_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'blocks and what they were used for are kept',
-        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
-        hint = 'Give back what is left of a block with machserial.return_block(block_id).';
-end
-$$;
-
 -- Whatever writes a block, its run lies where the counter has been: nobody is given its numbers afterwards.
 create function machserial._examine_block() returns trigger
 language plpgsql
@@ -101,7 +88,7 @@ begin
     end if;
     if new.status <> old.status then
         new.closed_at := now();
-        new.closed_by := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+        new.closed_by := machserial._actor();
         new.closing_reason := nullif(current_setting('machserial.reason', true), '');
     else
         new.closed_at := old.closed_at;

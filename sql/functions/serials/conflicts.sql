@@ -135,7 +135,7 @@ begin
         new.resolved_at := now();
     end if;
     if tg_op = 'UPDATE' or new.resolved_by is null then
-        new.resolved_by := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+        new.resolved_by := machserial._actor();
     end if;
     return new;
 end
@@ -161,19 +161,6 @@ begin
             hint = 'A PENDING conflict is resolved, once: machserial.resolve_conflict(…).';
     end if;
     return new;
-end
-$$;
-
-create function machserial._refuse_conflict_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'conflicts are kept',
-        detail = format('%s on machserial.serial_conflicts.', tg_op),
-        hint = 'Resolve a conflict with machserial.resolve_conflict(…).';
 end
 $$;
 

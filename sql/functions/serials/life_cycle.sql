@@ -83,7 +83,7 @@ begin
         );
     end if;
     new.status_changed_at := now();
-    new.status_changed_by := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    new.status_changed_by := machserial._actor();
     return new;
 end
 $$;
@@ -101,19 +101,6 @@ begin
             else format('Since %s, by %s: %s', old.status_changed_at, old.status_changed_by, old.status_reason)
         end,
         hint = 'A reason comes with its step and stays with it.';
-end
-$$;
-
-create function machserial._refuse_serial_removal() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = 'serials are kept',
-        detail = format('%s on machserial.serials.', tg_op),
-        hint = 'Take a serial out of use with machserial.retire_serial(serial_id, reason).';
 end
 $$;
 

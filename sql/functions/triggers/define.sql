@@ -87,7 +87,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    actor constant text := coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);
+    actor constant text := machserial._actor();
 begin
     new.trigger_type := machserial._require_trigger_type(new.trigger_type);
     new.assignment_type := machserial._require_assignment_type(new.assignment_type);
