@@ -273,3 +273,10 @@ def test_only_what_has_ended_gives_its_number_up(plant):
         else:
             with violated(plant, "23514"):
                 make(plant, status, status, claim_released=True)
+
+
+def test_a_claim_is_not_let_go_by_the_way(plant):
+    serial_id = make(plant, "N", "RETIRED")
+    with refused(plant, "55000"):
+        step(plant, serial_id, "scopes = '{SITE}'")
+    step(plant, serial_id, "scopes = '{ENTERPRISE,SITE,PART_TYPE}'")

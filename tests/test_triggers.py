@@ -314,7 +314,11 @@ AGREEMENTS = [
     ({"conditions": PATH}, {"quantity": "many", "line": "A"}, False),
     ({"conditions": PATH}, {}, False),
     ({"conditions": Jsonb("strict $.a.b == 1")}, {"a": 1}, False),
-    ({"conditions": Jsonb("$.line")}, {"line": "A"}, False),
+    ({"conditions": Jsonb("$.line")}, {"line": "A"}, True),
+    ({"conditions": Jsonb("$.line")}, {"line": None}, False),
+    ({"conditions": Jsonb("$.score ? (@ > 5)")}, {"score": 9}, True),
+    ({"conditions": Jsonb("$.score ? (@ > 5)")}, {"score": 4}, False),
+    ({"conditions": Jsonb("$.score ? (@ > 5)")}, {}, False),
     ({"operation_code": "OP-1"}, {"operation_code": "OP-1"}, True),
     ({"operation_code": "OP-1"}, {"operation_code": "OP-2"}, False),
     ({"operation_code": "OP-1"}, {}, False),
@@ -571,3 +575,19 @@ def test_a_context_of_each_unit_is_its_own(plant):
     with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
         apart = [{"work_order_id": "a", "lot_number": "bc"}, {"work_order_id": "ab", "lot_number": "c"}]
         generate_each("FIXED", [1, 1], *apart)
+
+
+def test_a_condition_that_asks_for_a_variable_is_refused_at_once(plant):
+    with refused(plant, "22023") as refusal:
+        trigger(plant, conditions=Jsonb("$x > 5"))
+    assert "variable" in refusal.detail
+
+
+def test_what_a_vendors_event_brings_is_a_number_and_a_date(plant):
+    trigger(plant, "VENDOR")
+    for brought in ({"serial_number": ["V-1"]}, {"serial_number": "V-1", "received_date": "yesterdayish"}):
+        with refused(plant, "22023"):
+            fire(plant, context={"vendor_name": "Foundry", **brought})
+    (made,) = fire(plant, context={"vendor_name": "Foundry", **brought, "received_date": "2026-01-02"})
+    received = value(plant, "select received_date::date::text from machserial.vendor_serials")
+    assert (made.serial_number, received) == ("V-1", "2026-01-02")

@@ -105,6 +105,11 @@ before update of status, claim_released on machserial.serials
 for each row when (old.status <> new.status or old.claim_released <> new.claim_released)
 execute function machserial._refuse_illegal_step();
 
+create trigger serials_keep_their_scopes
+before update of scopes on machserial.serials
+for each row when (not new.scopes @> old.scopes)
+execute function machserial._refuse_narrower_scopes();
+
 create trigger serials_keep_the_reason_of_their_step
 before update of status_reason, status_changed_at, status_changed_by on machserial.serials
 for each row when (

@@ -88,6 +88,20 @@ begin
 end
 $$;
 
+-- A number that has been kept from others in a scope is not let go there by the way.
+create function machserial._refuse_narrower_scopes() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),
+        detail = format('It has %s, the change says %s.', old.scopes, new.scopes),
+        hint = 'Scopes may be added. Who gives up a number does so by machserial.resolve_conflict(…).';
+end
+$$;
+
 create function machserial._refuse_reason_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

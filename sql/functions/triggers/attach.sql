@@ -399,6 +399,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_text('part_column', settings ->> 'part_column');
+    perform machserial._require_text('an element of context_columns', c.name)
+    from jsonb_array_elements_text(settings -> 'context_columns') as c (name);
     perform machserial._require_columns(relation, settings, false);
     perform machserial._require_type(
         relation, settings, 'part_column', '{text,varchar,bpchar,uuid,smallint,integer,bigint,numeric}'
@@ -478,7 +480,8 @@ serial_column: the column that gets the generated numbers, by an update of the n
 inserts must be allowed to do: text, varchar and char get them joined by a comma and a space, text[] and
 varchar[] an array, jsonb an array. A row that comes with a value there is numbered already: it keeps it and
 is no event.
-An error names the row, and nothing of the insert is kept. Returns the attachment.
+An error names the row, and nothing of the insert is kept. Whoever inserts needs the rights to do by
+functions what the triggers do. Returns the attachment.
 Errors: 22023 a bad argument, a column that does not exist or fit · 0A000 no table · 42501 not your table ·
 55000 attached already, no primary key for serial_column.';
 

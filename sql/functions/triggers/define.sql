@@ -51,7 +51,7 @@ begin
 end
 $$;
 
--- An object, or a JSONPath predicate as a JSON string.
+-- An object, or a JSONPath as a JSON string, which must not ask for variables: there are none.
 create function machserial._require_conditions(conditions jsonb) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -62,7 +62,7 @@ begin
     if jsonb_typeof(conditions) = 'object' then
         return;
     elsif jsonb_typeof(conditions) = 'string' then
-        perform (conditions #>> '{}')::jsonpath;
+        perform jsonb_path_query_first('{}', (conditions #>> '{}')::jsonpath, '{}', true);
         return;
     end if;
     raise exception using
@@ -71,7 +71,7 @@ begin
         detail = format('They are %s.', coalesce(conditions::text, 'null')),
         hint = 'Give an object that the context must contain, such as {"line": "2"}, or a JSONPath predicate '
             'as a JSON string, such as "$.quantity > 5".';
-exception when syntax_error then
+exception when syntax_error or undefined_object then
     get stacked diagnostics complaint = message_text;
     raise exception using
         errcode = 'invalid_parameter_value',
@@ -176,7 +176,8 @@ called for. trigger_type: MATERIAL_RECEIPT, WORK_ORDER_CREATE, OPERATION_COMPLET
 BATCH_COMPLETION. assignment_type: SYSTEM_GENERATED makes serials, by the named format or else the part''s;
 VENDOR puts the numbers on record that the context brings (vendor_name, serial_number or serial_numbers);
 LATE_ASSIGNMENT makes placeholders. operation_code: it fires only at this operation. conditions: an object
-that the context must contain, or a JSONPath predicate as a JSON string ("$.quantity > 5"). batch_size: how
+that the context must contain, or a JSONPath as a JSON string: a predicate ("$.quantity > 5") or a filter
+("$.quantity ? (@ > 5)"). batch_size: how
 many it makes for each unit, 1 to 1,000,000. Returns the trigger.
 Errors: 22023 a bad argument · 23503 unknown part or format · 55000 a deactivated format.';
 

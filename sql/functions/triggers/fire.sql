@@ -8,11 +8,16 @@ create type machserial._event as (
     label text
 );
 
+-- A JSONPath holds where it yields anything but false or null: a predicate that is true, a filter that finds.
 create function machserial._meets(conditions jsonb, context jsonb) returns boolean
 language sql immutable parallel safe
 return case jsonb_typeof(conditions)
     when 'object' then context @> conditions
-    else coalesce(jsonb_path_match(context, (conditions #>> '{}')::jsonpath, '{}', true), false)
+    else coalesce(
+        jsonb_path_query_first(context, (conditions #>> '{}')::jsonpath, '{}', true)
+        not in ('false'::jsonb, 'null'::jsonb),
+        false
+    )
 end;
 
 -- What a context must tell for a vendor's numbers to be received, and does not; null: nothing.
@@ -22,8 +27,28 @@ return case
     when coalesce(btrim(context ->> 'vendor_name'), '') = '' then 'vendor_name'
     when jsonb_typeof(context -> 'serial_numbers') = 'array' then null
     when context ? 'serial_numbers' then 'serial_numbers as an array'
+    when jsonb_typeof(context -> 'serial_number') in ('string', 'number') then null
     when context ->> 'serial_number' is null then 'serial_number'
+    else 'serial_number as a text'
 end;
+
+create function machserial._received_date(context jsonb) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not context ? 'received_date' then
+        return null;
+    end if;
+    return (context ->> 'received_date')::timestamptz;
+exception when invalid_datetime_format or datetime_field_overflow then
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('received_date cannot be %L', context ->> 'received_date'),
+        detail = format('The context is %s.', context),
+        hint = 'Write it as in 2026-11-24 or 2026-11-24T10:00:00Z.';
+end
+$$;
 
 create function machserial._numbers_to_receive(context jsonb) returns text[]
 language sql immutable parallel safe
@@ -191,7 +216,7 @@ begin
         array_agg(g.number) filter (where r.id is not null) as numbers,
         array_agg(g.ordinal) filter (where r.id is not null) as ordinals,
         array_agg(g.context ->> 'vendor_name') filter (where r.id is not null) as vendors,
-        array_agg((g.context ->> 'received_date')::timestamptz) filter (where r.id is not null) as dates,
+        array_agg(machserial._received_date(g.context)) filter (where r.id is not null) as dates,
         count(*) filter (where r.id is null) as refused,
         (array_agg(g.number order by g.ordinal) filter (where r.id is null))[1] as refused_number,
         (array_agg(g.label order by g.ordinal) filter (where r.id is null))[1] as refused_label
