@@ -577,10 +577,11 @@ def test_a_context_of_each_unit_is_its_own(plant):
         generate_each("FIXED", [1, 1], *apart)
 
 
-def test_a_condition_that_asks_for_a_variable_is_refused_at_once(plant):
-    with refused(plant, "22023") as refusal:
-        trigger(plant, conditions=Jsonb("$x > 5"))
-    assert "variable" in refusal.detail
+def test_a_condition_that_can_never_be_evaluated_is_refused_at_once(plant):
+    for condition, complaint in (("$x > 5", "variable"), ("", "jsonpath")):
+        with refused(plant, "22023") as refusal:
+            trigger(plant, conditions=Jsonb(condition))
+        assert complaint in refusal.detail
 
 
 def test_what_a_vendors_event_brings_is_a_number_and_a_date(plant):

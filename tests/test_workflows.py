@@ -919,6 +919,8 @@ def test_conditions_are_containment_or_a_jsonpath(plant):
     assert len(fire(plant, "QUALITY_CHECKPOINT", context={"score": 6})) == 1
     assert fire(plant, "QUALITY_CHECKPOINT", context={"score": 5}) == []
     assert fire(plant, "QUALITY_CHECKPOINT", context={"score": "high"}) == []
+    plant.execute("select update_trigger(t('QUALITY_CHECKPOINT'), conditions => to_jsonb('$.score ? (@ > 5)'::text))")
+    assert [len(fire(plant, "QUALITY_CHECKPOINT", context={"score": score})) for score in (5, 6)] == [0, 1]
     conditions = {"line": 2, "shift": {"name": "late"}}
     call(
         plant,

@@ -401,7 +401,7 @@ $$;
 
 -- A row that names no serial brings its own: the number is claimed with it.
 create function machserial._register_vendor_serial(
-    serial_number text, part_id text, site_id text, status text
+    serial_number text, part_id text, site_id text, status text, reason text default null
 )
 returns bigint
 language plpgsql
@@ -417,10 +417,12 @@ begin
     select p.* into place from machserial._place(
         _register_vendor_serial.part_id, _register_vendor_serial.site_id
     ) as p;
-    insert into machserial.serials (serial_number, part_id, part_type, site_id, source, status, scopes)
+    insert into machserial.serials (
+        serial_number, part_id, part_type, site_id, source, status, status_reason, scopes
+    )
     values (
         number, _register_vendor_serial.part_id, place.part_type, place.site_id, 'VENDOR',
-        coalesce(_register_vendor_serial.status, 'PENDING'), place.scopes
+        coalesce(_register_vendor_serial.status, 'PENDING'), _register_vendor_serial.reason, place.scopes
     )
     on conflict do nothing
     returning id into made_id;
@@ -467,7 +469,7 @@ begin
     new.vendor_name := machserial._trimmed(new.vendor_name);
     if new.id is null then
         new.id := machserial._register_vendor_serial(
-            new.serial_number, new.part_id, new.site_id, new.status
+            new.serial_number, new.part_id, new.site_id, new.status, new.rejection_reason
         );
         new.serial_number := machserial._trimmed(new.serial_number);
     end if;

@@ -71,7 +71,7 @@ begin
         detail = format('They are %s.', coalesce(conditions::text, 'null')),
         hint = 'Give an object that the context must contain, such as {"line": "2"}, or a JSONPath predicate '
             'as a JSON string, such as "$.quantity > 5".';
-exception when syntax_error or undefined_object then
+exception when syntax_error or undefined_object or invalid_text_representation then
     get stacked diagnostics complaint = message_text;
     raise exception using
         errcode = 'invalid_parameter_value',
