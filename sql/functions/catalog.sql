@@ -85,6 +85,19 @@ begin
 end
 $$;
 
+create function machserial._raise_absent(kind text, id bigint, relation text, hint text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'no_data_found',
+        message = format('there is no %s with id %s', kind, coalesce(id::text, 'null')),
+        detail = format('machserial.%I has no such row.', relation),
+        hint = hint;
+end
+$$;
+
 -- For tables whose rows stay on record. Its trigger says what is kept, and what to do instead.
 create function machserial._refuse_removal() returns trigger
 language plpgsql

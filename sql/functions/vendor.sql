@@ -805,11 +805,10 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'no_data_found',
-        message = format('there is no vendor serial with id %s', coalesce(vendor_serial_id::text, 'null')),
-        detail = 'machserial.vendor_serials has no such row.',
-        hint = 'Look the number up: select * from machserial.vendor_serials where serial_number = ''…''.';
+    perform machserial._raise_absent(
+        'vendor serial', vendor_serial_id, 'vendor_serials',
+        'Look the number up: select * from machserial.vendor_serials where serial_number = ''…''.'
+    );
 end
 $$;
 

@@ -267,11 +267,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'no_data_found',
-        message = format('there is no block %s', coalesce(block_id::text, 'null')),
-        detail = 'machserial.blocks has no such row.',
-        hint = 'See select block_id, holder, status from machserial.blocks.';
+    perform machserial._raise_absent(
+        'block', block_id, 'blocks', 'See select block_id, holder, status from machserial.blocks.'
+    );
 end
 $$;
 

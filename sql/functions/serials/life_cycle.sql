@@ -134,11 +134,9 @@ begin
     from machserial.serials as s
     where s.id = _serial.serial_id;
     if known.id is null then
-        raise exception using
-            errcode = 'no_data_found',
-            message = format('there is no serial with id %s', coalesce(serial_id::text, 'null')),
-            detail = 'machserial.serials has no such row.',
-            hint = 'Look the number up: machserial.find_serial(serial_number).';
+        perform machserial._raise_absent(
+            'serial', serial_id, 'serials', 'Look the number up: machserial.find_serial(serial_number).'
+        );
     end if;
     return known;
 end

@@ -132,11 +132,10 @@ begin
     from machserial.serial_assignment_triggers as t
     where t.id = _trigger.trigger_id;
     if known.id is null then
-        raise exception using
-            errcode = 'no_data_found',
-            message = format('there is no trigger with id %s', coalesce(trigger_id::text, 'null')),
-            detail = 'machserial.serial_assignment_triggers has no such row.',
-            hint = 'See select id, part_id, trigger_type from machserial.serial_assignment_triggers.';
+        perform machserial._raise_absent(
+            'trigger', trigger_id, 'serial_assignment_triggers',
+            'See select id, part_id, trigger_type from machserial.serial_assignment_triggers.'
+        );
     end if;
     return known;
 end
