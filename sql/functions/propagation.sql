@@ -195,6 +195,19 @@ begin
 end
 $$;
 
+-- A way back through the lineage, one step longer; refused if it has been there before.
+create function machserial._step_back(path bigint[], parent_id bigint) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if parent_id = any(path) then
+        perform machserial._raise_cycle(parent_id || path[:array_position(path, parent_id)]);
+    end if;
+    return parent_id || path;
+end
+$$;
+
 -- Walks back from a serial that was just lifted, always to the parent that forced it up, and refuses if that
 -- leads in a circle. In a cycle everybody has been forced up by another; without one the walk comes to a
 -- serial that was high enough by itself.
@@ -216,10 +229,7 @@ begin
         order by coalesce(p.lineage_rank, p.id) desc
         limit 1;
         exit when parent.id is null or parent.rank < rank - 1;
-        if parent.id = any(path) then
-            perform machserial._raise_cycle(parent.id || path[:array_position(path, parent.id)]);
-        end if;
-        path := parent.id || path;
+        path := machserial._step_back(path, parent.id);
         rank := parent.rank;
     end loop;
 end
@@ -326,10 +336,7 @@ begin
             where e.child_serial_id = path[1]
         )))[1];
         exit when parent_id is null;
-        if parent_id = any(path) then
-            perform machserial._raise_cycle(parent_id || path[:array_position(path, parent_id)]);
-        end if;
-        path := parent_id || path;
+        path := machserial._step_back(path, parent_id);
     end loop;
     return path[1];
 end
