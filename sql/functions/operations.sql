@@ -49,6 +49,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- First: what this transaction itself has written can only be sealed after its end.
+    task := 'audit events sealed';
+    done := case current_setting('transaction_isolation')
+        when 'read committed' then machserial.seal_audit() else 0
+    end;
+    return next;
     task := 'audit partitions made';
     done := machserial._make_audit_partitions(now(), 3);
     return next;
@@ -70,4 +76,5 @@ $$;
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
 coming three months, counters for the coming periods, an end to those of periods that are over, an end to
-blocks past their expires_at, sums in place of single executions of triggers. Returns what was done.';
+blocks past their expires_at, sums in place of single executions of triggers, seals for the audit events. Returns what was
+done.';

@@ -12,11 +12,26 @@ create table machserial.audit_events (
     performed_at timestamptz not null default now(),
     reason text default nullif(current_setting('machserial.reason', true), ''),
     details jsonb,
-    constraint audit_events_pkey primary key (id, performed_at)
+    transaction_id bigint not null default pg_current_xact_id()::text::bigint,
+    -- Newest first, page by page.
+    constraint audit_events_pkey primary key (performed_at, id),
+    constraint audit_events_ids_are_positive check (id > 0 and transaction_id > 0),
+    -- A clock that has gone wild does not make partitions without end.
+    constraint audit_events_are_of_this_century
+    check (performed_at >= '2020-01-01 00:00:00+00' and performed_at < '2100-01-01 00:00:00+00')
 ) partition by range (performed_at);
 
 create index audit_events_serial_id on machserial.audit_events (serial_id);
-create index audit_events_part_id_performed_at on machserial.audit_events (part_id, performed_at);
+create index audit_events_part_id_performed_at on machserial.audit_events (part_id, performed_at, id);
+-- Events of the few kinds that are rare, so that they are found among those that come with every serial.
+create index audit_events_rare on machserial.audit_events (event_type, performed_at, id)
+where event_type not in (
+    'SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED', 'VENDOR_ACCEPTED', 'PLACEHOLDER_CREATED',
+    'PLACEHOLDER_SERIALIZED', 'PROPAGATED', 'SPLIT', 'MERGED', 'TRANSFORMED'
+);
+-- Both numbers go up with the place in the table: next to nothing to write, and enough to find a seal's events.
+create index audit_events_transaction_id on machserial.audit_events using brin (transaction_id, id)
+with (pages_per_range = 16, autosummarize = on);
 
 comment on table machserial.audit_events is 'Who did what, when and why. Rows are only ever added.';
 comment on column machserial.audit_events.id is 'Key.';
@@ -34,6 +49,8 @@ comment on column machserial.audit_events.db_user is 'The session''s database us
 comment on column machserial.audit_events.performed_at is 'When: start of the transaction.';
 comment on column machserial.audit_events.reason is 'Why: machserial.reason.';
 comment on column machserial.audit_events.details is 'What else belongs to the event.';
+comment on column machserial.audit_events.transaction_id is
+'The transaction that wrote it: pg_current_xact_id(). Seals go by it.';
 
 create trigger audit_events_are_append_only
 before update or delete or truncate on machserial.audit_events

@@ -1,0 +1,332 @@
+-- Months that leave the database for files, and come back. The command machserial audit archive writes and reads the
+-- files; here stands what only the database can say: that they are what was sealed.
+
+-- The table of a month whose partition was detached.
+create function machserial._detached_partition(month date) returns regclass
+language sql stable
+return to_regclass('machserial.' || machserial._audit_partition(month) || '_archived');
+
+-- Whether nobody can write events of the month any more: it has ended, and so has every transaction that began in it.
+-- When a prepared transaction began nobody knows.
+create function machserial._is_over(month date) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ends_at constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
+begin
+    return now() >= ends_at
+        and not exists (
+            select from pg_stat_activity as a where a.datname = current_database() and a.xact_start < ends_at
+        )
+        and not exists (select from pg_prepared_xacts as p where p.database = current_database());
+end
+$$;
+
+-- How many events of a month no seal holds.
+create function machserial._unsealed_events(month date, relation regclass) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    everything constant bigint := 9223372036854775807;
+    stretch machserial._stretch;
+    in_incarnation bigint;
+    unsealed bigint := 0;
+begin
+    for stretch in
+        select relation, i.after_id, i.last_id, u.transaction_id, u.event_id, everything, everything
+        from machserial._incarnations() as i
+        cross join lateral machserial._sealed_up_to(i.incarnation, _unsealed_events.month, everything) as u
+    loop
+        execute format('select count(*) from %s as e where %s', relation, machserial._in_stretch(stretch))
+        into in_incarnation;
+        unsealed := unsealed + in_incarnation;
+    end loop;
+    return unsealed;
+end
+$$;
+
+create function machserial.audit_months()
+returns table (
+    month date, is_attached boolean, relation text, seals bigint, events bigint, first_seal_id bigint,
+    last_seal_id bigint, unsealed_events bigint, is_archived boolean, is_over boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with sealed as (
+        select
+            s.month, count(*) as seals, sum(s.event_count)::bigint as events, min(s.id) as first_seal_id,
+            max(s.id) as last_seal_id
+        from machserial.audit_seals as s
+        where s.month is not null
+        group by s.month
+    ),
+    archived as (
+        select a.month, max(a.last_seal_id) as last_seal_id from machserial.audit_archives as a group by a.month
+    ),
+    detached as (
+        select to_date(substring(c.relname from '[0-9]{4}_[0-9]{2}'), 'YYYY_MM') as month, c.oid::regclass as relation
+        from pg_class as c
+        where c.relnamespace = 'machserial'::regnamespace and c.relname ~ '^audit_events_[0-9]{4}_[0-9]{2}_archived$'
+    ),
+    placed as (
+        select m.month, p.relation as attached, d.relation as detached
+        from (
+            select p.month from machserial._audit_partitions() as p where p.month is not null
+            union
+            select d.month from detached as d
+            union
+            select s.month from sealed as s
+        ) as m
+        left join machserial._audit_partitions() as p on p.month = m.month
+        left join detached as d on d.month = m.month
+    )
+    select
+        p.month, p.attached is not null, coalesce(p.attached, p.detached)::text,
+        coalesce(s.seals, 0), coalesce(s.events, 0), s.first_seal_id, s.last_seal_id,
+        case
+            when p.attached is null then 0 else machserial._unsealed_events(p.month, p.attached)
+        end,
+        coalesce(a.last_seal_id >= s.last_seal_id, false), machserial._is_over(p.month)
+    from placed as p
+    left join sealed as s on s.month = p.month
+    left join archived as a on a.month = p.month
+    order by p.month;
+end
+$$;
+
+comment on function machserial.audit_months() is
+'The months of the audit trail: where their events are (relation: the partition, or the table that was detached; null:
+only in an archive), how much of them is sealed, whether an archive holds all that is, and whether the month is over
+for everybody who could still write to it.';
+
+-- The root of an archive: a tree like that of a seal, whose leaves are the roots of the seals.
+create function machserial._archive_root(month date, first_seal_id bigint, last_seal_id bigint) returns bytea
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select machserial._merkle_root(
+            coalesce(string_agg(sha256(decode('00', 'hex') || s.merkle_root), ''::bytea order by s.id), '')
+        )
+        from machserial.audit_seals as s
+        where
+            s.month = _archive_root.month
+            and s.id between _archive_root.first_seal_id and _archive_root.last_seal_id
+    );
+end
+$$;
+
+-- How many events of the month's seals stand in the table, all of them as they were sealed and none besides; 55000
+-- otherwise.
+create function machserial._require_intact_month(month date, relation regclass) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    problem record;
+    events bigint;
+begin
+    select p.* into problem
+    from machserial._verify_seals(1, 9223372036854775807, _require_intact_month.month, relation) as p
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the audit events of %s are not as they were sealed', to_char(month, 'YYYY-MM')),
+            detail = format('Seal %s, %s, event %s: %s', problem.seal_id, problem.problem,
+                coalesce(problem.event_id::text, 'unknown'), problem.detail),
+            hint = 'See machserial.verify_audit(full => true).';
+    end if;
+    execute format('select count(*) from %s', relation) into events;
+    return events;
+end
+$$;
+
+create function machserial.record_archive(
+    month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea,
+    manifest_sha256 text, location text
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    attached regclass;
+    expected record;
+    archive_id bigint;
+begin
+    select a.id into archive_id
+    from machserial.audit_archives as a
+    where
+        a.month = record_archive.month and a.last_seal_id = record_archive.last_seal_id
+        and a.merkle_root = record_archive.merkle_root and a.manifest_sha256 = record_archive.manifest_sha256;
+    if archive_id is not null then
+        return archive_id;
+    end if;
+    select p.relation into attached from machserial._audit_partitions() as p where p.month = record_archive.month;
+    if attached is null or not machserial._is_over(record_archive.month)
+        or machserial._unsealed_events(record_archive.month, attached) > 0
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the audit events of %s cannot be archived', to_char(month, 'YYYY-MM')),
+            detail = case
+                when attached is null then 'They have no partition here.'
+                when not machserial._is_over(record_archive.month)
+                    then 'The month is not over for every open transaction.'
+                else 'Not all of them are sealed.'
+            end,
+            hint = 'See machserial.audit_months(), and seal with machserial.seal_audit().';
+    end if;
+    perform machserial._require_intact_month(record_archive.month, attached);
+    select
+        min(s.id) as first_seal_id, max(s.id) as last_seal_id, sum(s.event_count)::bigint as event_count,
+        machserial._archive_root(record_archive.month, min(s.id), max(s.id)) as merkle_root
+    into expected
+    from machserial.audit_seals as s
+    where s.month = record_archive.month and s.id > coalesce(
+        (select max(a.last_seal_id) from machserial.audit_archives as a where a.month = record_archive.month), 0
+    );
+    if (expected.first_seal_id, expected.last_seal_id, expected.event_count, expected.merkle_root)
+        is distinct from (
+            record_archive.first_seal_id, record_archive.last_seal_id, record_archive.event_count,
+            record_archive.merkle_root
+        )
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the archive of %s does not hold what is sealed', to_char(month, 'YYYY-MM')),
+            detail = format(
+                'Sealed: %s events in seals %s to %s, root %s. Archived: %s events in seals %s to %s, root %s.',
+                expected.event_count, expected.first_seal_id, expected.last_seal_id,
+                encode(expected.merkle_root, 'hex'), record_archive.event_count, record_archive.first_seal_id,
+                record_archive.last_seal_id, encode(record_archive.merkle_root, 'hex')
+            ),
+            hint = 'Export the month again.';
+    end if;
+    insert into machserial.audit_archives (
+        month, first_seal_id, last_seal_id, event_count, merkle_root, manifest_sha256, location
+    )
+    values (
+        record_archive.month, record_archive.first_seal_id, record_archive.last_seal_id,
+        record_archive.event_count, record_archive.merkle_root, record_archive.manifest_sha256,
+        record_archive.location
+    )
+    returning id into archive_id;
+    perform machserial._audit('AUDIT_ARCHIVED', null, null, jsonb_build_object(
+        'month', record_archive.month, 'archive_id', archive_id, 'events', record_archive.event_count,
+        'manifest_sha256', record_archive.manifest_sha256, 'location', record_archive.location
+    ));
+    return archive_id;
+end
+$$;
+
+comment on function machserial.record_archive(date, bigint, bigint, bigint, bytea, text, text) is
+'Puts on record that a month''s events (of its seals first_seal_id to last_seal_id) are in files as well, after
+comparing them with what is here: merkle_root is the root over the seals'' roots (docs/audit.md). The same archive again
+gives the same id. Called by machserial audit archive.
+Errors: 55000 the month is not over or not sealed, or the archive is not what is sealed.';
+
+create function machserial.drop_archived(month date) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    detached constant regclass := machserial._detached_partition(drop_archived.month);
+    last_seal_id constant bigint := (
+        select max(s.id) from machserial.audit_seals as s where s.month = drop_archived.month
+    );
+    events bigint;
+begin
+    if detached is null then
+        return false;
+    elsif not exists (
+        select from machserial.audit_archives as a where a.month = drop_archived.month
+    ) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('%s is not archived', detached),
+            detail = 'No archive of its month is on record.',
+            hint = 'Attach it again with machserial.restore_archived(month), and archive the month.';
+    end if;
+    events := machserial._require_intact_month(drop_archived.month, detached);
+    execute format('drop table %s', detached);
+    perform machserial._audit('AUDIT_DROPPED', null, null, jsonb_build_object(
+        'month', drop_archived.month, 'events', events, 'last_seal_id', last_seal_id
+    ));
+    return true;
+end
+$$;
+
+comment on function machserial.drop_archived(date) is
+'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether there was
+one. Called by machserial audit archive --drop, which verifies the files before.
+Errors: 55000 the month is not archived, or the table is not what was sealed · 42501 not the owner.';
+
+create function machserial.restore_archived(month date) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    name constant text := machserial._audit_partition(restore_archived.month);
+    first_moment constant timestamptz := restore_archived.month::timestamp at time zone 'UTC';
+    end_moment constant timestamptz := (restore_archived.month + '1 month'::interval) at time zone 'UTC';
+begin
+    if to_regclass('machserial.' || name) is null
+        and machserial._detached_partition(restore_archived.month) is not null
+    then
+        execute format(
+            'alter table %s rename to %I', machserial._detached_partition(restore_archived.month), name
+        );
+        execute format(
+            'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
+            name, first_moment, end_moment
+        );
+    else
+        perform machserial._make_audit_partition(restore_archived.month);
+    end if;
+    return 'machserial.' || name;
+end
+$$;
+
+comment on function machserial.restore_archived(date) is
+'Makes the partition of a month (its first day) to which archived events come back, or attaches the one that was only
+detached. Returns its name. Called by machserial audit restore.
+Errors: 42501 not the owner.';
+
+create function machserial.verify_archived(month date) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    attached regclass;
+    events bigint;
+begin
+    select p.relation into attached from machserial._audit_partitions() as p where p.month = verify_archived.month;
+    if attached is null then
+        return 0;
+    end if;
+    events := machserial._require_intact_month(verify_archived.month, attached);
+    perform machserial._audit('AUDIT_RESTORED', null, null, jsonb_build_object(
+        'month', verify_archived.month, 'events', events
+    ));
+    return events;
+end
+$$;
+
+comment on function machserial.verify_archived(date) is
+'After events have come back: that all of the month that are here are as they were sealed. Returns how many there are,
+and puts that on record. Called by machserial audit restore.
+Errors: 55000 one is missing, changed, or was never sealed.';

@@ -1,0 +1,106 @@
+-- The audit trail's months: a partition each, made before it is needed.
+
+create function machserial._audit_partition(month timestamp) returns text
+language sql stable parallel safe
+return 'audit_events_' || to_char(month, 'YYYY_MM');
+
+-- Events are written now(): the month of now() must have its partition.
+create function machserial._has_audit_partition() returns boolean
+language sql stable parallel safe
+return to_regclass('machserial.' || machserial._audit_partition(now() at time zone 'UTC')) is not null;
+
+-- The months that have a partition.
+create function machserial._audit_partitions() returns table (month date, relation regclass)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select to_date(substring(c.relname from '^audit_events_([0-9]{4}_[0-9]{2})$'), 'YYYY_MM'), c.oid::regclass
+    from pg_inherits as i
+    inner join pg_class as c on c.oid = i.inhrelid
+    -- A partition that is being detached concurrently is no longer read through its table.
+    where i.inhparent = to_regclass('machserial.audit_events') and not i.inhdetachpending
+    order by c.relname;
+end
+$$;
+
+-- A clock that has gone wild must not make partitions without end. The table says the same.
+create function machserial._require_sane_clock(month date) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if month < '2020-01-01'::date or month >= '2100-01-01'::date then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('there can be no audit events of %s', to_char(month, 'FMMonth YYYY')),
+            detail = format('The clock of the server says %s; events are of 2020 to 2099.', now()),
+            hint = 'Set the clock of the server right.';
+    end if;
+end
+$$;
+
+-- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
+create function machserial._make_audit_partition(month date) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    partition constant text := machserial._audit_partition(month);
+    first_moment constant timestamptz := month::timestamp at time zone 'UTC';
+    end_moment constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
+begin
+    perform machserial._require_sane_clock(month);
+    perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
+    if to_regclass('machserial.' || partition) is not null then
+        return false;
+    end if;
+    execute format(
+        'create table machserial.%I (like machserial.audit_events including defaults including constraints)',
+        partition
+    );
+    execute format(
+        'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
+        partition, first_moment, end_moment
+    );
+    -- Statement triggers of the parent do not see what is done to the partition itself.
+    execute format(
+        'create trigger audit_events_are_append_only before update or delete or truncate on machserial.%I '
+        'for each statement execute function machserial._refuse_audit_change()',
+        partition
+    );
+    return true;
+end
+$$;
+
+-- The partitions of the month of "at" and of so many months after it. Returns how many were made.
+create function machserial._make_audit_partitions(at timestamptz, months_ahead integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    first_month constant timestamp := date_trunc('month', at at time zone 'UTC');
+    made integer := 0;
+begin
+    for ahead in 0..months_ahead loop
+        made := made + machserial._make_audit_partition(
+            (first_month + ahead * '1 month'::interval)::date
+        )::integer;
+    end loop;
+    return made;
+end
+$$;
+
+-- What every function that writes events calls first. The month's partition is there but for a database that
+-- nobody has looked after for months, or whose clock is wrong.
+create function machserial._require_audit_partition() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not machserial._has_audit_partition() then
+        perform machserial._make_audit_partitions(now(), 0);
+    end if;
+end
+$$;

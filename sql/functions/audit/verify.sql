@@ -1,0 +1,503 @@
+-- Verification: every event against its seal, every seal against the chain, and nothing beside them.
+
+create type machserial.audit_problem as (
+    seal_id bigint,
+    problem text,
+    event_id bigint,
+    detail text
+);
+
+comment on type machserial.audit_problem is 'Something that verify_audit() found.';
+
+-- Seals one by one: hashes, and that each follows the one before.
+create function machserial._verify_chain(first_id bigint, last_id bigint) returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    return query
+    select p.*
+    from (
+        select
+            s.id, s.seal_hash, s.previous_hash, machserial._seal_hash(s.*) as computed_hash,
+            lag(s.id) over (order by s.id) as previous_id, lag(s.seal_hash) over (order by s.id) as expected_hash
+        from machserial._seals(first_id - 1, last_id) as s
+    ) as s
+    cross join lateral (
+        select
+            s.id, 'SEAL_CHANGED', null::bigint, 'Its seal_hash is not that of what it says.'
+        where s.seal_hash is distinct from s.computed_hash
+        union all
+        select
+            s.id, 'SEAL_MISSING', null::bigint, case
+                when s.id = coalesce(s.previous_id, first_id - 1) + 2 then format('Seal %s is gone.', s.id - 1)
+                else format('Seals %s to %s are gone.', coalesce(s.previous_id, first_id - 1) + 1, s.id - 1)
+            end
+        where s.id > coalesce(s.previous_id, first_id - 1) + 1
+        union all
+        select
+            s.id, 'CHAIN_BROKEN', null::bigint,
+            format('Its previous_hash is not the seal_hash of seal %s.', s.previous_id)
+        where s.previous_id = s.id - 1 and s.previous_hash is distinct from s.expected_hash
+    ) as p
+    where s.id >= first_id;
+end
+$$;
+
+-- What an incremental run can tell of the seals that it does not look at: that none is missing.
+create function machserial._verify_seal_count(newest_id bigint) returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if (select count(*) from machserial.audit_seals as s where s.id <= newest_id) = newest_id then
+        return;
+    end if;
+    return query
+    select g.id + 1, 'SEAL_MISSING', null::bigint, format('Seals above %s and below %s are gone.', g.id, g.next_id)
+    from (
+        select s.id, lead(s.id) over (order by s.id) as next_id
+        from (select a.id from machserial.audit_seals as a where a.id <= newest_id union select 0) as s
+    ) as g
+    where g.next_id > g.id + 1;
+end
+$$;
+
+-- Which events make a seal false, told by the leaves on record. no_more_than: how many are named.
+create function machserial._name_culprits(
+    seal machserial._seal, content machserial._content, no_more_than integer
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set jit = off
+as $$
+declare
+    recorded record;
+    culprits bigint;
+begin
+    select l.event_ids, l.hashes into recorded from machserial.audit_leaves as l where l.seal_id = seal.id;
+    if recorded.hashes is null then
+        return query values (
+            seal.id, 'LEAVES_MISSING', null::bigint, 'What the seal consisted of is gone from audit_leaves.'
+        );
+    elsif machserial._merkle_root(recorded.hashes) <> seal.merkle_root
+        or cardinality(recorded.event_ids) <> seal.event_count
+    then
+        return query values (
+            seal.id, 'LEAVES_CHANGED', null::bigint, 'What audit_leaves says of the seal is not what was sealed.'
+        );
+    end if;
+    return query
+    with sealed as materialized (
+        select i.event_id, substr(recorded.hashes, (i.ordinal - 1)::integer * 32 + 1, 32) as leaf
+        from unnest(recorded.event_ids) with ordinality as i (event_id, ordinal)
+    ),
+    found as materialized (
+        select i.event_id, substr(content.leaves, (i.ordinal - 1)::integer * 32 + 1, 32) as leaf
+        from unnest(content.event_ids) with ordinality as i (event_id, ordinal)
+    )
+    select
+        seal.id,
+        case
+            when f.event_id is null then 'EVENT_MISSING'
+            when s.event_id is null then 'EVENT_INSERTED'
+            else 'EVENT_CHANGED'
+        end,
+        coalesce(s.event_id, f.event_id),
+        case
+            when f.event_id is null then 'It was sealed and is not there.'
+            when s.event_id is null then 'It is among the sealed events and was not sealed.'
+            else 'It is not as it was sealed.'
+        end
+    from sealed as s
+    full join found as f on f.event_id = s.event_id
+    where s.leaf is distinct from f.leaf
+    order by 3
+    limit no_more_than;
+    get diagnostics culprits = row_count;
+    if culprits = no_more_than then
+        return query values (
+            seal.id, 'EVENT_CHANGED', null::bigint,
+            format('Only the first %s events of this seal are named.', no_more_than)
+        );
+    elsif culprits = 0 then
+        return query values (
+            seal.id, 'SEAL_CHANGED', null::bigint, 'Its merkle_root or event_count is not that of its events.'
+        );
+    end if;
+end
+$$;
+
+-- Events of a seal from before the moment at which the first of its transactions can have begun.
+create function machserial._backdated(
+    seal_id bigint, stretch machserial._stretch, not_before timestamptz, no_more_than integer
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return query execute format(
+        $query$
+        select
+            $1, 'EVENT_BACKDATED', e.id, format(
+                'It says %%s; its transaction %%s began no earlier than %%s.', e.performed_at,
+                e.transaction_id, $2
+            )
+        from %s as e
+        where %s and e.performed_at < $2
+        order by e.id
+        limit %s
+        $query$,
+        (stretch).relation, machserial._in_stretch(stretch), no_more_than
+    )
+    using seal_id, not_before;
+end
+$$;
+
+-- What is in the files of an archive need not be in the database.
+create function machserial._is_archived(seal machserial._seal) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from machserial.audit_archives as a
+        where a.month = seal.month and seal.id between a.first_seal_id and a.last_seal_id
+    );
+end
+$$;
+
+-- One seal against its events. from_…: the position of the seal before it in its month and incarnation.
+create function machserial._verify_seal(
+    seal machserial._seal, relation regclass, last_id bigint, from_transaction_id bigint, from_event_id bigint
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    named constant integer := 100;
+    stretch constant machserial._stretch := (
+        relation, seal.begins_after_id, last_id, from_transaction_id, from_event_id,
+        seal.up_to_transaction_id, seal.up_to_event_id
+    );
+    content machserial._content;
+begin
+    if relation is not null then
+        content := machserial._content_of(stretch);
+    else
+        content := (0, null, null, null, null, '{}', '');
+    end if;
+    if content.event_count = 0 and machserial._is_archived(seal) then
+        return;
+    elsif machserial._merkle_root(content.leaves) <> seal.merkle_root
+        or content.event_count <> seal.event_count
+    then
+        return query select c.* from machserial._name_culprits(seal, content, named) as c;
+    elsif not exists (
+        select from machserial.audit_leaves as l
+        where l.seal_id = seal.id and l.event_ids = content.event_ids and l.hashes = content.leaves
+    ) then
+        return query values (
+            seal.id, 'LEAVES_CHANGED', null::bigint,
+            'The events are as they were sealed, but audit_leaves says otherwise.'
+        );
+    elsif (content.first_event_id, content.last_event_id) is distinct from (
+        seal.first_event_id, seal.last_event_id
+    ) then
+        return query values (
+            seal.id, 'SEAL_CHANGED', null::bigint, 'Its range of ids is not that of its events.'
+        );
+    end if;
+    if content.earliest < seal.not_before then
+        return query select b.* from machserial._backdated(seal.id, stretch, seal.not_before, named) as b;
+    end if;
+end
+$$;
+
+-- All seals from first_id to last_id against their events: of one month only, if one is given, and then against those
+-- in that table.
+create function machserial._verify_seals(
+    first_id bigint, last_id bigint, month date default null, relation regclass default null
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+declare
+    seal machserial._seal;
+    place record;
+begin
+    for seal in
+        select s.*
+        from machserial._seals(first_id, last_id) as s
+        where s.month is not null and s.month = coalesce(_verify_seals.month, s.month)
+    loop
+        select coalesce(_verify_seals.relation, p.relation) as relation, i.last_id, u.transaction_id, u.event_id
+        into place
+        from machserial._sealed_up_to(seal.incarnation, seal.month, seal.id - 1) as u
+        left join machserial._incarnations() as i on i.incarnation = seal.incarnation
+        left join machserial._audit_partitions() as p on p.month = seal.month;
+        return query
+        select v.*
+        from machserial._verify_seal(
+            seal, place.relation, place.last_id, place.transaction_id, place.event_id
+        ) as v;
+    end loop;
+end
+$$;
+
+-- Events that no seal holds, although their time to be sealed is over; and such as cannot have happened when they
+-- say.
+create function machserial._verify_unsealed(newest machserial._seal) returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    everything constant bigint := 9223372036854775807;
+    named constant integer := 100;
+    is_copy constant boolean := machserial._is_other_cluster(newest);
+    place record;
+    stretch machserial._stretch;
+begin
+    for place in
+        select
+            p.month, p.relation, i.incarnation, i.after_id, i.last_id, u.transaction_id, u.event_id,
+            i.incarnation = newest.incarnation as is_present
+        from machserial._audit_partitions() as p
+        cross join machserial._incarnations() as i
+        cross join lateral machserial._sealed_up_to(i.incarnation, p.month, newest.id) as u
+        where i.incarnation <= newest.incarnation
+        order by p.month, i.incarnation
+    loop
+        stretch := (
+            place.relation, place.after_id, place.last_id, place.transaction_id, place.event_id,
+            case when place.is_present then coalesce(newest.horizon, 1) else everything end - 1, place.last_id
+        );
+        if stretch.to_transaction_id >= stretch.from_transaction_id then
+            return query execute format(
+                $query$
+                select
+                    null::bigint, 'EVENT_INSERTED', e.id,
+                    'No seal holds it, although everything of its time has been sealed.'
+                from %s as e
+                where %s
+                order by e.id
+                limit %s
+                $query$,
+                place.relation, machserial._in_stretch(stretch), named
+            );
+        end if;
+        if place.is_present and not is_copy and clock_timestamp() > newest.sealed_at
+            and newest.oldest_transaction_at is not null
+        then
+            stretch.from_transaction_id := newest.next_transaction_id - 1;
+            stretch.from_event_id := everything;
+            stretch.to_transaction_id := everything;
+            stretch.to_event_id := everything;
+            return query
+            select b.* from machserial._backdated(null, stretch, newest.oldest_transaction_at, named) as b;
+        end if;
+    end loop;
+end
+$$;
+
+-- Tables that take part in the audit trail and should not.
+create function machserial._verify_partitions() returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        null::bigint, 'PARTITION_UNKNOWN', null::bigint,
+        format('%s is attached to the audit trail as no month of it.', p.relation)
+    from machserial._audit_partitions() as p
+    where p.month is null
+        or pg_get_expr((select c.relpartbound from pg_class as c where c.oid = p.relation), p.relation) = 'DEFAULT';
+end
+$$;
+
+-- An anchor of audit_anchor() against the chain.
+create function machserial._verify_anchor(anchor text) returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    anchored_id bigint;
+    anchored_hash bytea;
+    present_hash bytea;
+begin
+    if anchor !~ '^[0-9]{1,18}:[0-9a-fA-F]{64}$' then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'anchor is none of machserial.audit_anchor()',
+            detail = format('It is %L.', left(anchor, 100)),
+            hint = 'Give it as it was printed: ID:HASH.';
+    end if;
+    anchored_id := split_part(anchor, ':', 1)::bigint;
+    anchored_hash := decode(split_part(anchor, ':', 2), 'hex');
+    select s.seal_hash into present_hash from machserial.audit_seals as s where s.id = anchored_id;
+    if present_hash is distinct from anchored_hash then
+        return query values (
+            anchored_id, 'ANCHOR_MISMATCH', null::bigint, case
+                when present_hash is null then 'The seal that the anchor names is gone.'
+                else 'The seal is not the one that the anchor was taken of: the history was rewritten.'
+            end
+        );
+    end if;
+end
+$$;
+
+-- What the last clean run saw as the newest seal must still be there.
+create function machserial._verify_remembered(
+    remembered_id bigint, remembered_hash bytea, remembered_at timestamptz
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present_hash constant bytea := (select s.seal_hash from machserial.audit_seals as s where s.id = remembered_id);
+begin
+    if present_hash is distinct from remembered_hash then
+        return query values (
+            remembered_id, case when present_hash is null then 'SEAL_MISSING' else 'SEAL_CHANGED' end,
+            null::bigint, format(
+                'It was verified at %s, and now it is %s.', remembered_at,
+                case when present_hash is null then 'gone' else 'another' end
+            )
+        );
+    end if;
+end
+$$;
+
+-- Which seals a run looks at: the new ones, and a share of the old.
+create type machserial._verification as (
+    is_full boolean,
+    new_from bigint,
+    rolling_from bigint,
+    rolling_to bigint,
+    remembered_id bigint,
+    remembered_hash bytea,
+    remembered_at timestamptz
+);
+
+create function machserial._plan_verification(is_full boolean, newest_id bigint)
+returns machserial._verification
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    last_clean record;
+    plan machserial._verification := (is_full, 1, 1, 0, null, null, null);
+begin
+    -- A run that found something is no reason to look less closely.
+    select v.* into last_clean from machserial.audit_verifications as v
+    where v.problems = 0
+    order by v.id desc
+    limit 1;
+    plan.remembered_id := last_clean.newest_seal_id;
+    plan.remembered_hash := last_clean.newest_seal_hash;
+    plan.remembered_at := last_clean.verified_at;
+    if not is_full and last_clean.id is not null then
+        plan.new_from := least(last_clean.newest_seal_id, newest_id) + 1;
+        plan.rolling_from := last_clean.rolling_seal_id + 1;
+        if plan.rolling_from >= plan.new_from then
+            plan.rolling_from := 1;
+        end if;
+        -- All of them in 32 runs at the latest.
+        plan.rolling_to := least(
+            plan.rolling_from + greatest(16, plan.new_from / 32) - 1, plan.new_from - 1
+        );
+    end if;
+    return plan;
+end
+$$;
+
+create function machserial._record_verification(
+    plan machserial._verification, newest machserial._seal, problems bigint
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into machserial.audit_verifications (
+        is_full, seals, events, problems, newest_seal_id, newest_seal_hash, rolling_seal_id
+    )
+    select
+        plan.is_full, count(*), coalesce(sum(s.event_count), 0), problems, newest.id, newest.seal_hash,
+        case when plan.rolling_to >= plan.rolling_from then plan.rolling_to else 0 end
+    from machserial.audit_seals as s
+    where
+        s.id between plan.new_from and newest.id or s.id between plan.rolling_from and plan.rolling_to;
+end
+$$;
+
+create function machserial.verify_audit(full boolean default false, anchor text default null)
+returns table (seal_id bigint, problem text, event_id bigint, detail text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    newest constant machserial._seal := machserial._newest_seal();
+    plan machserial._verification;
+    found_now bigint;
+    problems bigint := 0;
+begin
+    if newest.id is null then
+        return query values (null::bigint, 'SEAL_MISSING', null::bigint, 'There is not a single seal.');
+        return;
+    end if;
+    plan := machserial._plan_verification(coalesce(verify_audit.full, false), newest.id);
+    return query
+    select p.*
+    from machserial._verify_partitions() as p
+    union all
+    select p.* from machserial._verify_remembered(
+        plan.remembered_id, plan.remembered_hash, plan.remembered_at
+    ) as p where plan.remembered_id is not null
+    union all
+    select p.* from machserial._verify_anchor(verify_audit.anchor) as p where verify_audit.anchor is not null
+    union all
+    select p.* from machserial._verify_seal_count(newest.id) as p where plan.new_from > 1
+    union all
+    select p.* from machserial._verify_chain(plan.rolling_from, plan.rolling_to) as p
+    union all
+    select p.* from machserial._verify_chain(plan.new_from, newest.id) as p;
+    get diagnostics found_now = row_count;
+    problems := problems + found_now;
+    return query select p.* from machserial._verify_seals(plan.rolling_from, plan.rolling_to) as p;
+    get diagnostics found_now = row_count;
+    problems := problems + found_now;
+    return query select p.* from machserial._verify_seals(plan.new_from, newest.id) as p;
+    get diagnostics found_now = row_count;
+    problems := problems + found_now;
+    return query select p.* from machserial._verify_unsealed(newest) as p;
+    get diagnostics found_now = row_count;
+    problems := problems + found_now;
+    -- On a standby, or in a transaction that only reads, it can be verified but not remembered.
+    if current_setting('transaction_read_only') = 'off' then
+        perform machserial._record_verification(plan, newest, problems);
+    end if;
+end
+$$;
+
+comment on function machserial.verify_audit(boolean, text) is
+'What is wrong with the audit trail; no rows: it is intact, as far as it is sealed. full: every event; else those
+that were sealed since the last clean run, and a share of the old ones, so that 32 runs go through all. anchor: of
+audit_anchor(), taken earlier.
+problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED · SEAL_CHANGED, SEAL_MISSING, CHAIN_BROKEN ·
+LEAVES_CHANGED, LEAVES_MISSING · ANCHOR_MISMATCH · PARTITION_UNKNOWN. Of a seal at most 100 events are named. Months
+whose partitions were dropped after they were archived are not missing.
+Errors: 22023 an anchor that is none.';
