@@ -13,12 +13,9 @@ create table machserial.audit_events (
     reason text default nullif(current_setting('machserial.reason', true), ''),
     details jsonb,
     transaction_id bigint not null default pg_current_xact_id()::text::bigint,
-    -- Newest first, page by page.
-    constraint audit_events_pkey primary key (performed_at, id),
-    constraint audit_events_ids_are_positive check (id > 0 and transaction_id > 0),
-    -- A clock that has gone wild does not make partitions without end.
-    constraint audit_events_are_of_this_century
-    check (performed_at >= '2020-01-01 00:00:00+00' and performed_at < '2100-01-01 00:00:00+00')
+    -- Newest first, page by page. There are no check constraints: PostgreSQL would prepare each of them anew
+    -- for every statement, and the partitions bound performed_at.
+    constraint audit_events_pkey primary key (performed_at, id)
 ) partition by range (performed_at);
 
 create index audit_events_serial_id on machserial.audit_events (serial_id);
@@ -29,7 +26,8 @@ where event_type not in (
     'SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED', 'VENDOR_ACCEPTED', 'PLACEHOLDER_CREATED',
     'PLACEHOLDER_SERIALIZED', 'PROPAGATED', 'SPLIT', 'MERGED', 'TRANSFORMED'
 );
--- Both numbers go up with the place in the table: next to nothing to write, and enough to find a seal's events.
+-- Both numbers go up with the place in the table: next to nothing to write, and enough to find a seal's
+-- events.
 create index audit_events_transaction_id on machserial.audit_events using brin (transaction_id, id)
 with (pages_per_range = 16, autosummarize = on);
 

@@ -19,6 +19,7 @@ create table machserial.audit_seals (
     sealed_at timestamptz not null,
     sealed_by text not null,
     seal_hash bytea not null,
+    constraint audit_seals_are_counted_from_one check (id >= 1),
     constraint audit_seals_begin_with_the_first check ((id = 1) = (previous_hash is null)),
     constraint audit_seals_hold_events_or_open check ((month is null) = (event_count = 0))
 );
@@ -42,13 +43,14 @@ comment on column machserial.audit_seals.event_count is 'How many events it hold
 comment on column machserial.audit_seals.first_event_id is 'Their least id.';
 comment on column machserial.audit_seals.last_event_id is 'Their greatest id.';
 comment on column machserial.audit_seals.up_to_transaction_id is
-'Transaction of the last event in the order (transaction_id, id): it holds all of the month and the incarnation
-behind the seal before and up to this one.';
+'Transaction of the last event in the order (transaction_id, id): it holds all of the month and the
+incarnation behind the seal before and up to this one.';
 comment on column machserial.audit_seals.up_to_event_id is 'Id of the last event in that order.';
 comment on column machserial.audit_seals.horizon is
 'Every transaction below it had ended, and all that they wrote is in this seal or in another one. Null: no
 transaction could write to the incarnation any more.';
-comment on column machserial.audit_seals.next_transaction_id is 'No transaction from here on had begun to write.';
+comment on column machserial.audit_seals.next_transaction_id is
+'No transaction from here on had begun to write.';
 comment on column machserial.audit_seals.oldest_transaction_at is
 'None that begins to write after this seal can have begun earlier.';
 comment on column machserial.audit_seals.not_before is
@@ -64,17 +66,15 @@ comment on column machserial.audit_seals.seal_hash is 'SHA-256 of the canonical 
 create table machserial.audit_leaves (
     seal_id bigint not null primary key references machserial.audit_seals (id),
     event_ids bigint[] not null,
-    hashes bytea not null
+    leaf_hashes bytea not null
 );
-
--- Hashes cannot be compressed: do not try.
-alter table machserial.audit_leaves alter column hashes set storage external;
 
 comment on table machserial.audit_leaves is
 'What each seal consists of, so that what was changed can be named. The seal''s merkle_root proves it.';
 comment on column machserial.audit_leaves.seal_id is 'The seal.';
-comment on column machserial.audit_leaves.event_ids is 'Ids of its events, in the order (transaction_id, id).';
-comment on column machserial.audit_leaves.hashes is 'Their leaf hashes, 32 bytes each, in that order.';
+comment on column machserial.audit_leaves.event_ids is
+'Ids of its events, in the order (transaction_id, id).';
+comment on column machserial.audit_leaves.leaf_hashes is 'Their leaf hashes, 32 bytes each, in that order.';
 
 create table machserial.audit_verifications (
     id bigint not null generated always as identity primary key,
@@ -117,4 +117,5 @@ create trigger audit_verifications_are_append_only
 before update or delete or truncate on machserial.audit_verifications
 for each statement execute function machserial._refuse_audit_change();
 
-select machserial._open_incarnation(0);
+-- Of every event, whatever its id.
+select machserial._open_incarnation(-9223372036854775808);

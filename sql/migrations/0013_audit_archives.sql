@@ -28,7 +28,8 @@ comment on column machserial.audit_archives.merkle_root is
 comment on column machserial.audit_archives.manifest_sha256 is
 'SHA-256 of the manifest, which names the files with theirs.';
 comment on column machserial.audit_archives.location is 'Where the manifest was written.';
-comment on column machserial.audit_archives.archived_at is 'When it was put on record: start of the transaction.';
+comment on column machserial.audit_archives.archived_at is
+'When it was put on record: start of the transaction.';
 comment on column machserial.audit_archives.archived_by is
 'Who archived it: machserial.actor, else the session''s user.';
 

@@ -1,13 +1,13 @@
--- Months that leave the database for files, and come back. The command machserial audit archive writes and reads the
--- files; here stands what only the database can say: that they are what was sealed.
+-- Months that leave the database for files, and come back. The command machserial audit archive writes and
+-- reads the files; here stands what only the database can say: that they are what was sealed.
 
 -- The table of a month whose partition was detached.
 create function machserial._detached_partition(month date) returns regclass
 language sql stable
 return to_regclass('machserial.' || machserial._audit_partition(month) || '_archived');
 
--- Whether nobody can write events of the month any more: it has ended, and so has every transaction that began in it.
--- When a prepared transaction began nobody knows.
+-- Whether nobody can write events of the month any more: it has ended, and so has every transaction that
+-- began in it. When a prepared transaction began nobody knows.
 create function machserial._is_over(month date) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -71,9 +71,9 @@ begin
         select a.month, max(a.last_seal_id) as last_seal_id from machserial.audit_archives as a group by a.month
     ),
     detached as (
-        select to_date(substring(c.relname from '[0-9]{4}_[0-9]{2}'), 'YYYY_MM') as month, c.oid::regclass as relation
+        select to_date(substring(c.relname from '20[2-9][0-9]_[0-9]{2}'), 'YYYY_MM') as month, c.oid::regclass as relation
         from pg_class as c
-        where c.relnamespace = 'machserial'::regnamespace and c.relname ~ '^audit_events_[0-9]{4}_[0-9]{2}_archived$'
+        where c.relnamespace = 'machserial'::regnamespace and c.relname ~ '^audit_events_20[2-9][0-9]_(0[1-9]|1[0-2])_archived$'
     ),
     placed as (
         select m.month, p.relation as attached, d.relation as detached
@@ -102,9 +102,9 @@ end
 $$;
 
 comment on function machserial.audit_months() is
-'The months of the audit trail: where their events are (relation: the partition, or the table that was detached; null:
-only in an archive), how much of them is sealed, whether an archive holds all that is, and whether the month is over
-for everybody who could still write to it.';
+'The months of the audit trail: where their events are (relation: the partition, or the table that was
+detached; null: only in an archive), how much of them is sealed, whether an archive holds all that is, and
+whether the month is over for everybody who could still write to it.';
 
 -- The root of an archive: a tree like that of a seal, whose leaves are the roots of the seals.
 create function machserial._archive_root(month date, first_seal_id bigint, last_seal_id bigint) returns bytea
@@ -124,8 +124,8 @@ begin
 end
 $$;
 
--- How many events of the month's seals stand in the table, all of them as they were sealed and none besides; 55000
--- otherwise.
+-- How many events of the month's seals stand in the table, all of them as they were sealed and none besides;
+-- 55000 otherwise.
 create function machserial._require_intact_month(month date, relation regclass) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -231,9 +231,9 @@ end
 $$;
 
 comment on function machserial.record_archive(date, bigint, bigint, bigint, bytea, text, text) is
-'Puts on record that a month''s events (of its seals first_seal_id to last_seal_id) are in files as well, after
-comparing them with what is here: merkle_root is the root over the seals'' roots (docs/audit.md). The same archive again
-gives the same id. Called by machserial audit archive.
+'Puts on record that a month''s events (of its seals first_seal_id to last_seal_id) are in files as well,
+after comparing them with what is here: merkle_root is the root over the seals'' roots (docs/audit.md).
+The same archive again gives the same id. Called by machserial audit archive.
 Errors: 55000 the month is not over or not sealed, or the archive is not what is sealed.';
 
 create function machserial.drop_archived(month date) returns boolean
@@ -269,8 +269,8 @@ end
 $$;
 
 comment on function machserial.drop_archived(date) is
-'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether there was
-one. Called by machserial audit archive --drop, which verifies the files before.
+'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether
+there was one. Called by machserial audit archive --drop, which verifies the files before.
 Errors: 55000 the month is not archived, or the table is not what was sealed · 42501 not the owner.';
 
 create function machserial.restore_archived(month date) returns text
@@ -280,8 +280,6 @@ as $$
 #variable_conflict use_column
 declare
     name constant text := machserial._audit_partition(restore_archived.month);
-    first_moment constant timestamptz := restore_archived.month::timestamp at time zone 'UTC';
-    end_moment constant timestamptz := (restore_archived.month + '1 month'::interval) at time zone 'UTC';
 begin
     if to_regclass('machserial.' || name) is null
         and machserial._detached_partition(restore_archived.month) is not null
@@ -291,7 +289,8 @@ begin
         );
         execute format(
             'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
-            name, first_moment, end_moment
+            name, machserial._month_begins(restore_archived.month),
+            machserial._month_begins((restore_archived.month + '1 month'::interval)::date)
         );
     else
         perform machserial._make_audit_partition(restore_archived.month);
@@ -301,8 +300,8 @@ end
 $$;
 
 comment on function machserial.restore_archived(date) is
-'Makes the partition of a month (its first day) to which archived events come back, or attaches the one that was only
-detached. Returns its name. Called by machserial audit restore.
+'Makes the partition of a month (its first day) to which archived events come back, or attaches the one
+that was only detached. Returns its name. Called by machserial audit restore.
 Errors: 42501 not the owner.';
 
 create function machserial.verify_archived(month date) returns bigint
@@ -327,6 +326,6 @@ end
 $$;
 
 comment on function machserial.verify_archived(date) is
-'After events have come back: that all of the month that are here are as they were sealed. Returns how many there are,
-and puts that on record. Called by machserial audit restore.
+'After events have come back: that all of the month that are here are as they were sealed. Returns how many
+there are, and puts that on record. Called by machserial audit restore.
 Errors: 55000 one is missing, changed, or was never sealed.';

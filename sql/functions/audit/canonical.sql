@@ -3,8 +3,8 @@
 --
 -- Whatever a session may set (time zone, style of dates, client encoding, …) must not reach a hash.
 
--- One column as it enters a canonical form; nothing if it is null, so that a column which is added later leaves
--- the hashes of old rows as they are.
+-- One column as it enters a canonical form; nothing if it is null, so that a column which is added later
+-- leaves the hashes of old rows as they are.
 create function machserial._canonical_line(name text, value text) returns text
 language sql stable parallel safe
 return name || '=' || octet_length(convert_to(value, 'UTF8'))::text || ':' || value || E'\n';
@@ -14,10 +14,10 @@ create function machserial._canonical_line(name text, value bigint) returns text
 language sql stable parallel safe
 return name || '=' || octet_length(value::text)::text || ':' || value::text || E'\n';
 
--- Microseconds since 1970-01-01 00:00 UTC.
+-- Microseconds since 1970-01-01 00:00 UTC; none of infinity, which nobody but a forger writes.
 create function machserial._microseconds(at timestamptz) returns bigint
 language sql stable parallel safe
-return (extract(epoch from at) * 1000000)::bigint;
+return case when isfinite(at) then (extract(epoch from at) * 1000000)::bigint end;
 
 -- RFC 6962, section 2.1: the hash of a leaf.
 create function machserial._event_leaf(
@@ -102,9 +102,9 @@ return sha256(convert_to(
     'UTF8'
 ));
 
--- The level above a level of a tree. Levels are strings of 32 bytes a node; RFC 6962 splits a tree at the largest
--- power of two below its size, which is the same as to pair nodes level by level and to pass a last one without
--- partner on as it is.
+-- The level above a level of a tree. Levels are strings of 32 bytes a node; RFC 6962 splits a tree at the
+-- largest power of two below its size, which is the same as to pair nodes level by level and to pass a last
+-- one without partner on as it is.
 create function machserial._merkle_level_above(level bytea) returns bytea
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
@@ -146,7 +146,7 @@ declare
     level bytea := leaves;
     position integer := leaf_index;
     beside bytea;
-    path bytea[] := '{}';
+    path bytea[] := '{}'::bytea[];
 begin
     while length(level) > 32 loop
         beside := substr(level, (position # 1) * 32 + 1, 32);
@@ -176,7 +176,7 @@ begin
     if leaf_index is null or tree_size is null or leaf_index < 0 or leaf_index >= tree_size then
         return false;
     end if;
-    foreach beside in array coalesce(path, '{}') loop
+    foreach beside in array coalesce(path, '{}'::bytea[]) loop
         if last_position = 0 then
             return false;
         end if;

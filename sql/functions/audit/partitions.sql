@@ -9,14 +9,21 @@ create function machserial._has_audit_partition() returns boolean
 language sql stable parallel safe
 return to_regclass('machserial.' || machserial._audit_partition(now() at time zone 'UTC')) is not null;
 
--- The months that have a partition.
+-- The first moment of a month, as every session reads it.
+create function machserial._month_begins(month date) returns text
+language sql stable parallel safe
+return to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00';
+
+-- The months that have a partition; of one whose name is no month's, null.
 create function machserial._audit_partitions() returns table (month date, relation regclass)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select to_date(substring(c.relname from '^audit_events_([0-9]{4}_[0-9]{2})$'), 'YYYY_MM'), c.oid::regclass
+    select
+        to_date(substring(c.relname from '^audit_events_(20[2-9][0-9]_(?:0[1-9]|1[0-2]))$'), 'YYYY_MM'),
+        c.oid::regclass
     from pg_inherits as i
     inner join pg_class as c on c.oid = i.inhrelid
     -- A partition that is being detached concurrently is no longer read through its table.
@@ -25,7 +32,7 @@ begin
 end
 $$;
 
--- A clock that has gone wild must not make partitions without end. The table says the same.
+-- A clock that has gone wild must not make partitions without end.
 create function machserial._require_sane_clock(month date) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -48,8 +55,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     partition constant text := machserial._audit_partition(month);
-    first_moment constant timestamptz := month::timestamp at time zone 'UTC';
-    end_moment constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
 begin
     perform machserial._require_sane_clock(month);
     perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
@@ -62,7 +67,8 @@ begin
     );
     execute format(
         'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
-        partition, first_moment, end_moment
+        partition, machserial._month_begins(month),
+        machserial._month_begins((month + '1 month'::interval)::date)
     );
     -- Statement triggers of the parent do not see what is done to the partition itself.
     execute format(

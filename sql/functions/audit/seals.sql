@@ -1,13 +1,13 @@
 -- Seals: what has been written becomes provable.
 --
--- Writers only insert. Each event carries the transaction that wrote it; once no transaction below some number can
--- still write (the horizon of a snapshot), everything below it stands in an order that never changes again:
--- (transaction_id, id). A seal takes the next stretch of a month in that order, and records the root of a Merkle
--- tree over it and the hash of the seal before.
+-- Writers only insert. Each event carries the transaction that wrote it; once no transaction below some
+-- number can still write (the horizon of a snapshot), everything below it stands in an order that never
+-- changes again: (transaction_id, id). A seal takes the next stretch of a month in that order, and records
+-- the root of a Merkle tree over it and the hash of the seal before.
 --
--- Transaction ids are those of one cluster. A database that was dumped and restored elsewhere goes on with lower
--- ones; so the chain is divided into incarnations, which begin with a seal of their own. Ids tell to which an
--- event belongs: they always go up, also in the copy.
+-- Transaction ids are those of one cluster. A database that was dumped and restored elsewhere goes on with
+-- lower ones; so the chain is divided into incarnations, which begin with a seal of their own. Ids tell to
+-- which an event belongs: they always go up, also in the copy.
 
 create function machserial._seals(first_id bigint, last_id bigint) returns setof machserial._seal
 language plpgsql stable
@@ -53,10 +53,11 @@ begin
 end
 $$;
 
--- The ids of each incarnation: above after_id, up to last_id. An id belongs to the incarnation that begins most
--- closely below it; of two that begin at the same id, to the later one. In a copy that has not been sealed yet, what
--- lies above the sealed ids belongs to none.
-create function machserial._incarnations() returns table (incarnation integer, after_id bigint, last_id bigint)
+-- The ids of each incarnation: above after_id, up to last_id. An id belongs to the incarnation that begins
+-- most closely below it; of two that begin at the same id, to the later one. In a copy that has not been
+-- sealed yet, what lies above the sealed ids belongs to none.
+create function machserial._incarnations()
+returns table (incarnation integer, after_id bigint, last_id bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -80,8 +81,8 @@ begin
 end
 $$;
 
--- One row of a stretch of the order: what lies between two positions in the partition of a month. The positions
--- are (transaction_id, id), the first exclusive, the second inclusive.
+-- One row of a stretch of the order: what lies between two positions in the partition of a month. The
+-- positions are (transaction_id, id), the first exclusive, the second inclusive.
 create type machserial._stretch as (
     relation regclass,
     after_id bigint,
@@ -92,8 +93,8 @@ create type machserial._stretch as (
     to_event_id bigint
 );
 
--- The condition that says what a stretch is. Everything in it that BRIN indexes understand is said apart: within one
--- big transaction only the ids tell which pages to read.
+-- The condition that says what a stretch is. Everything in it that BRIN indexes understand is said apart:
+-- within one big transaction only the ids tell which pages to read.
 create function machserial._in_stretch(stretch machserial._stretch) returns text
 language sql immutable parallel safe
 return format(
@@ -154,13 +155,15 @@ begin
         $query$,
         (stretch).relation, machserial._in_stretch(stretch)
     )
-    into content;
+    into
+        content.event_count, content.first_event_id, content.last_event_id, content.first_transaction_id,
+        content.earliest, content.event_ids, content.leaves;
     return content;
 end
 $$;
 
--- Which cluster this is. Its timeline changes when a standby is promoted or a backup recovered. Where neither may
--- be asked for, transaction ids alone have to tell (see _is_other_cluster).
+-- Which cluster this is. Its timeline changes when a standby is promoted or a backup recovered. Where
+-- neither may be asked for, transaction ids alone have to tell (see _is_other_cluster).
 create function machserial._cluster(out system_identifier bigint, out timeline integer)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -184,7 +187,10 @@ begin
     select c.* into cluster from machserial._cluster() as c;
     return seal.system_identifier <> cluster.system_identifier or seal.timeline <> cluster.timeline
         -- In one cluster they never go back.
-        or seal.next_transaction_id > pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+        or seal.next_transaction_id > greatest(
+            pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+            pg_current_xact_id_if_assigned()::text::bigint
+        );
 end
 $$;
 
@@ -218,15 +224,15 @@ begin
         made.not_before, made.merkle_root, made.previous_hash, made.sealed_at, made.sealed_by, made.seal_hash
     );
     if content.event_count > 0 then
-        insert into machserial.audit_leaves (seal_id, event_ids, hashes)
+        insert into machserial.audit_leaves (seal_id, event_ids, leaf_hashes)
         values (made.id, content.event_ids, content.leaves);
     end if;
 end
 $$;
 
--- The start of the oldest transaction that may still write, a little earlier: nobody who writes from now on can
--- have begun before. Of sessions which the sealer may not look into, a day is assumed. Clocks are corrected by
--- seconds now and then.
+-- The start of the oldest transaction that may still write, a little earlier: nobody who writes from now on
+-- can have begun before. Of sessions which the sealer may not look into, a day is assumed. Clocks are
+-- corrected by seconds now and then.
 create function machserial._oldest_transaction_at() returns timestamptz
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -252,8 +258,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- Whoever gets a higher transaction id than this one was already running now, or begins later. An id that this
-    -- transaction has had for long says nothing of the kind.
+    -- Whoever gets a higher transaction id than this one was already running now, or begins later. An id
+    -- that this transaction has had for long says nothing of the kind.
     oldest constant timestamptz := case
         when pg_current_xact_id_if_assigned() is null then machserial._oldest_transaction_at()
     end;
@@ -266,9 +272,10 @@ begin
 end
 $$;
 
--- Before which no event of a transaction from first_transaction_id on can have happened, as far as earlier rounds
--- tell. A clock that was set back in between takes that knowledge away.
-create function machserial._not_before(round machserial._seal, first_transaction_id bigint) returns timestamptz
+-- Before which no event of a transaction from first_transaction_id on can have happened, as far as earlier
+-- rounds tell. A clock that was set back in between takes that knowledge away.
+create function machserial._not_before(round machserial._seal, first_transaction_id bigint)
+returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -302,12 +309,13 @@ begin
         and s.id <= up_to_seal_id
     order by s.id desc
     limit 1;
-    transaction_id := coalesce(transaction_id, 0);
-    event_id := coalesce(event_id, 0);
+    transaction_id := coalesce(transaction_id, -9223372036854775808);
+    event_id := coalesce(event_id, -9223372036854775808);
 end
 $$;
 
--- Seals what is new in one month of the round's incarnation; before: the transaction from which on it is not settled.
+-- Seals what is new in one month of the round's incarnation; before: the transaction from which on it is not
+-- settled.
 create function machserial._seal_month(
     round machserial._seal, month date, relation regclass, last_id bigint, before bigint
 )
@@ -324,14 +332,15 @@ declare
     stretch machserial._stretch;
     content machserial._content;
     seal machserial._seal := round;
-    border record;
+    border_transaction_id bigint;
+    border_event_id bigint;
     sealed integer := 0;
 begin
     seal.month := month;
     select relation, round.begins_after_id, last_id, u.transaction_id, u.event_id, before - 1, last_id
     into stretch
     from machserial._sealed_up_to(round.incarnation, month, 9223372036854775807) as u;
-    for border in execute format(
+    for border_transaction_id, border_event_id in execute format(
         $query$
         select o.transaction_id, o.id
         from (
@@ -347,23 +356,23 @@ begin
         relation, machserial._in_stretch(stretch), seal_size
     )
     loop
-        stretch.to_transaction_id := border.transaction_id;
-        stretch.to_event_id := border.id;
+        stretch.to_transaction_id := border_transaction_id;
+        stretch.to_event_id := border_event_id;
         content := machserial._content_of(stretch);
-        seal.up_to_transaction_id := border.transaction_id;
-        seal.up_to_event_id := border.id;
+        seal.up_to_transaction_id := border_transaction_id;
+        seal.up_to_event_id := border_event_id;
         seal.not_before := machserial._not_before(round, content.first_transaction_id);
         perform machserial._add_seal(seal, content);
         sealed := sealed + content.event_count;
-        stretch.from_transaction_id := border.transaction_id;
-        stretch.from_event_id := border.id;
+        stretch.from_transaction_id := border_transaction_id;
+        stretch.from_event_id := border_event_id;
     end loop;
     return sealed;
 end
 $$;
 
--- Keeps the index by which seals find their events up to the end of the table; else what is not summarized yet is
--- read each time. Whoever vacuums the partition meanwhile does it as well.
+-- Keeps the index by which seals find their events up to the end of the table; else what is not summarized
+-- yet is read each time. Whoever vacuums the partition meanwhile does it as well.
 create function machserial._summarize(relation regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -418,8 +427,8 @@ begin
 end
 $$;
 
--- The last id that has been given, at a moment when nobody is writing: whatever has a lower one is there or will never
--- be. Null if somebody goes on writing. The lock is given back at once.
+-- The last id that has been given, at a moment when nobody is writing: whatever has a lower one is there or
+-- will never be. Null if somebody goes on writing. The lock is given back at once.
 create function machserial._settled_id() returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -459,7 +468,8 @@ begin
 end
 $$;
 
--- Seals what is left of the newest incarnation, up to last_id. Nothing more will come, so no horizon holds it back.
+-- Seals what is left of the newest incarnation, up to last_id. Nothing more will come, so no horizon holds
+-- it back.
 create function machserial._close_incarnation(last_id bigint) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -474,8 +484,8 @@ begin
 end
 $$;
 
--- Ends the present incarnation, when of the ids up to settled_id nothing more will come, and begins the next, above
--- begins_after_id. Returns how many events that has sealed.
+-- Ends the present incarnation, when of the ids up to settled_id nothing more will come, and begins the
+-- next, above begins_after_id. Returns how many events that has sealed.
 create function machserial._change_incarnation(settled_id bigint, begins_after_id bigint) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -486,8 +496,8 @@ declare
     sealed integer;
 begin
     if machserial._is_other_cluster(present) then
-        -- What has an id up to the last one that was sealed is of the cluster that was before. What lies above may be
-        -- of either, and all of it is there: it is an incarnation by itself.
+        -- What has an id up to the last one that was sealed is of the cluster that was before. What lies
+        -- above may be of either, and all of it is there: it is an incarnation by itself.
         sealed_id := machserial._last_sealed_id(present.incarnation);
     end if;
     sealed := machserial._close_incarnation(sealed_id);
@@ -541,15 +551,39 @@ begin
         sealed := machserial._change_incarnation(settled_id, settled_id);
     end if;
     round := machserial._round(machserial._newest_seal());
-    return sealed + machserial._seal_months(round, 9223372036854775807, round.horizon);
+    return sealed + machserial._seal_months(
+        round,
+        (select i.last_id from machserial._incarnations() as i where i.incarnation = round.incarnation),
+        round.horizon
+    );
 end
 $$;
 
 comment on function machserial.seal_audit() is
-'Seals the audit events of all transactions that have ended before the oldest one that is still open: from then on
-no change of them goes unnoticed by verify_audit(). Returns how many events; 0 also while another session is
-sealing. Writers are not held up, and a long or prepared transaction only delays it.
+'Seals the audit events of all transactions that have ended before the oldest one that is still open: from
+then on no change of them goes unnoticed by verify_audit(). Returns how many events; 0 also while another
+session is sealing. Writers are not held up, and a long or prepared transaction only delays it.
 Errors: 0A000 in a transaction other than READ COMMITTED.';
+
+-- For those who are about to change the incarnation: nobody else writes or seals until this transaction has
+-- ended. Returns the last id that has been given.
+create function machserial._hold_audit_trail() returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+begin
+    if not machserial._try_to_seal() then
+        raise exception using
+            errcode = 'lock_not_available',
+            message = 'another session is sealing the audit trail',
+            detail = 'It holds the lock until its transaction ends.',
+            hint = 'Try again when it has ended.';
+    end if;
+    lock table machserial.audit_events in share mode;
+    return machserial._last_audit_id();
+end
+$$;
 
 create function machserial.audit_anchor() returns text
 language plpgsql stable
@@ -577,7 +611,7 @@ as $$
 declare
     seal record;
 begin
-    select s.id, s.event_count, s.merkle_root, s.seal_hash, l.event_ids, l.hashes into seal
+    select s.id, s.event_count, s.merkle_root, s.seal_hash, l.event_ids, l.leaf_hashes into seal
     from machserial.audit_seals as s
     inner join machserial.audit_leaves as l on l.seal_id = s.id
     where
@@ -599,8 +633,8 @@ begin
     seal_id := seal.id;
     leaf_index := array_position(seal.event_ids, event_id) - 1;
     tree_size := seal.event_count;
-    leaf_hash := substr(seal.hashes, leaf_index * 32 + 1, 32);
-    path := machserial._merkle_path(seal.hashes, leaf_index);
+    leaf_hash := substr(seal.leaf_hashes, leaf_index * 32 + 1, 32);
+    path := machserial._merkle_path(seal.leaf_hashes, leaf_index);
     merkle_root := seal.merkle_root;
     seal_hash := seal.seal_hash;
 end

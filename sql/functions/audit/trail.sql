@@ -87,8 +87,8 @@ $$;
 comment on function machserial.audit_trail(
     bigint, text, text, text, timestamptz, timestamptz, bigint, integer
 ) is
-'The audit events, newest first, page by page. Of what is given (serial, part, type, who; from since on, before
-until) all must hold. after: id of the last event of the page before. page_size: 1 to 10,000.
+'The audit events, newest first, page by page. Of what is given (serial, part, type, who; from since on,
+before until) all must hold. after: id of the last event of the page before. page_size: 1 to 10,000.
 Errors: 22023 a bad page_size · P0002 after is no event.';
 
 create function machserial.audit_statistics(since timestamptz default null)
@@ -112,5 +112,5 @@ end
 $$;
 
 comment on function machserial.audit_statistics(timestamptz) is
-'How many audit events there are of each type, since a moment or in all; the first, the last, and how many people
-performed them.';
+'How many audit events there are of each type, since a moment or in all; the first, the last, and how many
+people performed them.';

@@ -10,7 +10,8 @@ create type machserial.audit_problem as (
 comment on type machserial.audit_problem is 'Something that verify_audit() found.';
 
 -- Seals one by one: hashes, and that each follows the one before.
-create function machserial._verify_chain(first_id bigint, last_id bigint) returns setof machserial.audit_problem
+create function machserial._verify_chain(first_id bigint, last_id bigint)
+returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set jit = off
@@ -30,13 +31,6 @@ begin
         where s.seal_hash is distinct from s.computed_hash
         union all
         select
-            s.id, 'SEAL_MISSING', null::bigint, case
-                when s.id = coalesce(s.previous_id, first_id - 1) + 2 then format('Seal %s is gone.', s.id - 1)
-                else format('Seals %s to %s are gone.', coalesce(s.previous_id, first_id - 1) + 1, s.id - 1)
-            end
-        where s.id > coalesce(s.previous_id, first_id - 1) + 1
-        union all
-        select
             s.id, 'CHAIN_BROKEN', null::bigint,
             format('Its previous_hash is not the seal_hash of seal %s.', s.previous_id)
         where s.previous_id = s.id - 1 and s.previous_hash is distinct from s.expected_hash
@@ -45,22 +39,30 @@ begin
 end
 $$;
 
--- What an incremental run can tell of the seals that it does not look at: that none is missing.
+-- What can be told of all seals without looking at them: that they are 1, 2, 3, … up to the newest.
 create function machserial._verify_seal_count(newest_id bigint) returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if (select count(*) from machserial.audit_seals as s where s.id <= newest_id) = newest_id then
+    return query
+    select s.id, 'SEAL_INSERTED', null::bigint, 'Seals are counted from 1.'
+    from machserial.audit_seals as s
+    where s.id < 1
+    union all
+    select l.seal_id, 'SEAL_MISSING', null::bigint, 'Only its leaves are left.'
+    from machserial.audit_leaves as l
+    where l.seal_id > newest_id;
+    if (select count(*) from machserial.audit_seals as s where s.id >= 1) = newest_id then
         return;
     end if;
     return query
-    select g.id + 1, 'SEAL_MISSING', null::bigint, format('Seals above %s and below %s are gone.', g.id, g.next_id)
+    select g.next_id, 'SEAL_MISSING', null::bigint, format('Between %s and %s there is none.', g.id, g.next_id)
     from (
         select s.id, lead(s.id) over (order by s.id) as next_id
-        from (select a.id from machserial.audit_seals as a where a.id <= newest_id union select 0) as s
+        from (select a.id from machserial.audit_seals as a where a.id >= 1 union select 0) as s
     ) as g
-    where g.next_id > g.id + 1;
+    where g.next_id - g.id > 1;
 end
 $$;
 
@@ -78,12 +80,12 @@ declare
     recorded record;
     culprits bigint;
 begin
-    select l.event_ids, l.hashes into recorded from machserial.audit_leaves as l where l.seal_id = seal.id;
-    if recorded.hashes is null then
+    select l.event_ids, l.leaf_hashes into recorded from machserial.audit_leaves as l where l.seal_id = seal.id;
+    if recorded.leaf_hashes is null then
         return query values (
             seal.id, 'LEAVES_MISSING', null::bigint, 'What the seal consisted of is gone from audit_leaves.'
         );
-    elsif machserial._merkle_root(recorded.hashes) <> seal.merkle_root
+    elsif machserial._merkle_root(recorded.leaf_hashes) <> seal.merkle_root
         or cardinality(recorded.event_ids) <> seal.event_count
     then
         return query values (
@@ -92,7 +94,7 @@ begin
     end if;
     return query
     with sealed as materialized (
-        select i.event_id, substr(recorded.hashes, (i.ordinal - 1)::integer * 32 + 1, 32) as leaf
+        select i.event_id, substr(recorded.leaf_hashes, (i.ordinal - 1)::integer * 32 + 1, 32) as leaf
         from unnest(recorded.event_ids) with ordinality as i (event_id, ordinal)
     ),
     found as materialized (
@@ -159,22 +161,95 @@ begin
 end
 $$;
 
--- What is in the files of an archive need not be in the database.
-create function machserial._is_archived(seal machserial._seal) returns boolean
+-- Archives on record whose seals say the same, and of whose making there is an event. Where the events of
+-- that time are in an archive themselves, that has to do.
+create function machserial._sound_archives()
+returns table (id bigint, month date, first_seal_id bigint, last_seal_id bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select a.id, a.month, a.first_seal_id, a.last_seal_id
+    from machserial.audit_archives as a
+    where
+        a.merkle_root = machserial._archive_root(a.month, a.first_seal_id, a.last_seal_id)
+        and a.event_count = (
+            select sum(s.event_count) from machserial.audit_seals as s
+            where s.month = a.month and s.id between a.first_seal_id and a.last_seal_id
+        )
+        and (
+            exists (
+                select from machserial.audit_events as e
+                where
+                    e.event_type = 'AUDIT_ARCHIVED' and e.performed_at = a.archived_at
+                    and e.details ->> 'archive_id' = a.id::text
+                    and e.details ->> 'manifest_sha256' = a.manifest_sha256
+            )
+            or exists (
+                select from machserial.audit_archives as o
+                where o.month = date_trunc('month', a.archived_at at time zone 'UTC')
+            )
+        );
+end
+$$;
+
+create function machserial._verify_archives() returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return exists (
-        select from machserial.audit_archives as a
-        where a.month = seal.month and seal.id between a.first_seal_id and a.last_seal_id
-    );
+    return query
+    select
+        a.first_seal_id, 'ARCHIVE_CHANGED', null::bigint,
+        format('Archive %s of %s is not one that was made of its seals.', a.id, to_char(a.month, 'YYYY-MM'))
+    from machserial.audit_archives as a
+    where a.id not in (select s.id from machserial._sound_archives() as s);
+end
+$$;
+
+-- Seals whose events are in an archive only. An archive is there as a whole or not at all: where one of its
+-- events is here, all must be.
+create function machserial._seals_that_are_away() returns int8multirange
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    archive record;
+    is_here boolean;
+    away int8multirange := '{}'::int8multirange;
+begin
+    for archive in
+        select a.id, p.relation, e.first_event_id, e.last_event_id, e.seals
+        from machserial._sound_archives() as a
+        left join machserial._audit_partitions() as p on p.month = a.month
+        cross join lateral (
+            select
+                min(s.first_event_id) as first_event_id, max(s.last_event_id) as last_event_id,
+                range_agg(int8range(s.id, s.id, '[]')) as seals
+            from machserial.audit_seals as s
+            where s.month = a.month and s.id between a.first_seal_id and a.last_seal_id
+        ) as e
+    loop
+        is_here := false;
+        if archive.relation is not null then
+            execute format('select exists (select from %s as e where e.id between $1 and $2)', archive.relation)
+            into is_here using archive.first_event_id, archive.last_event_id;
+        end if;
+        if not is_here then
+            away := away + archive.seals;
+        end if;
+    end loop;
+    return away;
 end
 $$;
 
 -- One seal against its events. from_…: the position of the seal before it in its month and incarnation.
 create function machserial._verify_seal(
-    seal machserial._seal, relation regclass, last_id bigint, from_transaction_id bigint, from_event_id bigint
+    seal machserial._seal, relation regclass, last_id bigint, from_transaction_id bigint,
+    from_event_id bigint, is_away boolean
 )
 returns setof machserial.audit_problem
 language plpgsql stable
@@ -193,7 +268,7 @@ begin
     else
         content := (0, null, null, null, null, '{}', '');
     end if;
-    if content.event_count = 0 and machserial._is_archived(seal) then
+    if content.event_count = 0 and is_away then
         return;
     elsif machserial._merkle_root(content.leaves) <> seal.merkle_root
         or content.event_count <> seal.event_count
@@ -201,7 +276,7 @@ begin
         return query select c.* from machserial._name_culprits(seal, content, named) as c;
     elsif not exists (
         select from machserial.audit_leaves as l
-        where l.seal_id = seal.id and l.event_ids = content.event_ids and l.hashes = content.leaves
+        where l.seal_id = seal.id and l.event_ids = content.event_ids and l.leaf_hashes = content.leaves
     ) then
         return query values (
             seal.id, 'LEAVES_CHANGED', null::bigint,
@@ -220,8 +295,8 @@ begin
 end
 $$;
 
--- All seals from first_id to last_id against their events: of one month only, if one is given, and then against those
--- in that table.
+-- All seals from first_id to last_id against their events: of one month only, if one is given, and then
+-- against those in that table.
 create function machserial._verify_seals(
     first_id bigint, last_id bigint, month date default null, relation regclass default null
 )
@@ -231,6 +306,7 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare
+    away constant int8multirange := machserial._seals_that_are_away();
     seal machserial._seal;
     place record;
 begin
@@ -247,14 +323,14 @@ begin
         return query
         select v.*
         from machserial._verify_seal(
-            seal, place.relation, place.last_id, place.transaction_id, place.event_id
+            seal, place.relation, place.last_id, place.transaction_id, place.event_id, seal.id <@ away
         ) as v;
     end loop;
 end
 $$;
 
--- Events that no seal holds, although their time to be sealed is over; and such as cannot have happened when they
--- say.
+-- Events that no seal holds, although their time to be sealed is over; and such as cannot have happened when
+-- they say.
 create function machserial._verify_unsealed(newest machserial._seal) returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -310,19 +386,26 @@ begin
 end
 $$;
 
--- Tables that take part in the audit trail and should not.
+-- Tables that take part in the audit trail and should not, or for another time than their name says.
 create function machserial._verify_partitions() returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+-- In which bounds are printed.
+set datestyle = 'ISO'
+set timezone = 'UTC'
 as $$
 begin
     return query
     select
         null::bigint, 'PARTITION_UNKNOWN', null::bigint,
-        format('%s is attached to the audit trail as no month of it.', p.relation)
+        format('%s is attached to the audit trail %s.', p.relation, b.bounds)
     from machserial._audit_partitions() as p
-    where p.month is null
-        or pg_get_expr((select c.relpartbound from pg_class as c where c.oid = p.relation), p.relation) = 'DEFAULT';
+    inner join pg_class as c on c.oid = p.relation
+    cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bounds) as b
+    where b.bounds is distinct from format(
+        'FOR VALUES FROM (%L) TO (%L)', machserial._month_begins(p.month),
+        machserial._month_begins((p.month + '1 month'::interval)::date)
+    );
 end
 $$;
 
@@ -470,7 +553,9 @@ begin
     union all
     select p.* from machserial._verify_anchor(verify_audit.anchor) as p where verify_audit.anchor is not null
     union all
-    select p.* from machserial._verify_seal_count(newest.id) as p where plan.new_from > 1
+    select p.* from machserial._verify_seal_count(newest.id) as p
+    union all
+    select p.* from machserial._verify_archives() as p
     union all
     select p.* from machserial._verify_chain(plan.rolling_from, plan.rolling_to) as p
     union all
@@ -494,10 +579,11 @@ end
 $$;
 
 comment on function machserial.verify_audit(boolean, text) is
-'What is wrong with the audit trail; no rows: it is intact, as far as it is sealed. full: every event; else those
-that were sealed since the last clean run, and a share of the old ones, so that 32 runs go through all. anchor: of
-audit_anchor(), taken earlier.
-problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED · SEAL_CHANGED, SEAL_MISSING, CHAIN_BROKEN ·
-LEAVES_CHANGED, LEAVES_MISSING · ANCHOR_MISMATCH · PARTITION_UNKNOWN. Of a seal at most 100 events are named. Months
-whose partitions were dropped after they were archived are not missing.
+'What is wrong with the audit trail; no rows: it is intact, as far as it is sealed. full: every event; else
+those that were sealed since the last clean run, and a share of the old ones, so that 32 runs go through
+all. anchor: of audit_anchor(), taken earlier.
+problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED · SEAL_CHANGED, SEAL_MISSING,
+CHAIN_BROKEN · LEAVES_CHANGED, LEAVES_MISSING · ANCHOR_MISMATCH · PARTITION_UNKNOWN ·
+ARCHIVE_CHANGED. Of a seal at most 100
+events are named. Months whose partitions were dropped after they were archived are not missing.
 Errors: 22023 an anchor that is none.';

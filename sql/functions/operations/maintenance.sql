@@ -6,8 +6,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     first_id constant bigint := node::bigint << 48;
+    last_id constant bigint := first_id + ((1::bigint << 48) - 1);
     identity_column record;
     highest_id bigint;
+    settled_audit_id bigint;
 begin
     if node is null or node not between 0 and 32767 then
         raise exception using
@@ -17,6 +19,7 @@ begin
             hint = 'Give each database that will be merged a number of its own.';
     end if;
     perform machserial._require_owner();
+    settled_audit_id := machserial._hold_audit_trail();
     for identity_column in
         select
             r.relname as relation, c.attname as name,
@@ -31,18 +34,28 @@ begin
             'select max(%I) from machserial.%I where %1$I between $1 and $2',
             identity_column.name, identity_column.relation
         )
-        into highest_id using first_id, first_id + ((1::bigint << 48) - 1);
+        into highest_id using first_id, last_id;
+        if identity_column.relation = 'audit_events' then
+            -- Months that are only in an archive have had ids as well.
+            highest_id := greatest(highest_id, (
+                select max(s.last_event_id) from machserial.audit_seals as s
+                where s.last_event_id between first_id and last_id
+            ));
+        end if;
         perform setval(
             identity_column.sequence, greatest(coalesce(highest_id, first_id), 1), highest_id is not null
         );
     end loop;
+    perform machserial._change_incarnation(settled_audit_id, machserial._last_audit_id());
 end
 $$;
 
 comment on function machserial.set_node(integer) is
 'Moves the ids that this database gives from now on to the range of node (node << 48), so that databases of
-several sites can be merged without collisions. node: 0 to 32767. Errors: 22023 another number · 42501 not
-the owner.';
+several sites can be merged without collisions. node: 0 to 32767. Seals what there is of the audit trail,
+which goes on in another range; until its transaction ends nobody else writes.
+Errors: 22023 another number · 42501 not the owner · 55P03 others are writing or sealing, and go on with it
+· 0A000 in a transaction other than READ COMMITTED.';
 
 create function machserial.maintain() returns table (task text, done integer)
 language plpgsql
@@ -76,5 +89,5 @@ $$;
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
 coming three months, counters for the coming periods, an end to those of periods that are over, an end to
-blocks past their expires_at, sums in place of single executions of triggers, seals for the audit events. Returns what was
-done.';
+blocks past their expires_at, sums in place of single executions of triggers, seals for the audit events.
+Returns what was done.';
