@@ -117,8 +117,8 @@ def test_values_given_to_a_block_count_as_given(plant, allocation):
     allocate(plant, 100, "G")
     for backward in (1, 50, 100):
         with refused(plant, "22023"):
-            call(plant, "reset_counter", format="G", next_value=backward)
-    call(plant, "reset_counter", format="G", next_value=200)
+            call(plant, "reset_counter", format="G", next_value=backward, reason="moved")
+    call(plant, "reset_counter", format="G", next_value=200, reason="moved")
     assert allocate(plant, 2, "G").first_value == 200
     revised = make_revision(plant, "G", "N{SEQ:4}")
     assert allocate(plant, 2, "G").first_value == 202 and revised.version == 2
@@ -152,7 +152,7 @@ def test_a_number_counts_as_taken_where_the_part_would_collide(plant):
     with plant.transaction(force_rollback=True):
         assert numbers_of(plant, allocate(plant, 2, part_id="P")) == ["F0001", "F0003"]
     plant.execute("select machserial.register_part('P', 'TYPE', scopes => '{ENTERPRISE,PART_TYPE}')")
-    call(plant, "reset_counter", format="F", next_value=100)
+    call(plant, "reset_counter", format="F", next_value=100, reason="moved")
     register(plant, ["F0101"], "Q", site_id="BER", scopes=["PART_TYPE"])
     register(plant, ["F0102"], "OTHER", scopes=["SITE"])
     register(plant, ["F0103"], "OTHER", scopes=["ENTERPRISE"])
@@ -670,7 +670,7 @@ def test_a_block_looks_again_if_others_have_drawn_beyond_what_it_has_seen(plant,
         ("pg_advisory_lock", "select machserial.generate('P', 150, format => 'G')"),
         ("pg_advisory_lock", "select machserial.generate('P', 999, format => 'G')"),
         ("pg_advisory_lock_shared", "select machserial.allocate_block('G', 5, 'LINE-1')"),
-        ("pg_advisory_lock_shared", "select machserial.reset_counter('G', 500)"),
+        ("pg_advisory_lock_shared", "select machserial.reset_counter('G', 500, reason => 'moved')"),
     ],
 )
 def test_a_cancelled_call_leaves_no_lock_behind(connection, connect, lock, statement):
@@ -694,7 +694,7 @@ def test_a_cancelled_call_leaves_no_lock_behind(connection, connect, lock, state
 def test_calls_that_cannot_write_leave_no_lock_behind(plant, connect):
     session = connect()
     for statement in ("select machserial.generate('P', format => 'F')", "select machserial.allocate_block('F', 1, 'X')",
-                      "select machserial.reset_counter('F', 50)"):  # fmt: skip
+                      "select machserial.reset_counter('F', 50, reason => 'moved')"):  # fmt: skip
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), session.transaction():
             session.execute("set local transaction_read_only = on")
             session.execute(statement)

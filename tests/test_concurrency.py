@@ -198,7 +198,7 @@ def test_an_ad_hoc_pattern_waits_for_nobody_once_it_is_known(plant, connect):
         ("revise_format", {"name": "F", "pattern": "G{SEQ:7}"}),
         ("deactivate_format", {"name": "F"}),
         ("assign_format", {"part_id": "P", "format": "F"}),
-        ("reset_counter", {"format": "F", "next_value": 500}),
+        ("reset_counter", {"format": "F", "next_value": 500, "reason": "moved"}),
         ("register_site", {"site_id": "EAST", "time_zone": "Asia/Tokyo"}),
         ("register_part", {"part_id": "P", "part_type": "TYPE", "name": "Bracket"}),
         ("set_node", {"node": 3}),

@@ -343,7 +343,7 @@ def test_a_retired_counter_that_was_moved_on_is_not_forgotten(connection):
     make_part(connection)
     make_format(connection, "F", "{YYYY}{MM}{DD}-{SEQ:3}", reset="DAILY")
     generated(connection, quantity=3, format="F")
-    call(connection, "reset_counter", format="F", next_value=50)
+    call(connection, "reset_counter", format="F", next_value=50, reason="moved")
     counter = move_to_the_past(connection)
     call(connection, "maintain")
     assert retired_counters(connection) == [counter]
@@ -386,7 +386,7 @@ def test_a_counter_that_begins_near_its_end_is_not_overdrawn(connection, allocat
     assert generated(connection, quantity=5, format="F") == [f"F{n}" for n in range(99_995, 100_000)]
     make_format(connection, "G", "G{SEQ:5}", allocation=allocation)
     generated(connection, format="G")
-    call(connection, "reset_counter", format="G", next_value=99_998)
+    call(connection, "reset_counter", format="G", next_value=99_998, reason="moved")
     with refused(connection, "2200H"):
         generated(connection, quantity=3, format="G")
     assert generated(connection, quantity=2, format="G") == ["G99998", "G99999"]
@@ -617,11 +617,11 @@ def test_a_request_is_answered_also_when_its_serials_have_gone_on_living(connect
 
 
 def test_a_rollback_leaves_no_rows(connection):
-    make_part(connection)
     with connection.transaction(force_rollback=True):
+        make_part(connection)
         generated(connection, quantity=150, pattern="A{SEQ:3}")
         generated(connection, quantity=2, pattern="A{SEQ:3}")
-    for table in ("serials", "audit_events", "serial_formats", "counters", "generation_requests"):
+    for table in ("parts", "serials", "audit_events", "serial_formats", "counters", "generation_requests"):
         assert value(connection, f"select count(*) from machserial.{table}") == 0
 
 
@@ -692,14 +692,14 @@ def test_a_counter_can_be_moved_on_and_never_back(connection, allocation):
     generated(connection, quantity=10, format="F")
     for backward in (0, 1, 9, 10, 1000, -1, None):
         with refused(connection, "22023"):
-            call(connection, "reset_counter", format="F", next_value=backward)
-    call(connection, "reset_counter", format="F", next_value=100)
+            call(connection, "reset_counter", format="F", next_value=backward, reason="moved")
+    call(connection, "reset_counter", format="F", next_value=100, reason="moved")
     assert status(connection, "F").next_value == 100
     for backward in (1, 5, 10):
         with refused(connection, "22023"):
-            call(connection, "reset_counter", format="F", next_value=backward)
+            call(connection, "reset_counter", format="F", next_value=backward, reason="moved")
     assert generated(connection, quantity=2, format="F") == ["F100", "F101"]
-    call(connection, "reset_counter", format="F", next_value=102)
+    call(connection, "reset_counter", format="F", next_value=102, reason="moved")
     assert generated(connection, format="F") == ["F102"]
     assert value(connection, "select count(*) from machserial.audit_events where event_type = 'COUNTER_RESET'") == 2
 
@@ -710,18 +710,18 @@ def test_a_counter_is_moved_for_its_part_and_site_only(connection, allocation):
     make_part(connection, "P")
     make_part(connection, "Q")
     make_format(connection, "F", "{SITE}{PART}{SEQ:3}", counter_per="SITE_PART", allocation=allocation)
-    call(connection, "reset_counter", format="F", next_value=50, part_id="P", site_id="BER")
+    call(connection, "reset_counter", format="F", next_value=50, part_id="P", site_id="BER", reason="moved")
     assert generated(connection, "P", format="F", site_id="BER") == ["BERP050"]
     assert generated(connection, "P", format="F") == ["DEFAULTP001"]
     assert generated(connection, "Q", format="F", site_id="BER") == ["BERQ001"]
     for arguments in [{"part_id": "NOBODY"}, {}, {"part_id": "P", "site_id": "NOWHERE"}]:
         with refused(connection, "23503"):
-            call(connection, "reset_counter", format="F", next_value=60, **arguments)
+            call(connection, "reset_counter", format="F", next_value=60, reason="moved", **arguments)
     with refused(connection, "23503"):
-        call(connection, "reset_counter", format="NOTHING", next_value=60)
+        call(connection, "reset_counter", format="NOTHING", next_value=60, reason="moved")
     make_format(connection, "R", "{RANDOM:9}")
     with refused(connection, "22023"):
-        call(connection, "reset_counter", format="R", next_value=60)
+        call(connection, "reset_counter", format="R", next_value=60, reason="moved")
 
 
 def test_numbers_issued_by_a_counter_cannot_be_rewritten(connection):

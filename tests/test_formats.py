@@ -215,7 +215,7 @@ def test_a_revision_goes_on_where_a_counter_was_moved_to(connection):
     for allocation in ("SEQUENCE", "GAPLESS"):
         make_format(connection, allocation, f"{allocation[0]}{{SEQ:3}}", allocation=allocation)
         generated(connection, quantity=10, format=allocation)
-        call(connection, "reset_counter", format=allocation, next_value=100)
+        call(connection, "reset_counter", format=allocation, next_value=100, reason="moved")
         call(connection, "revise_format", name=allocation, pattern=f"{allocation[0]}{{SEQ:4}}")
         assert generated(connection, format=allocation) == [f"{allocation[0]}0100"]
 

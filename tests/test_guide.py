@@ -138,7 +138,7 @@ WHERE part_id = 'PART-001';
 """
         )
     assert "machserial.reset_counter(" in refusal.hint
-    call(factory, "reset_counter", format="pumps", next_value=500)
+    call(factory, "reset_counter", format="pumps", next_value=500, reason="moved")
     assert generated(factory, "PART-001") == ["SERIAL-500"]
 
 

@@ -189,7 +189,7 @@ def test_a_duplicate_can_be_put_on_record_instead(plant):
         "from machserial.serial_conflicts"
     ).fetchall() == [(answer.conflict_id, "N", "P2", "DEFAULT", "VENDOR", "PENDING", [holder])]
     assert set(value(plant, "select conflicting_scopes from machserial.serial_conflicts")) == {"SITE", "PART_TYPE"}
-    events = column(plant, "select event_type from machserial.audit_events order by id")
+    events = column(plant, "select event_type from machserial.audit_events where serial_number = 'N' order by id")
     assert events == ["SERIAL_REGISTERED", "CONFLICT_DETECTED"]
     assert not register_one(plant, "FREE", on_conflict="RECORD").has_conflict
     assert value(plant, "select count(*) from machserial.serials") == 2
@@ -200,7 +200,7 @@ def test_many_are_registered_in_one_call(plant):
     rows = register(plant, numbers)
     assert sorted(row.serial_number for row in rows) == numbers
     assert len({row.serial_id for row in rows}) == 3000 and not any(row.has_conflict for row in rows)
-    assert value(plant, "select count(*) from machserial.audit_events") == 3000
+    assert value(plant, "select count(*) from machserial.audit_events where event_type = 'SERIAL_REGISTERED'") == 3000
     for row in rows[:5]:
         assert call(plant, "find_serial", serial_number=row.serial_number)[0].id == row.serial_id
 
@@ -275,7 +275,8 @@ def test_rows_that_are_inserted_directly_obey_the_table_s_rules(plant):
     with violated(plant, "428C9"):
         insert(plant, "N", holds_claim=False)
     insert(plant, "N")
-    assert column(plant, "select event_type from machserial.audit_events") == ["SERIAL_REGISTERED"]
+    told = "select event_type from machserial.audit_events where event_type !~ '^(SITE|PART)_'"
+    assert column(plant, told) == ["SERIAL_REGISTERED"]
 
 
 def test_a_row_that_is_inserted_directly_may_leave_out_what_its_part_says(plant):
@@ -348,6 +349,8 @@ def test_audit_events_are_never_changed(plant):
     register_one(plant, "N")
     partition = value(plant, "select tableoid::regclass::text from machserial.audit_events")
     assert partition != "machserial.audit_events"
+    everything = "select array_agg(e order by e.id) from machserial.audit_events as e"
+    before = value(plant, everything)
     for relation in ("machserial.audit_events", partition):
         for statement in (
             f"update {relation} set reason = 'other'",
@@ -357,7 +360,7 @@ def test_audit_events_are_never_changed(plant):
         ):
             with refused(plant, "42501"):
                 plant.execute(statement)
-    assert value(plant, "select count(*) from machserial.audit_events") == 1
+    assert value(plant, everything) == before
 
 
 def test_partitions_that_are_made_later_are_append_only_too(plant):

@@ -118,6 +118,63 @@ begin
 end
 $$;
 
+-- A format begins with all that it is; of its settings those that it would not have anyway.
+create function machserial._audit_new_formats() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, details)
+    select
+        case when n.revises is null then 'FORMAT_CREATED' else 'FORMAT_REVISED' end,
+        current_setting('application_name'), jsonb_strip_nulls(jsonb_build_object(
+            'format', n.name, 'version', n.version, 'format_id', n.id, 'pattern', n.pattern,
+            'description', n.description, 'sequence_start', nullif(n.sequence_start, 1),
+            'sequence_increment', nullif(n.sequence_increment, 1), 'reset', nullif(n.reset, 'NEVER'),
+            'counter_per', nullif(n.counter_per, 'FORMAT'), 'allocation', nullif(n.allocation, 'SEQUENCE'),
+            'letter_case', nullif(n.letter_case, 'EXACT'), 'is_active', nullif(n.is_active, true),
+            'is_ad_hoc', nullif(n.is_ad_hoc, false), 'revises', n.revises, 'continues', n.continues
+        ))
+    from new_formats as n
+    order by n.id;
+    return null;
+end
+$$;
+
+create function machserial._audit_changed_formats() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, details)
+    select
+        e.event_type, current_setting('application_name'),
+        jsonb_build_object('format', n.name, 'version', n.version, 'format_id', n.id) || e.changes
+    from new_formats as n
+    -- A full join is never a loop in a loop, although the plan may have been made for one row.
+    full join old_formats as o on o.id = n.id
+    cross join lateral (
+        select machserial._changes(to_jsonb(o), to_jsonb(n)) as changes
+        -- Once a row.
+        offset 0
+    ) as c
+    cross join lateral (
+        select
+            case when n.is_active then 'FORMAT_ACTIVATED' else 'FORMAT_DEACTIVATED' end as event_type,
+            jsonb_build_object('is_active', c.changes -> 'is_active') as changes
+        where c.changes ? 'is_active'
+        union all
+        select 'FORMAT_UPDATED', c.changes - 'is_active'
+        where c.changes - 'is_active' <> '{}'
+    ) as e
+    order by n.id, e.event_type;
+    return null;
+end
+$$;
+
 -- The format as functions return it, null for null.
 create function machserial._format(id bigint) returns machserial.serial_format
 language plpgsql stable
@@ -140,7 +197,7 @@ $$;
 create function machserial._insert_format(
     name text, version integer, pattern text, description text, sequence_start bigint,
     sequence_increment bigint, reset text, counter_per text, allocation text, letter_case text,
-    is_ad_hoc boolean, continues bigint
+    is_ad_hoc boolean, revises bigint, continues bigint
 )
 returns machserial.serial_format
 language plpgsql
@@ -151,7 +208,7 @@ declare
 begin
     insert into machserial.serial_formats as f (
         name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per,
-        allocation, letter_case, is_ad_hoc, continues
+        allocation, letter_case, is_ad_hoc, revises, continues
     )
     values (
         _insert_format.name, _insert_format.version, _insert_format.pattern, _insert_format.description,
@@ -161,7 +218,7 @@ begin
         machserial._require_one_of('counter_per', counter_per, '{FORMAT,PART,SITE,SITE_PART}'),
         machserial._require_one_of('allocation', allocation, '{SEQUENCE,GAPLESS}'),
         machserial._require_one_of('letter_case', letter_case, '{EXACT,UPPER}'),
-        _insert_format.is_ad_hoc, _insert_format.continues
+        _insert_format.is_ad_hoc, _insert_format.revises, _insert_format.continues
     )
     on conflict do nothing
     returning f.id into made_id;
@@ -205,7 +262,7 @@ begin
     having not coalesce(bool_or(f.is_active), false);
     made := machserial._insert_format(
         name, coalesce(next_version, 1), pattern, description, sequence_start, sequence_increment, reset,
-        counter_per, allocation, letter_case, false, null
+        counter_per, allocation, letter_case, false, null, null
     );
     if made.id is null then
         raise exception using
@@ -290,7 +347,7 @@ begin
         coalesce(sequence_increment, latest.sequence_increment),
         coalesce(reset, latest.reset), coalesce(counter_per, latest.counter_per),
         coalesce(allocation, latest.allocation), coalesce(letter_case, latest.letter_case), latest.is_ad_hoc,
-        case when sequence_start is null then latest.id end
+        latest.id, case when sequence_start is null then latest.id end
     );
     update machserial.format_assignments as a set format_id = made.id where a.format_id = latest.id;
     return made;
@@ -318,6 +375,77 @@ $$;
 comment on function machserial.deactivate_format(text) is
 'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated
 already.';
+
+-- What an event says of an assignment; its part is said by the event itself.
+create function machserial._assignment_details(assignment jsonb) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_strip_nulls(
+        jsonb_build_object('assignment_id', assignment -> 'id', 'format', (
+            select f.name from machserial.serial_formats as f
+            where f.id = (assignment -> 'format_id')::bigint
+        ))
+        || assignment - '{id,part_id}'::text[]
+    );
+end
+$$;
+
+create function machserial._audit_assignments() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, part_id, details)
+    select
+        case tg_op when 'INSERT' then 'FORMAT_ASSIGNED' else 'FORMAT_UNASSIGNED' end,
+        current_setting('application_name'), a.part_id, machserial._assignment_details(to_jsonb(a))
+    from assignments as a
+    order by a.id;
+    return null;
+end
+$$;
+
+create function machserial._audit_changed_assignments() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, part_id, details)
+    select
+        case
+            when o.id is null then 'FORMAT_ASSIGNED'
+            when n.id is null then 'FORMAT_UNASSIGNED'
+            else 'FORMAT_ASSIGNMENT_UPDATED'
+        end,
+        current_setting('application_name'), case when n.id is null then o.part_id else n.part_id end,
+        c.details
+    from new_assignments as n
+    -- A full join is never a loop in a loop, although the plan may have been made for one row. Only who gives
+    -- an assignment another id has one without the other.
+    full join old_assignments as o on o.id = n.id
+    cross join lateral (
+        select case
+            when o.id is null or n.id is null
+                then machserial._assignment_details(coalesce(to_jsonb(n), to_jsonb(o)))
+            else machserial._changes(to_jsonb(o), to_jsonb(n)) || jsonb_build_object(
+                'assignment_id', n.id, 'format', (
+                    select f.name from machserial.serial_formats as f where f.id = n.format_id
+                )
+            )
+        end as details
+        -- Once a row.
+        offset 0
+    ) as c
+    where c.details is not null
+    order by coalesce(n.id, o.id);
+    return null;
+end
+$$;
 
 -- Assigns to a part or to a type, whichever is given; again, with another end or priority, changes it.
 create function machserial._assign(

@@ -144,23 +144,51 @@ begin
 end
 $$;
 
-create function machserial._audit_vendor_rule() returns trigger
+-- What an event says of a rule: as it was and as it is now, null where there was or is none.
+create function machserial._vendor_rule_details(was jsonb, becomes jsonb) returns jsonb
+language sql immutable parallel safe
+return jsonb_build_object(
+    'vendor_name', coalesce(becomes, was) -> 'vendor_name',
+    'old', jsonb_strip_nulls(was - 'compiled_pattern'), 'new', jsonb_strip_nulls(becomes - 'compiled_pattern')
+);
+
+create function machserial._audit_vendor_rules() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    was constant jsonb := jsonb_strip_nulls(to_jsonb(old)) - 'compiled_pattern';
-    becomes constant jsonb := jsonb_strip_nulls(to_jsonb(new)) - 'compiled_pattern';
 begin
-    if was is distinct from becomes then
-        perform machserial._audit(
-            case tg_op when 'DELETE' then 'VENDOR_RULE_DELETED' else 'VENDOR_RULE_SET' end,
-            coalesce(new.part_id, old.part_id), null,
-            jsonb_build_object(
-                'vendor_name', coalesce(new.vendor_name, old.vendor_name), 'old', was, 'new', becomes
-            )
-        );
-    end if;
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, part_id, details)
+    select
+        case tg_op when 'INSERT' then 'VENDOR_RULE_SET' else 'VENDOR_RULE_DELETED' end,
+        current_setting('application_name'), r.part_id,
+        machserial._vendor_rule_details(
+            case tg_op when 'DELETE' then to_jsonb(r) end, case tg_op when 'INSERT' then to_jsonb(r) end
+        )
+    from rules as r
+    order by r.id;
+    return null;
+end
+$$;
+
+create function machserial._audit_changed_vendor_rules() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, part_id, details)
+    select
+        case when n.id is null then 'VENDOR_RULE_DELETED' else 'VENDOR_RULE_SET' end,
+        current_setting('application_name'), case when n.id is null then o.part_id else n.part_id end,
+        machserial._vendor_rule_details(to_jsonb(o), to_jsonb(n))
+    from new_rules as n
+    -- A full join is never a loop in a loop, although the plan may have been made for one row. Only who gives
+    -- a rule another id has one without the other.
+    full join old_rules as o on o.id = n.id
+    where to_jsonb(o) - 'compiled_pattern' is distinct from to_jsonb(n) - 'compiled_pattern'
+    order by coalesce(n.id, o.id);
     return null;
 end
 $$;
@@ -703,14 +731,22 @@ as $$
 begin
     perform machserial._require_audit_partition();
     insert into machserial.audit_events (
-        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+        event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
     )
     select
         'VENDOR_RECEIVED', current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        coalesce(n.rejection_reason, nullif(current_setting('machserial.reason', true), '')),
         jsonb_build_object(
             'vendor_name', n.vendor_name, 'received_date', n.received_date,
             'validation_errors', n.validation_errors
         )
+        -- Imported with what has become of it.
+        || jsonb_strip_nulls(jsonb_build_object(
+            'status', nullif(n.status, 'PENDING'), 'internal_serial_id', n.internal_serial_id,
+            'waived_at', n.waived_at, 'waived_by', n.waived_by, 'waived_reason', n.waived_reason,
+            'accepted_at', n.accepted_at, 'accepted_by', n.accepted_by, 'rejected_at', n.rejected_at,
+            'rejected_by', n.rejected_by
+        ))
     from new_vendor_serials as n;
     return null;
 end

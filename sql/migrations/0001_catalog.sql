@@ -38,3 +38,45 @@ comment on column machserial.parts.name is 'Name for people.';
 comment on column machserial.parts.default_scopes is
 'Where this part''s numbers must not repeat: ENTERPRISE, SITE, PART_TYPE.';
 comment on column machserial.parts.created_at is 'When the part was registered.';
+
+create trigger new_sites_are_audited
+after insert on machserial.sites
+referencing new table as registered
+for each statement execute function machserial._audit_places_and_parts();
+
+create trigger changed_sites_are_audited
+after update on machserial.sites
+referencing old table as old_rows new table as new_rows
+for each statement execute function machserial._audit_changed_places_and_parts();
+
+create trigger deleted_sites_are_audited
+after delete on machserial.sites
+referencing old table as registered
+for each statement execute function machserial._audit_places_and_parts();
+
+create trigger sites_are_not_truncated
+before truncate on machserial.sites
+for each statement execute function machserial._refuse_removal(
+    'sites', 'Delete a site that nothing refers to: delete from machserial.sites where id = ''…''.'
+);
+
+create trigger new_parts_are_audited
+after insert on machserial.parts
+referencing new table as registered
+for each statement execute function machserial._audit_places_and_parts();
+
+create trigger changed_parts_are_audited
+after update on machserial.parts
+referencing old table as old_rows new table as new_rows
+for each statement execute function machserial._audit_changed_places_and_parts();
+
+create trigger deleted_parts_are_audited
+after delete on machserial.parts
+referencing old table as registered
+for each statement execute function machserial._audit_places_and_parts();
+
+create trigger parts_are_not_truncated
+before truncate on machserial.parts
+for each statement execute function machserial._refuse_removal(
+    'parts', 'Delete a part that nothing refers to: delete from machserial.parts where id = ''…''.'
+);

@@ -12,6 +12,7 @@ create table machserial.serial_formats (
     letter_case text not null default 'EXACT',
     is_active boolean not null default true,
     is_ad_hoc boolean not null default false,
+    revises bigint references machserial.serial_formats (id),
     continues bigint references machserial.serial_formats (id),
     -- What the pattern compiles to; the renderer is the function machserial._render_<id>.
     sequence_maximum bigint,
@@ -56,6 +57,8 @@ comment on column machserial.serial_formats.letter_case is 'EXACT, or UPPER: the
 comment on column machserial.serial_formats.is_active is 'Whether the format still issues numbers.';
 comment on column machserial.serial_formats.is_ad_hoc is
 'Made by generate(pattern => …) rather than by create_format().';
+comment on column machserial.serial_formats.revises is
+'The version that this one replaces; null: made by create_format().';
 comment on column machserial.serial_formats.continues is 'The version whose counters this one takes up.';
 comment on column machserial.serial_formats.sequence_maximum is
 'Highest sequence number that the pattern can hold; null without {SEQ}.';
@@ -82,6 +85,16 @@ before delete or truncate on machserial.serial_formats
 for each statement execute function machserial._refuse_removal(
     'formats', 'Take a format out of use with machserial.deactivate_format(name).'
 );
+
+create trigger new_formats_are_audited
+after insert on machserial.serial_formats
+referencing new table as new_formats
+for each statement execute function machserial._audit_new_formats();
+
+create trigger changed_formats_are_audited
+after update on machserial.serial_formats
+referencing old table as old_formats new table as new_formats
+for each statement execute function machserial._audit_changed_formats();
 
 create table machserial.format_assignments (
     id bigint not null generated always as identity primary key,
@@ -113,3 +126,24 @@ comment on column machserial.format_assignments.priority is 'Higher wins.';
 comment on column machserial.format_assignments.effective_from is 'From when on.';
 comment on column machserial.format_assignments.effective_until is 'Until when, exclusive; null: for good.';
 comment on column machserial.format_assignments.created_at is 'When it was assigned.';
+
+create trigger new_assignments_are_audited
+after insert on machserial.format_assignments
+referencing new table as assignments
+for each statement execute function machserial._audit_assignments();
+
+create trigger changed_assignments_are_audited
+after update on machserial.format_assignments
+referencing old table as old_assignments new table as new_assignments
+for each statement execute function machserial._audit_changed_assignments();
+
+create trigger deleted_assignments_are_audited
+after delete on machserial.format_assignments
+referencing old table as assignments
+for each statement execute function machserial._audit_assignments();
+
+create trigger assignments_are_not_truncated
+before truncate on machserial.format_assignments
+for each statement execute function machserial._refuse_removal(
+    'assignments of formats', 'End one with machserial.unassign_format(part_id, format), or delete its row.'
+);

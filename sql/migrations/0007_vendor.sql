@@ -111,9 +111,20 @@ create trigger vendor_rules_are_examined
 before insert or update on machserial.vendor_rules
 for each row execute function machserial._examine_vendor_rule();
 
-create trigger vendor_rules_are_audited
-after insert or update or delete on machserial.vendor_rules
-for each row execute function machserial._audit_vendor_rule();
+create trigger new_vendor_rules_are_audited
+after insert on machserial.vendor_rules
+referencing new table as rules
+for each statement execute function machserial._audit_vendor_rules();
+
+create trigger changed_vendor_rules_are_audited
+after update on machserial.vendor_rules
+referencing old table as old_rules new table as new_rules
+for each statement execute function machserial._audit_changed_vendor_rules();
+
+create trigger deleted_vendor_rules_are_audited
+after delete on machserial.vendor_rules
+referencing old table as rules
+for each statement execute function machserial._audit_vendor_rules();
 
 create trigger vendor_rules_are_not_truncated
 before truncate on machserial.vendor_rules

@@ -82,6 +82,12 @@ after delete on machserial.trigger_definitions
 referencing old table as triggers
 for each statement execute function machserial._audit_triggers_that_come_and_go();
 
+create trigger triggers_are_not_truncated
+before truncate on machserial.trigger_definitions
+for each statement execute function machserial._refuse_removal(
+    'triggers', 'Delete one with machserial.delete_trigger(trigger_id), or delete its row.'
+);
+
 -- A row for each firing, and not a counter in the trigger's own row: so that nobody waits for anybody.
 create table machserial.trigger_executions (
     id bigint not null generated always as identity primary key,

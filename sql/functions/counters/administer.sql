@@ -126,7 +126,8 @@ end
 $$;
 
 create function machserial.reset_counter(
-    format text, next_value bigint, part_id text default null, site_id text default null
+    format text, next_value bigint, part_id text default null, site_id text default null,
+    reason text default null
 )
 returns bigint
 language plpgsql
@@ -140,6 +141,10 @@ declare
         select f.sequence_maximum from machserial.serial_formats as f where f.id = active.id
     );
     local_time constant timestamp := machserial._local_time(site);
+    given_reason constant text := machserial._require_reason(
+        reset_counter.reason, pg_catalog.format('the counter of format %s: to be moved on', active.name)
+    );
+    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
     counter_id bigint;
     last_value bigint;
     is_moved boolean := false;
@@ -172,22 +177,24 @@ begin
             hint = pg_catalog.format('Give %s to %s: going back would issue numbers twice.',
                 coalesce(last_value + 1, active.sequence_start), highest);
     end if;
+    perform set_config('machserial.reason', given_reason, true);
     perform machserial._audit(
         'COUNTER_RESET', reset_counter.part_id, reset_counter.site_id,
         jsonb_build_object(
             'format', active.name, 'last_value', last_value, 'next_value', reset_counter.next_value
         )
     );
+    perform set_config('machserial.reason', reason_before, true);
     return reset_counter.next_value;
 end
 $$;
 
-comment on function machserial.reset_counter(text, bigint, text, text) is
+comment on function machserial.reset_counter(text, bigint, text, text, text) is
 'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id
 choose the counter where the format counts per part or site. A sequence keeps the move even if the
-transaction is rolled back.
-Errors: 22023 next_value is not above the last number given, or is more than the pattern holds · 23503
-unknown format, part or site · 55000 a deactivated format.';
+transaction is rolled back. reason: why; null means machserial.reason.
+Errors: 22023 no reason, or next_value is not above the last number given, or is more than the pattern holds ·
+23503 unknown format, part or site · 55000 a deactivated format.';
 
 -- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that
 -- somebody is using is left for the next time.

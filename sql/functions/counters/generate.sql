@@ -66,7 +66,7 @@ begin
                 ) then ' (ad hoc)' else ''
             end,
             1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
-            null
+            null, null
         );
         if made.id is not null then
             return made.id;

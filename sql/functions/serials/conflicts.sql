@@ -171,14 +171,21 @@ as $$
 begin
     perform machserial._require_audit_partition();
     insert into machserial.audit_events (
-        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+        event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
     )
     select
         'CONFLICT_DETECTED', current_setting('application_name'), n.serial_id, n.serial_number, n.part_id,
-        n.site_id, jsonb_build_object(
+        n.site_id, coalesce(n.reason, nullif(current_setting('machserial.reason', true), '')),
+        jsonb_build_object(
             'conflict_id', n.id, 'source', n.source, 'scopes', n.scopes,
             'conflicting_serial_ids', n.conflicting_serial_ids, 'conflicting_scopes', n.conflicting_scopes
         )
+        -- Imported with its resolution.
+        || case n.status when 'PENDING' then '{}' else jsonb_build_object(
+            'status', n.status, 'resolution', n.resolution, 'kept_serial_id', n.kept_serial_id,
+            'retired_serial_ids', n.retired_serial_ids, 'resolved_at', n.resolved_at,
+            'resolved_by', n.resolved_by
+        ) end
     from new_conflicts as n;
     return null;
 end

@@ -26,7 +26,8 @@ begin
         detail = format('It has %s, the change says %s.', was, becomes),
         hint = case
             when was ? 'sequence_number'
-                then 'Issued numbers stay. To move a counter on: machserial.reset_counter(format, next_value).'
+                then 'Issued numbers stay. To move a counter on: '
+                    'machserial.reset_counter(format, next_value, reason => …).'
             else 'Register the right number, and take this one out of use.'
         end;
 end

@@ -81,6 +81,19 @@ exception when syntax_error or undefined_object or invalid_text_representation t
 end
 $$;
 
+create function machserial._raise_unchangeable_trigger(trigger_id bigint, changes jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('trigger %s cannot be changed in this way', trigger_id),
+        detail = format('The change says %s.', changes),
+        hint = 'Its id stays, last_executed_at tells when it fired, and execution_count is 0 or more.';
+end
+$$;
+
 -- Whatever writes a trigger, it is examined on its way in; and who changed what when.
 create function machserial._examine_trigger() returns trigger
 language plpgsql
@@ -102,6 +115,9 @@ begin
         perform machserial._raise_unknown('format', new.format, 'machserial.create_format');
     end if;
     if tg_op = 'UPDATE' then
+        if new.id <> old.id then
+            perform machserial._raise_unchangeable_trigger(old.id, jsonb_build_object('id', new.id));
+        end if;
         new.updated_at := now();
         new.updated_by := actor;
     end if;
@@ -111,6 +127,9 @@ begin
     elsif tg_op = 'INSERT' or old.enabled then
         new.disabled_at := now();
         new.disabled_by := actor;
+    else
+        new.disabled_at := old.disabled_at;
+        new.disabled_by := old.disabled_by;
     end if;
     return new;
 end
@@ -318,11 +337,7 @@ declare
     );
 begin
     if changes ?| '{id,last_executed_at}' or new.execution_count is null or new.execution_count < 0 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('trigger %s cannot be changed in this way', old.id),
-            detail = format('The change says %s.', changes),
-            hint = 'Its id stays, last_executed_at tells when it fired, and execution_count is 0 or more.';
+        perform machserial._raise_unchangeable_trigger(old.id, changes);
     end if;
     update machserial.trigger_definitions as d
     set
@@ -422,6 +437,9 @@ create function machserial._audit_changed_triggers() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    -- What the event itself says, and the count, which has an event of its own.
+    left_out constant text[] := '{count_offset,disabled_at,disabled_by,updated_at,updated_by}'::text[];
 begin
     perform machserial._require_audit_partition();
     insert into machserial.audit_events (event_type, event_source, part_id, details)
@@ -432,9 +450,9 @@ begin
     -- A full join is never a loop in a loop, although the plan may have been made for one row.
     full join old_triggers as o on o.id = n.id
     cross join lateral (
-        select machserial._changes(
-            machserial._trigger_details(to_jsonb(o)), machserial._trigger_details(to_jsonb(n))
-        ) as changes
+        select coalesce(machserial._changes(to_jsonb(o), to_jsonb(n) - left_out), '{}') as changes
+        -- Once a row.
+        offset 0
     ) as c
     cross join lateral (
         select
