@@ -12,6 +12,10 @@ from support import call, column, generated, make_format, make_part, refused, re
 INTERNAL = {
     "schema_migrations",  # written by migrate() only: which code the data is for
     "audit_events",  # the events themselves; tests/test_serials.py: never changed
+    "audit_seals",  # made of the events by seal_audit(), and never changed
+    "audit_leaves",
+    "audit_verifications",
+    "audit_archives",  # AUDIT_ARCHIVED tells of each, or verify_audit() does
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
     "generation_requests",  # what a repeated call is answered from; its serials have events
     "trigger_executions",  # a count, which maintain() folds; what a firing makes has events

@@ -13,3 +13,24 @@ insert into machserial.settings (name, value, description) values (
     'audit_retention_days', '2555',
     'How long audit events stay in the database before machserial audit archive takes them, in days.'
 );
+
+create trigger new_settings_are_audited
+after insert on machserial.settings
+referencing new table as settings
+for each statement execute function machserial._audit_settings_that_come_and_go();
+
+create trigger changed_settings_are_audited
+after update on machserial.settings
+referencing old table as old_settings new table as new_settings
+for each statement execute function machserial._audit_changed_settings();
+
+create trigger deleted_settings_are_audited
+after delete on machserial.settings
+referencing old table as settings
+for each statement execute function machserial._audit_settings_that_come_and_go();
+
+create trigger settings_are_not_truncated
+before truncate on machserial.settings
+for each statement execute function machserial._refuse_removal(
+    'settings', 'Delete them: that is audited.'
+);
