@@ -7,7 +7,18 @@
 -- leaves the hashes of old rows as they are.
 create function machserial._canonical_line(name text, value text) returns text
 language sql stable parallel safe
-return name || '=' || octet_length(convert_to(value, 'UTF8'))::text || ':' || value || E'\n';
+return name || '='
+|| case
+    when getdatabaseencoding() in ('UTF8', 'SQL_ASCII') then octet_length(value)
+    else octet_length(convert_to(value, 'UTF8'))
+end::text
+|| ':' || value || E'\n';
+
+-- The whole of it. A database without encoding may hold bytes that are none of any: they are taken as they
+-- are.
+create function machserial._canonical_bytes(form text) returns bytea
+language sql stable parallel safe
+return convert_to(form, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end);
 
 -- The same of a number, whose digits are the same in every encoding.
 create function machserial._canonical_line(name text, value bigint) returns text
@@ -27,7 +38,7 @@ create function machserial._event_leaf(
 )
 returns bytea
 language sql stable parallel safe
-return sha256(decode('00', 'hex') || convert_to(
+return sha256(decode('00', 'hex') || machserial._canonical_bytes(
     concat(
         E'machserial.event.1\n',
         machserial._canonical_line('id', id),
@@ -44,8 +55,7 @@ return sha256(decode('00', 'hex') || convert_to(
         machserial._canonical_line('reason', reason),
         machserial._canonical_line('details', details::text),
         machserial._canonical_line('transaction_id', transaction_id)
-    ),
-    'UTF8'
+    )
 ));
 
 -- A row of audit_seals, in the order of its columns.
@@ -74,7 +84,7 @@ create type machserial._seal as (
 
 create function machserial._seal_hash(seal machserial._seal) returns bytea
 language sql stable parallel safe
-return sha256(convert_to(
+return sha256(machserial._canonical_bytes(
     concat(
         E'machserial.seal.1\n',
         machserial._canonical_line('id', (seal).id),
@@ -98,8 +108,7 @@ return sha256(convert_to(
         machserial._canonical_line('previous_hash', encode((seal).previous_hash, 'hex')),
         machserial._canonical_line('sealed_at', machserial._microseconds((seal).sealed_at)),
         machserial._canonical_line('sealed_by', (seal).sealed_by)
-    ),
-    'UTF8'
+    )
 ));
 
 -- The level above a level of a tree. Levels are strings of 32 bytes a node; RFC 6962 splits a tree at the

@@ -273,24 +273,29 @@ end
 $$;
 
 -- Before which no event of a transaction from first_transaction_id on can have happened, as far as earlier
--- rounds tell. A clock that was set back in between takes that knowledge away.
+-- rounds tell: the last one that knew none of them, and what all later ones knew. A clock that was set back
+-- since then takes that knowledge away.
 create function machserial._not_before(round machserial._seal, first_transaction_id bigint)
 returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    witness record;
+    later record;
 begin
-    if clock_timestamp() < (select s.sealed_at from machserial.audit_seals as s order by s.id desc limit 1) then
-        return null;
-    end if;
-    return (
-        select s.oldest_transaction_at
-        from machserial.audit_seals as s
-        where
-            s.incarnation = round.incarnation and s.next_transaction_id <= _not_before.first_transaction_id
-        order by s.id desc
-        limit 1
-    );
+    select s.id, s.sealed_at into witness
+    from machserial.audit_seals as s
+    where s.incarnation = round.incarnation and s.next_transaction_id <= _not_before.first_transaction_id
+    order by s.id desc
+    limit 1;
+    select min(s.oldest_transaction_at) as oldest, min(s.sealed_at) as first_at, max(s.sealed_at) as last_at
+    into later
+    from machserial.audit_seals as s
+    where s.id >= witness.id;
+    return case
+        when later.first_at >= witness.sealed_at and clock_timestamp() >= later.last_at then later.oldest
+    end;
 end
 $$;
 

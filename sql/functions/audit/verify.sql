@@ -497,9 +497,9 @@ begin
         if plan.rolling_from >= plan.new_from then
             plan.rolling_from := 1;
         end if;
-        -- All of them in 32 runs at the latest.
+        -- All of them in 32 runs at the latest, also while they become more.
         plan.rolling_to := least(
-            plan.rolling_from + greatest(16, plan.new_from / 32) - 1, plan.new_from - 1
+            plan.rolling_from + greatest(16, (plan.new_from + 23) / 24) - 1, plan.new_from - 1
         );
     end if;
     return plan;
