@@ -95,24 +95,29 @@ create type machserial._stretch as (
 
 -- The condition that says what a stretch is. Everything in it that BRIN indexes understand is said apart:
 -- within one big transaction only the ids tell which pages to read.
+-- A forged seal may lack one of the numbers.
 create function machserial._in_stretch(stretch machserial._stretch) returns text
-language sql immutable parallel safe
-return format(
-    'e.transaction_id between %1$s and %3$s and e.id > %5$s and e.id <= %6$s '
-    'and (e.transaction_id, e.id) > (%1$s, %2$s) and (e.transaction_id, e.id) <= (%3$s, %4$s)',
-    (stretch).from_transaction_id, (stretch).from_event_id, (stretch).to_transaction_id,
-    (stretch).to_event_id,
-    case
-        when (stretch).from_transaction_id = (stretch).to_transaction_id
-            then greatest((stretch).after_id, (stretch).from_event_id)
-        else (stretch).after_id
-    end,
-    case
-        when (stretch).from_transaction_id = (stretch).to_transaction_id
-            then least((stretch).last_id, (stretch).to_event_id)
-        else (stretch).last_id
-    end
-);
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_one_transaction constant boolean := stretch.from_transaction_id = stretch.to_transaction_id;
+    after_id constant bigint := case
+        when is_one_transaction then greatest(stretch.after_id, stretch.from_event_id) else stretch.after_id
+    end;
+    last_id constant bigint := case
+        when is_one_transaction then least(stretch.last_id, stretch.to_event_id) else stretch.last_id
+    end;
+begin
+    return format(
+        'e.transaction_id between %1$s and %3$s and e.id > %5$s and e.id <= %6$s '
+        'and (e.transaction_id, e.id) > (%1$s, %2$s) and (e.transaction_id, e.id) <= (%3$s, %4$s)',
+        coalesce(stretch.from_transaction_id, 0), coalesce(stretch.from_event_id, 0),
+        coalesce(stretch.to_transaction_id, 0), coalesce(stretch.to_event_id, 0), coalesce(after_id, 0),
+        coalesce(last_id, 0)
+    );
+end
+$$;
 
 -- What a seal is made of: ids and leaf hashes (32 bytes each) in their order, and what stands out in it.
 create type machserial._content as (
@@ -319,10 +324,11 @@ begin
 end
 $$;
 
--- Seals what is new in one month of the round's incarnation; before: the transaction from which on it is not
--- settled.
+-- Seals what is new in one month of the round's incarnation: of the transactions from settled_before on,
+-- below which everything was sealed before, and below "before", from where on nothing is settled yet.
 create function machserial._seal_month(
-    round machserial._seal, month date, relation regclass, last_id bigint, before bigint
+    round machserial._seal, month date, relation regclass, last_id bigint, settled_before bigint,
+    before bigint
 )
 returns integer
 language plpgsql
@@ -345,6 +351,11 @@ begin
     select relation, round.begins_after_id, last_id, u.transaction_id, u.event_id, before - 1, last_id
     into stretch
     from machserial._sealed_up_to(round.incarnation, month, 9223372036854775807) as u;
+    if stretch.from_transaction_id < settled_before - 1 then
+        -- What turns up below that has been put there: it stays outside, and is found.
+        stretch.from_transaction_id := settled_before - 1;
+        stretch.from_event_id := 9223372036854775807;
+    end if;
     for border_transaction_id, border_event_id in execute format(
         $query$
         select o.transaction_id, o.id
@@ -395,7 +406,10 @@ end
 $$;
 
 -- Seals everything of the round's incarnation, up to last_id, that is below "before": month by month.
-create function machserial._seal_months(round machserial._seal, last_id bigint, before bigint) returns integer
+create function machserial._seal_months(
+    round machserial._seal, last_id bigint, settled_before bigint, before bigint
+)
+returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -405,7 +419,9 @@ declare
     sealed integer := 0;
 begin
     for partition in select p.month, p.relation from machserial._audit_partitions() as p order by p.month loop
-        in_month := machserial._seal_month(round, partition.month, partition.relation, last_id, before);
+        in_month := machserial._seal_month(
+            round, partition.month, partition.relation, last_id, settled_before, before
+        );
         if in_month > 0 then
             perform machserial._summarize(partition.relation);
         end if;
@@ -481,11 +497,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     closing machserial._seal := machserial._newest_seal();
+    settled_before constant bigint := closing.horizon;
 begin
     closing.horizon := null;
     closing.next_transaction_id := null;
     closing.oldest_transaction_at := null;
-    return machserial._seal_months(closing, last_id, 9223372036854775807);
+    return machserial._seal_months(closing, last_id, settled_before, 9223372036854775807);
 end
 $$;
 
@@ -541,6 +558,7 @@ as $$
 declare
     settled_id bigint;
     sealed integer := 0;
+    newest machserial._seal;
     round machserial._seal;
 begin
     if not machserial._try_to_seal() then
@@ -555,11 +573,12 @@ begin
         end if;
         sealed := machserial._change_incarnation(settled_id, settled_id);
     end if;
-    round := machserial._round(machserial._newest_seal());
+    newest := machserial._newest_seal();
+    round := machserial._round(newest);
     return sealed + machserial._seal_months(
         round,
         (select i.last_id from machserial._incarnations() as i where i.incarnation = round.incarnation),
-        round.horizon
+        newest.horizon, round.horizon
     );
 end
 $$;

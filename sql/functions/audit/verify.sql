@@ -315,7 +315,10 @@ begin
         from machserial._seals(first_id, last_id) as s
         where s.month is not null and s.month = coalesce(_verify_seals.month, s.month)
     loop
-        select coalesce(_verify_seals.relation, p.relation) as relation, i.last_id, u.transaction_id, u.event_id
+        -- Of an incarnation that is not on record everything may be.
+        select
+            coalesce(_verify_seals.relation, p.relation) as relation,
+            coalesce(i.last_id, 9223372036854775807) as last_id, u.transaction_id, u.event_id
         into place
         from machserial._sealed_up_to(seal.incarnation, seal.month, seal.id - 1) as u
         left join machserial._incarnations() as i on i.incarnation = seal.incarnation
@@ -370,6 +373,24 @@ begin
                 limit %s
                 $query$,
                 place.relation, machserial._in_stretch(stretch), named
+            );
+        end if;
+        if place.is_present and not is_copy then
+            -- Only this transaction's own events can be of one that has not ended.
+            return query execute format(
+                $query$
+                select null::bigint, 'EVENT_INSERTED', e.id, 'There has been no such transaction.'
+                from %s as e
+                where
+                    e.transaction_id is null
+                    or (
+                        e.transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+                        and e.transaction_id is distinct from pg_current_xact_id_if_assigned()::text::bigint
+                    )
+                order by e.id
+                limit %s
+                $query$,
+                place.relation, named
             );
         end if;
         if place.is_present and not is_copy and clock_timestamp() > newest.sealed_at
@@ -440,26 +461,28 @@ begin
 end
 $$;
 
--- What the last clean run saw as the newest seal must still be there.
-create function machserial._verify_remembered(
-    remembered_id bigint, remembered_hash bytea, remembered_at timestamptz
-)
-returns setof machserial.audit_problem
+-- What clean runs saw as the newest seal must still be there.
+create function machserial._verify_remembered() returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    present_hash constant bytea := (select s.seal_hash from machserial.audit_seals as s where s.id = remembered_id);
 begin
-    if present_hash is distinct from remembered_hash then
-        return query values (
-            remembered_id, case when present_hash is null then 'SEAL_MISSING' else 'SEAL_CHANGED' end,
-            null::bigint, format(
-                'It was verified at %s, and now it is %s.', remembered_at,
-                case when present_hash is null then 'gone' else 'another' end
-            )
-        );
-    end if;
+    return query
+    select
+        r.newest_seal_id, case when s.id is null then 'SEAL_MISSING' else 'SEAL_CHANGED' end, null::bigint,
+        format(
+            'It was verified at %s, and now it is %s.', r.verified_at,
+            case when s.id is null then 'gone' else 'another' end
+        )
+    from (
+        select distinct on (v.newest_seal_id, v.newest_seal_hash)
+            v.newest_seal_id, v.newest_seal_hash, v.verified_at
+        from machserial.audit_verifications as v
+        where v.problems = 0
+        order by v.newest_seal_id, v.newest_seal_hash, v.id
+    ) as r
+    left join machserial.audit_seals as s on s.id = r.newest_seal_id
+    where s.seal_hash is distinct from r.newest_seal_hash;
 end
 $$;
 
@@ -468,10 +491,7 @@ create type machserial._verification as (
     is_full boolean,
     new_from bigint,
     rolling_from bigint,
-    rolling_to bigint,
-    remembered_id bigint,
-    remembered_hash bytea,
-    remembered_at timestamptz
+    rolling_to bigint
 );
 
 create function machserial._plan_verification(is_full boolean, newest_id bigint)
@@ -481,16 +501,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     last_clean record;
-    plan machserial._verification := (is_full, 1, 1, 0, null, null, null);
+    plan machserial._verification := (is_full, 1, 1, 0);
 begin
     -- A run that found something is no reason to look less closely.
     select v.* into last_clean from machserial.audit_verifications as v
     where v.problems = 0
     order by v.id desc
     limit 1;
-    plan.remembered_id := last_clean.newest_seal_id;
-    plan.remembered_hash := last_clean.newest_seal_hash;
-    plan.remembered_at := last_clean.verified_at;
     if not is_full and last_clean.id is not null then
         plan.new_from := least(last_clean.newest_seal_id, newest_id) + 1;
         plan.rolling_from := last_clean.rolling_seal_id + 1;
@@ -547,9 +564,7 @@ begin
     select p.*
     from machserial._verify_partitions() as p
     union all
-    select p.* from machserial._verify_remembered(
-        plan.remembered_id, plan.remembered_hash, plan.remembered_at
-    ) as p where plan.remembered_id is not null
+    select p.* from machserial._verify_remembered() as p
     union all
     select p.* from machserial._verify_anchor(verify_audit.anchor) as p where verify_audit.anchor is not null
     union all
