@@ -87,7 +87,7 @@ begin
             else 'RETIRE' end,
         kept_serial_id = case when is_kept then new.id end,
         retired_serial_ids = case when is_kept then '{}' else array[new.id] end,
-        reason = coalesce(new.status_reason, format('serial %s became %s', new.id, new.status))
+        reason = new.status_reason
     where c.serial_id = new.id and c.status = 'PENDING';
     return null;
 end

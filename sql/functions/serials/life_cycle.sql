@@ -73,7 +73,8 @@ begin
     if new.status_reason is not distinct from old.status_reason then
         new.status_reason := null;
     end if;
-    if machserial._needs_reason(new.status) or new.claim_released then
+    -- Whoever takes it out of CONFLICT decides whose number it is.
+    if machserial._needs_reason(new.status) or new.claim_released or old.status = 'CONFLICT' then
         new.status_reason := machserial._require_reason(
             new.status_reason, format('serial %s: to become %s', old.serial_number, new.status)
         );
