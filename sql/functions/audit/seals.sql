@@ -324,6 +324,24 @@ begin
 end
 $$;
 
+-- Leads the index by which seals find their events up to the end of the table: what is not summarized yet is
+-- read for every seal. Whoever vacuums the partition meanwhile does it as well.
+create function machserial._summarize(relation regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
+as $$
+begin
+    perform brin_summarize_new_values(i.indexrelid)
+    from pg_index as i
+    inner join pg_class as c on c.oid = i.indexrelid
+    inner join pg_am as m on m.oid = c.relam and m.amname = 'brin'
+    where i.indrelid = relation;
+exception when lock_not_available then
+    null;
+end
+$$;
+
 -- Seals what is new in one month of the round's incarnation: of the transactions from settled_before on,
 -- below which everything was sealed before, and below "before", from where on nothing is settled yet.
 create function machserial._seal_month(
@@ -345,6 +363,7 @@ declare
     seal machserial._seal := round;
     border_transaction_id bigint;
     border_event_id bigint;
+    is_new boolean;
     sealed integer := 0;
 begin
     seal.month := month;
@@ -356,6 +375,12 @@ begin
         stretch.from_transaction_id := settled_before - 1;
         stretch.from_event_id := 9223372036854775807;
     end if;
+    execute format('select exists (select from %s as e where %s)', relation, machserial._in_stretch(stretch))
+    into is_new;
+    if not is_new then
+        return 0;
+    end if;
+    perform machserial._summarize(relation);
     for border_transaction_id, border_event_id in execute format(
         $query$
         select o.transaction_id, o.id
@@ -387,24 +412,6 @@ begin
 end
 $$;
 
--- Keeps the index by which seals find their events up to the end of the table; else what is not summarized
--- yet is read each time. Whoever vacuums the partition meanwhile does it as well.
-create function machserial._summarize(relation regclass) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '50ms'
-as $$
-begin
-    perform brin_summarize_new_values(i.indexrelid)
-    from pg_index as i
-    inner join pg_class as c on c.oid = i.indexrelid
-    inner join pg_am as m on m.oid = c.relam and m.amname = 'brin'
-    where i.indrelid = relation;
-exception when lock_not_available then
-    null;
-end
-$$;
-
 -- Seals everything of the round's incarnation, up to last_id, that is below "before": month by month.
 create function machserial._seal_months(
     round machserial._seal, last_id bigint, settled_before bigint, before bigint
@@ -422,9 +429,6 @@ begin
         in_month := machserial._seal_month(
             round, partition.month, partition.relation, last_id, settled_before, before
         );
-        if in_month > 0 then
-            perform machserial._summarize(partition.relation);
-        end if;
         sealed := sealed + in_month;
     end loop;
     return sealed;
