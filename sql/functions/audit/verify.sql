@@ -407,6 +407,74 @@ begin
 end
 $$;
 
+-- Events that no index leads to: a month is read as a whole, and must hold what its seals hold and what is
+-- not sealed yet, no more.
+create function machserial._verify_counts(newest machserial._seal) returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_indexscan = off
+set enable_indexonlyscan = off
+set enable_bitmapscan = off
+set enable_nestloop = off
+set jit = off
+as $$
+declare
+    everything constant bigint := 9223372036854775807;
+    named constant integer := 100;
+    away constant int8multirange := machserial._seals_that_are_away();
+    place record;
+    stretch machserial._stretch;
+    settled_events bigint;
+    named_here bigint;
+begin
+    for place in
+        select
+            p.month, p.relation, i.after_id, i.last_id, u.transaction_id, u.event_id,
+            (
+                select coalesce(sum(s.event_count), 0) from machserial.audit_seals as s
+                where s.month = p.month and s.id <= newest.id and not s.id <@ away
+            ) as sealed_events
+        from machserial._audit_partitions() as p
+        inner join machserial._incarnations() as i on i.incarnation = newest.incarnation
+        cross join lateral machserial._sealed_up_to(i.incarnation, p.month, newest.id) as u
+        order by p.month
+    loop
+        stretch := (
+            place.relation, place.after_id, place.last_id, place.transaction_id, place.event_id, everything,
+            everything
+        );
+        execute format('select count(*) from %s as e where not (%s)', place.relation, machserial._in_stretch(stretch))
+        into settled_events;
+        continue when settled_events <= place.sealed_events;
+        return query execute format(
+            $query$
+            select null::bigint, 'EVENT_INSERTED', e.id, 'No seal holds it, and no index leads to it.'
+            from %s as e
+            where not (%s) and not exists (
+                select from machserial.audit_seals as s
+                inner join machserial.audit_leaves as l on l.seal_id = s.id
+                cross join lateral unnest(l.event_ids) as i (event_id)
+                where s.month = $1 and i.event_id = e.id
+            )
+            order by e.id
+            limit %s
+            $query$,
+            place.relation, machserial._in_stretch(stretch), named
+        )
+        using place.month;
+        get diagnostics named_here = row_count;
+        if named_here = 0 then
+            return query values (
+                null::bigint, 'EVENT_INSERTED', null::bigint, format(
+                    '%s holds %s settled events, its seals %s.', place.relation, settled_events,
+                    place.sealed_events
+                )
+            );
+        end if;
+    end loop;
+end
+$$;
+
 -- Tables that take part in the audit trail and should not, or for another time than their name says.
 create function machserial._verify_partitions() returns setof machserial.audit_problem
 language plpgsql stable
@@ -586,6 +654,11 @@ begin
     return query select p.* from machserial._verify_unsealed(newest) as p;
     get diagnostics found_now = row_count;
     problems := problems + found_now;
+    if plan.is_full and not machserial._is_other_cluster(newest) then
+        return query select p.* from machserial._verify_counts(newest) as p;
+        get diagnostics found_now = row_count;
+        problems := problems + found_now;
+    end if;
     -- On a standby, or in a transaction that only reads, it can be verified but not remembered.
     if current_setting('transaction_read_only') = 'off' then
         perform machserial._record_verification(plan, newest, problems);
