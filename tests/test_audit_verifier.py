@@ -202,7 +202,7 @@ class TestTampering:
 
     def test_a_changed_value(self, archive):
         archive.rewrite("events", lambda text: text.replace(b'"SN-5"', b'"SN-6"'))
-        found = self.check(archive, ("EVENTS_CHANGED", 2, None))
+        found = self.check(archive, ("EVENT_CHANGED", 2, None))
         assert {problem.seal_id for problem in found} == {2, None}
 
     def test_null_is_not_empty(self, archive):
@@ -210,44 +210,44 @@ class TestTampering:
             return next(row for row in text.splitlines(keepends=True) if row.split(b",")[1] == b'"%d"' % id)
 
         archive.rewrite("events", lambda text: text.replace(row(text, 4), row(text, 4).replace(b",,", b',"",', 1)))
-        self.check(archive, ("EVENTS_CHANGED", 2, None))
+        self.check(archive, ("EVENT_CHANGED", 2, None))
 
     def test_empty_is_not_null(self, archive):
         archive.rewrite("events", lambda text: text.replace(b',"",', b",,"))
-        self.check(archive, ("EVENTS_CHANGED", 3, None))
+        self.check(archive, ("EVENT_CHANGED", 3, None))
 
     def test_a_removed_row(self, archive):
         del archive.events[4]
         archive.write()
-        found = self.check(archive, ("EVENTS_CHANGED", 2, None), ("EVENT_COUNT_DIFFERS", 2, None))
-        assert "6 events are here, 7 were sealed" in [problem.detail for problem in found]
+        found = self.check(archive, ("EVENT_CHANGED", 2, None), ("EVENT_COUNT_DIFFERS", 2, None))
+        assert "6 events are here, 7 were sealed." in [problem.detail for problem in found]
 
     def test_all_rows_of_a_seal_removed(self, archive):
         archive.events = [event for event in archive.events if event["seal_id"] != 3]
         archive.write()
-        self.check(archive, ("EVENTS_CHANGED", 3, None), ("EVENT_COUNT_DIFFERS", 3, None))
+        self.check(archive, ("EVENT_CHANGED", 3, None), ("EVENT_COUNT_DIFFERS", 3, None))
 
     def test_swapped_rows(self, archive):
         archive.events[2], archive.events[3] = archive.events[3], archive.events[2]
         archive.write()
-        self.check(archive, ("EVENTS_CHANGED", 2, None), ("EVENT_OUT_OF_ORDER", 2, 3))
+        self.check(archive, ("EVENT_CHANGED", 2, None), ("EVENT_OUT_OF_ORDER", 2, 3))
 
     def test_rows_in_the_order_of_other_seals(self, archive):
         archive.events = archive.events[7:9] + archive.events[:7] + archive.events[9:]
         archive.write()
-        self.check(archive, ("EVENT_COUNT_DIFFERS", 2, None), ("EVENT_NOT_SEALED", 2, 1))
+        self.check(archive, ("EVENT_COUNT_DIFFERS", 2, None), ("EVENT_INSERTED", 2, 1))
 
     def test_an_added_row(self, archive):
         archive.events.insert(7, {"seal_id": 2, **an_event(99, transaction_id=709)})
         archive.write()
-        self.check(archive, ("EVENTS_CHANGED", 2, None), ("EVENT_COUNT_DIFFERS", 2, None))
+        self.check(archive, ("EVENT_CHANGED", 2, None), ("EVENT_COUNT_DIFFERS", 2, None))
 
     @pytest.mark.parametrize("seal_id", [1, 4, 77])
     def test_an_added_row_of_a_seal_that_is_not_of_the_archive(self, archive, seal_id):
         archive.events.append({"seal_id": seal_id, **an_event(99)})
         archive.events.sort(key=lambda event: event["seal_id"])
         archive.write()
-        self.check(archive, ("EVENT_NOT_SEALED", seal_id, 99))
+        self.check(archive, ("EVENT_INSERTED", seal_id, 99))
 
     def test_a_row_that_comes_twice(self, archive):
         archive.events.insert(0, dict(archive.events[0]))
@@ -295,7 +295,7 @@ class TestTampering:
             archive.add_seal(own, seal["month"][:7], id=seal["id"], previous_hash=previous)
         archive.write()
         assert problems(archive) == []
-        assert names(problems(archive, anchor)) == {("ANCHOR_DIFFERS", 5, None)}
+        assert names(problems(archive, anchor)) == {("ANCHOR_MISMATCH", 5, None)}
 
     @pytest.mark.parametrize(("place", "seal_id"), [(0, 2), (1, 3), (2, 4)])
     def test_a_removed_seal(self, archive, place, seal_id):
@@ -310,8 +310,8 @@ class TestTampering:
         del archive.seals[-1]
         archive.write()
         archive.write_manifest(last_seal_id=last)
-        found = self.check(archive, ("EVENT_NOT_SEALED", 5, 10), ("MANIFEST_DIFFERS", None, None))
-        assert any(problem.detail.startswith("last_seal_id is 4") for problem in found)
+        found = self.check(archive, ("EVENT_INSERTED", 5, 10), ("MANIFEST_DIFFERS", None, None))
+        assert any(problem.detail.startswith("The last_seal_id of 2025-11 is 4") for problem in found)
 
     def test_an_added_seal(self, archive):
         archive.add_seal([an_event(12, transaction_id=730)], previous_hash="00" * 32)
@@ -327,7 +327,7 @@ class TestTampering:
     def test_a_seal_that_was_wrong_from_the_start(self, archive, column):
         archive.add_seal([an_event(12, transaction_id=730), an_event(13, transaction_id=730)], **{column: 1})
         archive.write()
-        assert names(problems(archive)) == {("SEAL_WRONG", 6, None)}
+        assert names(problems(archive)) == {("SEAL_CHANGED", 6, None)}
 
     @pytest.mark.parametrize(
         ("name", "content"),
@@ -356,7 +356,7 @@ class TestTampering:
 
     def test_another_month_in_the_manifest(self, archive):
         archive.write_manifest(month="2025-12")
-        self.check(archive, ("EVENT_NOT_SEALED", 2, 1), ("MANIFEST_DIFFERS", None, None))
+        self.check(archive, ("EVENT_INSERTED", 2, 1), ("MANIFEST_DIFFERS", None, None))
 
 
 class TestFiles:
@@ -495,7 +495,7 @@ class TestOnItsOwn:
         archive.write()
         result = self.run("-I", "-S", copy, archive.path)
         assert result.returncode == 1
-        assert "EVENT_OUT_OF_ORDER: seal 2: event 3: it comes after event 4" in result.stdout.splitlines()
+        assert "EVENT_OUT_OF_ORDER: seal 2: event 3: It comes after event 4." in result.stdout.splitlines()
         assert "intact" not in result.stdout
 
     @pytest.mark.parametrize(

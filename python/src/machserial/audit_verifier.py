@@ -375,7 +375,9 @@ class Verification:
             else:
                 yield from self.archive_problems(archive)
         if self._anchor_id is not None and not self._reaches_anchor:
-            yield Problem(self._anchor_id, "ANCHOR_NOT_REACHED", None, "the seal of the anchor is in no archive")
+            yield Problem(
+                self._anchor_id, "ANCHOR_NOT_REACHED", None, "The seal that it names is in none of the archives."
+            )
 
     def archive_problems(self, archive: Archive) -> Iterator[Problem]:
         """Of one archive."""
@@ -413,7 +415,7 @@ class Verification:
         }
         for name, (stated, computed) in found.items():
             if stated != computed:
-                detail = f"{name} is {computed} by the files, {stated} by the manifest of {archive.manifest['month']}"
+                detail = f"The {name} of {archive.manifest['month']} is {computed} by the files, not {stated}."
                 yield Problem(None, "MANIFEST_DIFFERS", None, detail)
         if previous:
             self._known.setdefault(integer(previous["id"]), text(previous["seal_hash"]))
@@ -422,14 +424,14 @@ class Verification:
         """Of the seal itself, and of how it goes on from the one before it."""
         seal_id = integer(seal["id"])
         if seal_hash(seal) != text(seal["seal_hash"]):
-            yield Problem(seal_id, "SEAL_CHANGED", None, "its seal_hash is not that of its content")
+            yield Problem(seal_id, "SEAL_CHANGED", None, "Its seal_hash is not that of what it says.")
         due = integer(previous["id"]) + 1 if previous else archive.manifest["first_seal_id"]
         if seal_id != due:
-            yield Problem(due, "SEAL_MISSING", None, f"seal {seal_id} stands in its place")
+            yield Problem(due, "SEAL_MISSING", None, f"Seal {seal_id} stands in its place.")
         elif previous and seal["previous_hash"] != previous["seal_hash"]:
-            yield Problem(seal_id, "CHAIN_BROKEN", None, f"it does not follow seal {seal_id - 1} as that is here")
+            yield Problem(seal_id, "CHAIN_BROKEN", None, f"Its previous_hash is not that of seal {seal_id - 1}.")
         if seal_id == 1 and seal["previous_hash"] is not None:
-            yield Problem(seal_id, "CHAIN_BROKEN", None, "it is the first, and yet follows another")
+            yield Problem(seal_id, "CHAIN_BROKEN", None, "It is the first, and yet it has a previous_hash.")
         yield from self._known_problems(seal_id, text(seal["seal_hash"]))
         if not previous and seal_id > 1:
             yield from self._known_problems(seal_id - 1, text(seal["previous_hash"]))
@@ -439,8 +441,8 @@ class Verification:
         self._reaches_anchor |= seal_id == self._anchor_id
         if found != self._known.get(seal_id, found):
             known_by = "the anchor" if seal_id == self._anchor_id else "another archive"
-            problem = "ANCHOR_DIFFERS" if seal_id == self._anchor_id else "CHAIN_BROKEN"
-            yield Problem(seal_id, problem, None, f"its hash is {found}, by {known_by} {self._known[seal_id]}")
+            problem = "ANCHOR_MISMATCH" if seal_id == self._anchor_id else "CHAIN_BROKEN"
+            yield Problem(seal_id, problem, None, f"Its hash is {found}, by {known_by} {self._known[seal_id]}.")
 
     def _event_problems(self, archive: Archive, seal: CsvRow, events: Groups, tree: MerkleTree) -> Iterator[Problem]:
         """Of the events of one seal, which are those that come next. They are added to tree."""
@@ -454,19 +456,19 @@ class Verification:
             tree.add(leaf)
             here = (integer(event["transaction_id"]), event_id)
             if position and here <= position:
-                yield Problem(seal_id, "EVENT_OUT_OF_ORDER", event_id, f"it comes after event {position[1]}")
+                yield Problem(seal_id, "EVENT_OUT_OF_ORDER", event_id, f"It comes after event {position[1]}.")
             if not (event["performed_at"] or b"").startswith(archive.first_day[:8]):
-                yield Problem(seal_id, "EVENT_OF_OTHER_MONTH", event_id, f"it is of {shown(event['performed_at'])}")
+                yield Problem(seal_id, "EVENT_OF_OTHER_MONTH", event_id, f"It is of {shown(event['performed_at'])}.")
             count += 1
             least = min(least or event_id, event_id)
             greatest = max(greatest or event_id, event_id)
             position = here
         self.events += count
         if count != integer(seal["event_count"]):
-            detail = f"{count} events are here, {text(seal['event_count'])} were sealed"
+            detail = f"{count} events are here, {text(seal['event_count'])} were sealed."
             yield Problem(seal_id, "EVENT_COUNT_DIFFERS", None, detail)
         if own_tree.root().hex() != text(seal["merkle_root"]):
-            yield Problem(seal_id, "EVENTS_CHANGED", None, "the events are not those that were sealed")
+            yield Problem(seal_id, "EVENT_CHANGED", None, "Its events are not as they were sealed.")
         elif count:
             found = {
                 "first_event_id": least,
@@ -476,7 +478,8 @@ class Verification:
             }
             for name, computed in found.items():
                 if integer(seal[name]) != computed:
-                    yield Problem(seal_id, "SEAL_WRONG", None, f"its {name} is {text(seal[name])}, not {computed}")
+                    detail = f"Its {name} is {text(seal[name])}, by its events {computed}."
+                    yield Problem(seal_id, "SEAL_CHANGED", None, detail)
 
 
 def file_problems(archive: Archive) -> Iterator[Problem]:
@@ -488,16 +491,16 @@ def file_problems(archive: Archive) -> Iterator[Problem]:
             yield Problem(None, "FILE_MISSING", None, f"{file['name']}: {error.strerror}")
             continue
         if size != file["bytes"]:
-            yield Problem(None, "FILE_CHANGED", None, f"{file['name']}: {size} bytes instead of {file['bytes']}")
+            yield Problem(None, "FILE_CHANGED", None, f"{file['name']}: {size} bytes instead of {file['bytes']}.")
         elif digest != file["sha256"]:
-            yield Problem(None, "FILE_CHANGED", None, f"{file['name']}: its SHA-256 is not that of the manifest")
+            yield Problem(None, "FILE_CHANGED", None, f"{file['name']}: its SHA-256 is not that of the manifest.")
 
 
 def unsealed_problems(events: Groups, up_to: int | None) -> Iterator[Problem]:
     """Of events that come next and are of no seal that could still come. up_to: the next seal; None: there is none."""
     while (seal_id := events.seal_id()) is not None and (up_to is None or seal_id < up_to):
         for event in events.take():
-            yield Problem(seal_id, "EVENT_NOT_SEALED", integer(event["id"]), "its seal is not here, or was before")
+            yield Problem(seal_id, "EVENT_INSERTED", integer(event["id"]), "Its seal is not here, or stands before.")
 
 
 # On its own
