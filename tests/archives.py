@@ -145,18 +145,22 @@ class ArchiveOnDisk:
 
     def write_manifest(self, **changes: object) -> None:
         own = [seal["id"] for seal in self.seals if seal["month"] == f"{self.month}-01"]
-        leaves = [leaf({n: v for n, v in event.items() if n != "seal_id"}) for event in self.events]
+        roots = [sha256(b"\x00" + naive_root(self.leaves(seal_id))) for seal_id in own]
         self.manifest = {
             "version": 1,
             "month": self.month,
             "first_seal_id": own[0],
             "last_seal_id": own[-1],
             "event_count": len(self.events),
-            "merkle_root": naive_root(leaves).hex(),
+            "merkle_root": naive_root(roots).hex(),
             "files": [self.described(content, rows) for content, rows in self.contents()],
             **changes,
         }
         self.path.write_text(json.dumps(self.manifest))
+
+    def leaves(self, seal_id: int) -> list[bytes]:
+        own = [event for event in self.events if event["seal_id"] == seal_id]
+        return [leaf({n: v for n, v in event.items() if n != "seal_id"}) for event in own]
 
     def contents(self) -> list[tuple[str, list]]:
         return [("events", self.events), ("seals", self.seals)]

@@ -179,9 +179,6 @@ class TestIntact:
             assert problems(archive, f"{seal['id']}:{seal['seal_hash'].upper()}") == []
         assert problems(archive, f"1:{archive.seals[0]['previous_hash']}") == []
 
-    def test_count_and_root(self, archive):
-        assert audit_verifier.events_and_root(archive.file("events")) == (10, archive.manifest["merkle_root"])
-
     def test_events_without_any_end(self, archive):
         """Memory does not grow with the archive: the tree keeps a hash for each power of two."""
         tree = MerkleTree()

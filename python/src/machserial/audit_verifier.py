@@ -11,6 +11,7 @@ An archive is a manifest (audit_2025_11.json), which names its files with their 
 The hash of an event is SHA-256(0x00 || its canonical form). A Merkle tree of RFC 6962 over the events of a seal gives
 the seal's merkle_root, SHA-256 of the seal's canonical form gives its seal_hash, and the next seal holds that as
 previous_hash. So an anchor, which is id and hash of a seal and was kept elsewhere, proves all that was sealed before.
+The merkle_root of an archive is that of a tree whose leaves are the roots of the seals.
 The canonical form of an event: "machserial.event.1", and for each column that is not null a line
 
     name=length:value
@@ -249,15 +250,6 @@ def read_seals(path: Path) -> Iterator[CsvRow]:
     return read_csv(path, SEAL_COLUMNS)
 
 
-def events_and_root(path: Path) -> tuple[int, str]:
-    """How many events a file holds, and the Merkle root over all of them."""
-    tree, count = MerkleTree(), 0
-    for event in read_events(path):
-        tree.add(event_hash(event))
-        count += 1
-    return count, tree.root().hex()
-
-
 def sha256_of(path: Path) -> tuple[str, int]:
     """Hash and size of a file."""
     digest, size = hashlib.sha256(), 0
@@ -445,15 +437,13 @@ class Verification:
             yield Problem(seal_id, problem, None, f"Its hash is {found}, by {known_by} {self._known[seal_id]}.")
 
     def _event_problems(self, archive: Archive, seal: CsvRow, events: Groups, tree: MerkleTree) -> Iterator[Problem]:
-        """Of the events of one seal, which are those that come next. They are added to tree."""
+        """Of the events of one seal, which are those that come next. Their root is added to tree."""
         seal_id = integer(seal["id"])
         own_tree = MerkleTree()
         count, least, greatest, position = 0, None, None, None
         for event in events.take() if events.seal_id() == seal_id else ():
             event_id = integer(event["id"])
-            leaf = event_hash(event)
-            own_tree.add(leaf)
-            tree.add(leaf)
+            own_tree.add(event_hash(event))
             here = (integer(event["transaction_id"]), event_id)
             if position and here <= position:
                 yield Problem(seal_id, "EVENT_OUT_OF_ORDER", event_id, f"It comes after event {position[1]}.")
@@ -464,6 +454,7 @@ class Verification:
             greatest = max(greatest or event_id, event_id)
             position = here
         self.events += count
+        tree.add(leaf_hash(own_tree.root()))
         if count != integer(seal["event_count"]):
             detail = f"{count} events are here, {text(seal['event_count'])} were sealed."
             yield Problem(seal_id, "EVENT_COUNT_DIFFERS", None, detail)
