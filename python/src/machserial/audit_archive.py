@@ -1,4 +1,4 @@
-"""Months of the audit trail that go to files, and come back.
+"""Months of the audit trail go to files.
 
 A month is archived in steps. Whatever ends a run between or within them, each event is in its table or in files that
 were verified, and the next run finishes: a manifest is written last and only beside complete files, the database
@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
 import importlib.util
 import itertools
 import json
 import logging
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from machserial import __version__, audit_verifier
-from machserial.errors import Exit, ExpectedError
+from machserial import __version__, audit_files, audit_verifier
+from machserial.errors import ExpectedError
 from machserial.functions import Row, call, call_one
 
 log = logging.getLogger(__name__)
@@ -53,9 +51,6 @@ IN_THE_WAY = (
     pg.UndefinedTable,
     pg.ObjectNotInPrerequisiteState,
 )
-
-# How many problems of an archive are named when it is refused.
-NAMED = 5
 
 # Where the events of a month are.
 ATTACHED, PENDING, DETACHED, RENAMED, ABSENT = "attached", "pending", "detached", "renamed", "absent"
@@ -104,8 +99,6 @@ COPY_SEALS = """
     ) to stdout (format csv, header, force_quote *, encoding 'UTF8')
 """
 
-COPY_BACK = "copy machserial.audit_events ({columns}) from stdin (format csv, encoding 'UTF8')"
-
 OLD_MONTHS = """
     select month, events, unsealed_events, is_archived, is_over
     from machserial.audit_months()
@@ -142,19 +135,6 @@ STATE = """
             to_regclass('machserial.' || %(name)s || '_archived') as archived
     ) as n
     left join pg_inherits as i on i.inhrelid = n.here and i.inhparent = to_regclass('machserial.audit_events')
-"""
-
-EVENTS_PRESENT = """
-    select count(*) as present
-    from machserial.audit_seals as s
-    inner join machserial.audit_leaves as l on l.seal_id = s.id
-    cross join lateral unnest(l.event_ids) as o (event_id)
-    inner join machserial.audit_events as e on e.id = o.event_id
-    where
-        s.month = %(month)s
-        and s.id between %(first_seal_id)s and %(last_seal_id)s
-        and e.performed_at >= %(first_moment)s::timestamptz
-        and e.performed_at < %(end_moment)s::timestamptz
 """
 
 HOLDER = """
@@ -281,9 +261,9 @@ def export_parquet(job: Job) -> None:
 
         name = job.file_name("events", "parquet")
         with job.partial(name).open("wb") as file:
-            hashing = _Hashing(file)
+            hashing = audit_files.Hashing(file)
             rows = audit_parquet.write(job.partial(job.files[0]["name"]), hashing)
-            _to_disk(file)
+            audit_files.to_disk(file)
         job.files.append(hashing.described(name, "events in parquet", rows))
 
 
@@ -291,32 +271,32 @@ def check_files(job: Job) -> None:
     """What has reached the disk is read again, by the verifier that an inspector runs."""
     job.manifest = _manifest(job)
     archive = audit_verifier.Archive(job.manifest, job.folder, PARTIAL)
-    _require_none(audit_verifier.Verification().archive_problems(archive), f"the export of {job.label}")
+    audit_files.require_none(audit_verifier.Verification().archive_problems(archive), f"the export of {job.label}")
     for file in job.files:
         if file["content"] == "events in parquet":
             from machserial import audit_parquet
 
             if audit_parquet.count(job.partial(file["name"])) != job.manifest["event_count"]:
-                raise _unsound(f"the export of {job.label}", f"{file['name']} does not hold all events")
+                raise audit_files.unsound(f"the export of {job.label}", f"{file['name']} does not hold all events")
 
 
 def write_manifest(job: Job) -> None:
     with job.partial(job.manifest_path.name).open("w", encoding="utf-8") as file:
         json.dump(job.manifest, file, ensure_ascii=False, indent=2)
         file.write("\n")
-        _to_disk(file)
+        audit_files.to_disk(file)
 
 
 def publish_files(job: Job) -> None:
     for file in job.files:
         os.replace(job.partial(file["name"]), job.folder / file["name"])
-    _sync_folder(job.folder)
+    audit_files.sync_folder(job.folder)
 
 
 def publish_manifest(job: Job) -> None:
     """From here on the archive exists: the files that it names are complete and in place."""
     os.replace(job.partial(job.manifest_path.name), job.manifest_path)
-    _sync_folder(job.folder)
+    audit_files.sync_folder(job.folder)
 
 
 def record(job: Job) -> None:
@@ -372,7 +352,7 @@ def rename(job: Job) -> None:
 def drop(job: Job) -> None:
     """Only what is in files that were read again just now, all of them."""
     for archive in job.connection.execute(ON_RECORD, [job.month]).fetchall():
-        _require_sound(_find(archive, job.folder), archive["manifest_sha256"])
+        audit_files.require_sound(_find(archive, job.folder), archive["manifest_sha256"])
 
     def work() -> None:
         with exclusively(job.connection):
@@ -410,6 +390,11 @@ def archive_month(job: Job) -> Row:
         "done": done,
         "manifest": str(job.manifest_path) if job.manifest else None,
     }
+
+
+def planned_for(job: Job) -> Row:
+    """What archive_month() would do."""
+    return {"month": job.label, "events": job.events, "to_do": planned(job)}
 
 
 def export_and_record(job: Job) -> None:
@@ -461,42 +446,13 @@ def _reuse(job: Job) -> bool:
     """A run that was killed may have left a whole archive of the same seals."""
     if not job.manifest_path.exists():
         return False
-    _require_none(audit_verifier.Verification().problems([job.manifest_path]), str(job.manifest_path))
+    audit_files.require_none(audit_verifier.Verification().problems([job.manifest_path]), str(job.manifest_path))
     job.manifest = audit_verifier.read_manifest(job.manifest_path)
     log.info("%s: %s is there already", job.label, job.manifest_path)
     return True
 
 
 # Files
-
-
-class _Hashing:
-    """A file that keeps the hash and the size of what is written to it."""
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._size = 0
-
-    def write(self, content: bytes) -> int:
-        self._sha256.update(content)
-        self._size += len(content)
-        return self._file.write(content)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def described(self, name: str, content: str, rows: int) -> dict[str, Any]:
-        """As the manifest does."""
-        return {
-            "name": name,
-            "content": content,
-            "sha256": self._sha256.hexdigest(),
-            "bytes": self._size,
-            "rows": rows,
-        }
 
 
 def _columns(names: tuple[str, ...]) -> sql.Composable:
@@ -515,12 +471,12 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
     filled = sql.SQL(query).format(columns=_columns(columns), **literals)
     name = job.file_name(content, "csv.gz")
     with job.partial(name).open("wb") as file, job.connection.cursor() as cursor:
-        hashing = _Hashing(file)
+        hashing = audit_files.Hashing(file)
         # Without a name and a time in it, the same events give the same file.
         with gzip.GzipFile("", "wb", fileobj=hashing, mtime=0) as zipped, cursor.copy(filled) as copy:
             for block in copy:
                 zipped.write(block)
-        _to_disk(file)
+        audit_files.to_disk(file)
         return hashing.described(name, content, cursor.rowcount)
 
 
@@ -551,19 +507,6 @@ def _forget_partials(job: Job) -> None:
         path.unlink()
 
 
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _find(archive: Row, folder: Path) -> Path:
     """The manifest of an archive on record: where it was written, or where archives are written now."""
     recorded = Path(archive["location"])
@@ -574,26 +517,6 @@ def _find(archive: Row, folder: Path) -> Path:
         f"the archive {recorded} is not there",
         detail="what is in the database is not dropped without it",
         remedy="bring its files back, or name their folder with --to",
-    )
-
-
-def _require_sound(manifest: Path, sha256: str) -> None:
-    if audit_verifier.sha256_of(manifest)[0] != sha256:
-        raise _unsound(str(manifest), "it is not the manifest that is on record")
-    _require_none(audit_verifier.Verification().problems([manifest]), str(manifest))
-
-
-def _require_none(problems: Iterator[audit_verifier.Problem], what: str) -> None:
-    found = list(itertools.islice(problems, NAMED))
-    if found:
-        raise _unsound(what, "; ".join(map(audit_verifier.line, found)))
-
-
-def _unsound(what: str, detail: str) -> ExpectedError:
-    return ExpectedError(
-        f"{what} is not what was sealed",
-        detail=detail,
-        remedy="find out why, with machserial audit verify --full; nothing was taken out of the database",
     )
 
 
@@ -649,78 +572,3 @@ def _patiently(connection: psycopg.Connection, work: Callable[[], None], table: 
         remedy="run it again when long transactions have ended: it goes on where it stopped",
         sqlstate=last.sqlstate,
     )
-
-
-# Back
-
-
-def manifests(places: list[Path], month: str | None) -> list[Path]:
-    """Manifests as they are given, or those of folders; with month (YYYY-MM) only those of it."""
-    found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            found += audit_verifier.manifests_in(place)
-        elif place.exists():
-            found.append(place)
-        else:
-            raise ExpectedError(f"{place} is not there", remedy="name a manifest or its folder", code=Exit.USAGE)
-    if month:
-        prefix = f"audit_{month.replace('-', '_')}"
-        found = [path for path in found if re.fullmatch(rf"{prefix}(_\d+)?\.json", path.name)]
-    if not found:
-        detail = f"of {month}" if month else None
-        raise ExpectedError("there is no manifest", detail=detail, remedy="name another folder", code=Exit.USAGE)
-    return found
-
-
-def restore(connection: psycopg.Connection, paths: list[Path]) -> Row:
-    """Brings the events of archives back, all of one month. The connection is in autocommit.
-
-    Returns the month, how many of its events are there, and how many had to be copied.
-    """
-    _require_none(audit_verifier.Verification().problems(paths), ", ".join(map(str, paths)))
-    found = {path: audit_verifier.read_manifest(path) for path in paths}
-    months = {manifest["month"] for manifest in found.values()}
-    if len(months) > 1:
-        raise ExpectedError(
-            "the archives are of several months",
-            detail=", ".join(sorted(months)),
-            remedy="restore one month at a time: say which with --month",
-            code=Exit.USAGE,
-        )
-    job = Job(connection, paths[0].parent, date.fromisoformat(f"{months.pop()}-01"))
-    # A detachment that was broken off is first brought to its end.
-    if state_of(connection, job.partition)["state"] in (PENDING, DETACHED):
-        detach(job)
-        rename(job)
-    with exclusively(connection):
-        relation = call_one(connection, "restore_archived", month=job.month)["restore_archived"]
-        copied = sum(_copy_back(job, path, manifest) for path, manifest in found.items())
-        events = call_one(connection, "verify_archived", month=job.month)["verify_archived"]
-    return {"month": job.label, "relation": relation, "events": events, "copied": copied}
-
-
-def _copy_back(job: Job, path: Path, manifest: dict[str, Any]) -> int:
-    """Copies the events of an archive into the table, if they are not there; how many."""
-    seals = {name: manifest[name] for name in ("first_seal_id", "last_seal_id")}
-    found = job.connection.execute(EVENTS_PRESENT, {"month": job.month, **seals, **job.moments}).fetchone()
-    if found["present"] == manifest["event_count"]:
-        return 0
-    if found["present"]:
-        raise ExpectedError(
-            f"some of the events of {path} are in the database and some are not",
-            detail=f"{found['present']} of {manifest['event_count']} are",
-            remedy="see machserial audit verify --full",
-        )
-    columns = sql.SQL(", ").join(map(sql.Identifier, EVENT_COLUMNS))
-    archive = audit_verifier.Archive(manifest, path.parent)
-    with job.connection.cursor() as cursor:
-        with cursor.copy(sql.SQL(COPY_BACK).format(columns=columns)) as copy:
-            for event in archive.events():
-                copy.write(_csv_line(event))
-        return cursor.rowcount
-
-
-def _csv_line(event: audit_verifier.CsvRow) -> bytes:
-    cells = (event[name] for name in EVENT_COLUMNS)
-    return b",".join(b"" if cell is None else b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells) + b"\n"
