@@ -480,21 +480,26 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
         return hashing.described(name, content, cursor.rowcount)
 
 
-def _manifest(job: Job) -> dict[str, Any]:
-    root = call_one(
+def root_of(job: Job) -> str:
+    """The merkle_root of an archive, as the database has it."""
+    row = call_one(
         job.connection,
         "_archive_root",
         month=job.month,
         first_seal_id=job.first_seal_id,
         last_seal_id=job.last_seal_id,
     )
+    return row["_archive_root"].hex()
+
+
+def _manifest(job: Job) -> dict[str, Any]:
     return {
         "version": MANIFEST_VERSION,
         "month": job.label,
         "first_seal_id": job.first_seal_id,
         "last_seal_id": job.last_seal_id,
         "event_count": job.files[0]["rows"],
-        "merkle_root": root["_archive_root"].hex(),
+        "merkle_root": root_of(job),
         "files": job.files,
         "machserial_version": __version__,
         "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -11,7 +11,17 @@ import psycopg
 from psycopg import sql
 
 from machserial import audit_files, audit_verifier
-from machserial.audit_archive import DETACHED, EVENT_COLUMNS, PENDING, Job, detach, exclusively, rename, state_of
+from machserial.audit_archive import (
+    DETACHED,
+    EVENT_COLUMNS,
+    PENDING,
+    Job,
+    detach,
+    exclusively,
+    rename,
+    root_of,
+    state_of,
+)
 from machserial.errors import Exit, ExpectedError
 from machserial.functions import Row, call_one
 
@@ -79,8 +89,15 @@ def restore(connection: psycopg.Connection, paths: list[Path]) -> Row:
 
 def _copy_back(job: Job, path: Path, manifest: dict[str, Any]) -> int:
     """Copies the events of an archive into the table, if they are not there; how many."""
-    seals = {name: manifest[name] for name in ("first_seal_id", "last_seal_id")}
-    found = job.connection.execute(EVENTS_PRESENT, {"month": job.month, **seals, **job.moments}).fetchone()
+    job.first_seal_id, job.last_seal_id = manifest["first_seal_id"], manifest["last_seal_id"]
+    if root_of(job) != manifest["merkle_root"]:
+        raise ExpectedError(
+            f"{path} is not an archive of this database",
+            detail=f"seals {job.first_seal_id} to {job.last_seal_id} are others here",
+            remedy="connect to the database that it was written from, or to a copy of it",
+        )
+    seals = {"month": job.month, "first_seal_id": job.first_seal_id, "last_seal_id": job.last_seal_id}
+    found = job.connection.execute(EVENTS_PRESENT, {**seals, **job.moments}).fetchone()
     if found["present"] == manifest["event_count"]:
         return 0
     if found["present"]:
