@@ -100,9 +100,12 @@ def printable(connection: psycopg.Connection, filters: Filters) -> Iterator[byte
     connection.execute("set transaction isolation level repeatable read")
     period = {"since": filters.since, "until": filters.until}
     about = connection.execute(PRINTED_BY, period).fetchone()
-    for page, lines in enumerate(_pages(_printed_lines(connection, filters, about)), start=1):
+    lines = itertools.chain(_header(filters, about), _printed_events(connection, filters))
+    for page, body in enumerate(_pages(lines), start=1):
         head = f"Audit trail of {about['database']}"
-        text = [head + f"Page {page}".rjust(PAGE_WIDTH - len(head)), "", *lines]
+        # On the first page they follow the header.
+        headings = _headings() if page > 1 else ()
+        text = [head + f"Page {page}".rjust(PAGE_WIDTH - len(head)), "", *headings, *body]
         yield ("\n".join(text) + "\n\f").encode()
 
 
@@ -134,12 +137,16 @@ def _pages(lines: Iterator[str]) -> Iterator[list[str]]:
         yield page
 
 
-def _printed_lines(connection: psycopg.Connection, filters: Filters, about: Row) -> Iterator[str]:
-    yield from _header(filters, about)
+def _headings() -> Iterator[str]:
     yield from _columns(HEADINGS)
     yield "-" * PAGE_WIDTH
+
+
+def _printed_events(connection: psycopg.Connection, filters: Filters) -> Iterator[str]:
+    # Numbers in the details as PostgreSQL prints them: 1.10 stays 1.10.
+    query = sql.SQL("select o.*, o.details::text as details from ({}) as o").format(filters.query())
     events = 0
-    for event in _fetched(connection, filters.query()):
+    for event in _fetched(connection, query):
         events += 1
         yield from _printed_event(event)
     yield "-" * PAGE_WIDTH
@@ -160,6 +167,7 @@ def _header(filters: Filters, about: Row) -> Iterator[str]:
     for name, fact in facts.items():
         yield from textwrap.wrap(f"{name + ':':<10} {fact}", PAGE_WIDTH, subsequent_indent=" " * 11)
     yield ""
+    yield from _headings()
 
 
 def _printed_event(event: Row) -> Iterator[str]:

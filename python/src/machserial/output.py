@@ -146,10 +146,9 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_blocks(blocks: Iterable[bytes]) -> None:
     """Text in UTF-8, for files and pipes, as it comes."""
-    stream = click.get_binary_stream("stdout")
     try:
-        stream.writelines(blocks)
-        stream.flush()
+        sys.stdout.buffer.writelines(blocks)
+        sys.stdout.flush()
     except BrokenPipeError:
         ResultConsole(file=sys.stdout).on_broken_pipe()
 
