@@ -18,6 +18,7 @@ from machserial.audit_archive import (
     Job,
     detach,
     exclusively,
+    in_bulk,
     rename,
     root_of,
     state_of,
@@ -29,14 +30,15 @@ COPY_BACK = "copy machserial.audit_events ({columns}) from stdin (format csv, en
 
 EVENTS_PRESENT = """
     select count(*) as present
-    from machserial.audit_seals as s
-    inner join machserial.audit_leaves as l on l.seal_id = s.id
-    cross join lateral unnest(l.event_ids) as o (event_id)
+    from (
+        select unnest(l.event_ids) as event_id
+        from machserial.audit_seals as s
+        inner join machserial.audit_leaves as l on l.seal_id = s.id
+        where s.month = %(month)s and s.id between %(first_seal_id)s and %(last_seal_id)s
+    ) as o
     inner join machserial.audit_events as e on e.id = o.event_id
     where
-        s.month = %(month)s
-        and s.id between %(first_seal_id)s and %(last_seal_id)s
-        and e.performed_at >= %(first_moment)s::timestamptz
+        e.performed_at >= %(first_moment)s::timestamptz
         and e.performed_at < %(end_moment)s::timestamptz
 """
 
@@ -97,7 +99,8 @@ def _copy_back(job: Job, path: Path, manifest: dict[str, Any]) -> int:
             remedy="connect to the database that it was written from, or to a copy of it",
         )
     seals = {"month": job.month, "first_seal_id": job.first_seal_id, "last_seal_id": job.last_seal_id}
-    found = job.connection.execute(EVENTS_PRESENT, {**seals, **job.moments}).fetchone()
+    with in_bulk(job.connection):
+        found = job.connection.execute(EVENTS_PRESENT, {**seals, **job.moments}).fetchone()
     if found["present"] == manifest["event_count"]:
         return 0
     if found["present"]:
