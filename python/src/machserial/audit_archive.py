@@ -479,7 +479,7 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
         return hashing.described(name, content, cursor.rowcount)
 
 
-def root_of(job: Job) -> str:
+def _root(job: Job) -> str:
     """The merkle_root of an archive, as the database has it."""
     row = call_one(
         job.connection,
@@ -498,7 +498,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "first_seal_id": job.first_seal_id,
         "last_seal_id": job.last_seal_id,
         "event_count": job.files[0]["rows"],
-        "merkle_root": root_of(job),
+        "merkle_root": _root(job),
         "files": job.files,
         "machserial_version": __version__,
         "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),

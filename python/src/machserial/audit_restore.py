@@ -20,13 +20,14 @@ from machserial.audit_archive import (
     exclusively,
     in_bulk,
     rename,
-    root_of,
     state_of,
 )
 from machserial.errors import Exit, ExpectedError
 from machserial.functions import Row, call_one
 
 COPY_BACK = "copy machserial.audit_events ({columns}) from stdin (format csv, encoding 'UTF8')"
+
+SEAL_HASH = "select encode(seal_hash, 'hex') as seal_hash from machserial.audit_seals where id = %s"
 
 EVENTS_PRESENT = """
     select count(*) as present
@@ -91,14 +92,9 @@ def restore(connection: psycopg.Connection, paths: list[Path]) -> Row:
 
 def _copy_back(job: Job, path: Path, manifest: dict[str, Any]) -> int:
     """Copies the events of an archive into the table, if they are not there; how many."""
-    job.first_seal_id, job.last_seal_id = manifest["first_seal_id"], manifest["last_seal_id"]
-    if root_of(job) != manifest["merkle_root"]:
-        raise ExpectedError(
-            f"{path} is not an archive of this database",
-            detail=f"seals {job.first_seal_id} to {job.last_seal_id} are others here",
-            remedy="connect to the database that it was written from, or to a copy of it",
-        )
-    seals = {"month": job.month, "first_seal_id": job.first_seal_id, "last_seal_id": job.last_seal_id}
+    archive = audit_verifier.Archive(manifest, path.parent)
+    _require_own(job, path, archive)
+    seals = {"month": job.month, "first_seal_id": manifest["first_seal_id"], "last_seal_id": manifest["last_seal_id"]}
     with in_bulk(job.connection):
         found = job.connection.execute(EVENTS_PRESENT, {**seals, **job.moments}).fetchone()
     if found["present"] == manifest["event_count"]:
@@ -110,12 +106,24 @@ def _copy_back(job: Job, path: Path, manifest: dict[str, Any]) -> int:
             remedy="see machserial audit verify --full",
         )
     columns = sql.SQL(", ").join(map(sql.Identifier, EVENT_COLUMNS))
-    archive = audit_verifier.Archive(manifest, path.parent)
     with job.connection.cursor() as cursor:
         with cursor.copy(sql.SQL(COPY_BACK).format(columns=columns)) as copy:
             for event in archive.events():
                 copy.write(_csv_line(event))
         return cursor.rowcount
+
+
+def _require_own(job: Job, path: Path, archive: audit_verifier.Archive) -> None:
+    """The archive's chain is this database's if its last seal is: each seal holds the hash of the one before."""
+    *_, last = archive.seals()
+    seal_id, seal_hash = int(last["id"]), last["seal_hash"].decode()
+    here = job.connection.execute(SEAL_HASH, [seal_id]).fetchone()
+    if here != {"seal_hash": seal_hash}:
+        raise ExpectedError(
+            f"{path} is not an archive of this database",
+            detail=f"its seal {seal_id} is not that of this database",
+            remedy="connect to the database that it was written from, or to a copy of it",
+        )
 
 
 def _csv_line(event: audit_verifier.CsvRow) -> bytes:
