@@ -317,6 +317,8 @@ begin
     if attached is null then
         return 0;
     end if;
+    -- Events that were copied in are in no range of the index yet, and each seal would read them all.
+    perform machserial._summarize(attached);
     events := machserial._require_intact_month(verify_archived.month, attached);
     perform machserial._audit('AUDIT_RESTORED', null, null, jsonb_build_object(
         'month', verify_archived.month, 'events', events
