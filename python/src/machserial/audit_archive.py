@@ -380,6 +380,9 @@ def archive_month(job: Job) -> Row:
     done = planned(job)
     if "export" in done:
         export_and_record(job)
+    if job.drop and state_of(job.connection, job.partition)["both"]:
+        # The table of an earlier archive has the name that this one needs.
+        _run("drop", job)
     for step in ("detach", "rename", "drop"):
         if step in done:
             _run(step, job)
