@@ -48,8 +48,9 @@ class History:
         with self.connect() as connection:
             for month in (OCTOBER, NOVEMBER):
                 connection.execute(f"select machserial._make_audit_partitions('{month}-15', 0)")
-            # From before the first seal, so that nobody can call their events backdated.
+            # From before any seal, so that nobody can call their events backdated.
             self.transactions = list(range(3, 30))
+            self.is_sealed = False
             self.add(connection, "2025-10-01 00:00:00+00", "2025-10-31 23:59:59.999999+00")
             hostile = ["2025-11-03 10:00:00.123456+00"] * len(HOSTILE)
             self.add(connection, "2025-11-01 00:00:00+00", *hostile, "2025-11-30 23:59:59.999999+00")
@@ -62,7 +63,14 @@ class History:
         return psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)
 
     def add(self, connection: psycopg.Connection, *moments: str) -> None:
-        """Events of these moments, in two transactions."""
+        """Events of these moments, in two transactions.
+
+        What is older than a seal may come after it only where the database has come to another cluster. So it has.
+        """
+        if self.is_sealed:
+            self.seal(connection)
+            connection.execute("select machserial._open_incarnation(machserial._last_audit_id())")
+            self.is_sealed = False
         transactions = self.transactions[:2]
         del self.transactions[:2]
         for number, at in enumerate(moments):
@@ -81,6 +89,7 @@ class History:
 
     def seal(self, connection: psycopg.Connection) -> None:
         connection.execute("select machserial.seal_audit()")
+        self.is_sealed = True
 
     def query(self, statement: str, *parameters: object) -> list[dict]:
         with self.connect() as connection:

@@ -125,14 +125,14 @@ class TestRoundTrip:
             for name in ("event_count", "first_seal_id", "last_seal_id"):
                 assert row[name] == manifest[name]
         assert manifest["month"] == NOVEMBER
-        assert (manifest["first_seal_id"], manifest["last_seal_id"], manifest["event_count"]) == (3, 5, 21)
+        assert (manifest["first_seal_id"], manifest["last_seal_id"], manifest["event_count"]) == (3, 6, 21)
 
     def test_the_section_of_the_chain(self, history, folder):
         """All seals from the month's first to its last, of whatever month they are."""
         archive(history, folder)
         seals = audit_verifier.read_seals(folder / "audit_seals_2025_11.csv.gz")
         assert [(seal["id"], seal["month"]) for seal in seals] == [
-            *((b"3", b"2025-11-01"), (b"4", b"2025-10-01"), (b"5", b"2025-11-01")),
+            *((b"3", b"2025-11-01"), (b"4", None), (b"5", b"2025-10-01"), (b"6", b"2025-11-01")),
         ]
 
     def test_the_same_events_make_the_same_files(self, history, folder, tmp_path):
@@ -141,7 +141,7 @@ class TestRoundTrip:
             restore(history, folder / f"audit_{month}.json")
         with history.connect() as connection:
             job = audit_archive.Job(connection, tmp_path, audit_archive.date(2025, 11, 1))
-            job.first_seal_id, job.last_seal_id = 3, 5
+            job.first_seal_id, job.last_seal_id = 3, 6
             audit_archive.export_events(job)
         again = tmp_path / "audit_events_2025_11.csv.gz.partial"
         assert again.read_bytes() == (folder / "audit_events_2025_11.csv.gz").read_bytes()
@@ -176,7 +176,7 @@ class TestRoundTrip:
                     assert (None if event[name] is None else str(event[name])) == expected
         manifest = json.loads((folder / "audit_2025_11.json").read_text())
         assert [(file["content"], file["rows"]) for file in manifest["files"]] == [
-            *(("events", 21), ("seals", 3), ("events in parquet", 21)),
+            *(("events", 21), ("seals", 4), ("events in parquet", 21)),
         ]
 
     def test_without_pyarrow(self, history, folder, monkeypatch):
@@ -304,6 +304,39 @@ class TestRefusals:
         with pytest.raises(ExpectedError, match="cannot be written"):
             archive(history, tmp_path / "file" / "archive")
         assert history.tables() == ["audit_events_2025_10", "audit_events_2025_11"]
+
+    def test_a_detached_table_that_was_changed_is_not_dropped(self, history, folder):
+        archive(history, folder)
+        with history.connect() as connection:
+            connection.execute("set session_replication_role = replica")
+            connection.execute("update machserial.audit_events_2025_11_archived set reason = 'none' where id = 5")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+            archive(history, folder, drop=True)
+        assert "event 5" in refused.value.diag.message_detail
+        assert history.tables() == ["audit_events_2025_11_archived (detached)"]
+
+    def test_events_that_came_after_the_archive_are_neither_detached_nor_dropped(self, history, folder):
+        archive(history, folder)
+        restore(history, folder / "audit_2025_11.json")
+        with history.connect() as connection:
+            history.add(connection, "2025-11-20 08:00:00+00")
+        assert archive(history, folder, drop=True)[0]["month"] == OCTOBER
+        assert waiting(history, folder) == {NOVEMBER: "1 of its events are not sealed; see machserial audit seal"}
+        assert history.tables() == ["audit_events_2025_11"]
+
+    @pytest.mark.parametrize("is_sealed", [True, False])
+    def test_a_detached_table_that_holds_more_than_its_archive_is_not_dropped(self, history, folder, is_sealed):
+        archive(history, folder)
+        restore(history, folder / "audit_2025_11.json")
+        with history.connect() as connection:
+            history.add(connection, "2025-11-20 08:00:00+00")
+            if is_sealed:
+                history.seal(connection)
+            connection.execute("alter table machserial.audit_events detach partition machserial.audit_events_2025_11")
+            connection.execute("alter table machserial.audit_events_2025_11 rename to audit_events_2025_11_archived")
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="is not archived"):
+                connection.execute("select machserial.drop_archived('2025-11-01')")
+        assert len(history.events("audit_events_2025_11_archived")) == 22
 
     def test_one_archiver_at_a_time(self, history, folder):
         with history.connect() as other, audit_archive.exclusively(other):

@@ -44,13 +44,9 @@ DEFAULT_RETENTION_DAYS = 2555
 LOCK_TIMEOUT = "500ms"
 ATTEMPTS = 30
 PAUSE = (0.1, 1.0)  # seconds, by chance, so that it does not keep time with whoever is in its way
-IN_THE_WAY = (
-    pg.LockNotAvailable,
-    pg.DeadlockDetected,
-    # Another archiver was faster: the state is looked at again.
-    pg.UndefinedTable,
-    pg.ObjectNotInPrerequisiteState,
-)
+IN_THE_WAY = (pg.LockNotAvailable, pg.DeadlockDetected)
+# Another archiver was faster: the state is looked at again.
+OVERTAKEN = (pg.UndefinedTable, pg.ObjectNotInPrerequisiteState)
 
 # Where the events of a month are.
 ATTACHED, PENDING, DETACHED, RENAMED, ABSENT = "attached", "pending", "detached", "renamed", "absent"
@@ -204,7 +200,7 @@ def due(connection: psycopg.Connection, folder: Path, older_than: str, drop: boo
     for month in connection.execute(OLD_MONTHS, [older_than]).fetchall():
         job = Job(connection, folder, month["month"], month["events"], month["is_archived"], drop)
         job.state = state_of(connection, job.partition)["state"]
-        obstacle = None if job.is_archived else _obstacle(month, job)
+        obstacle = _obstacle(month, job)
         if obstacle:
             waiting.append({"month": job.label, "reason": obstacle})
         elif planned(job):
@@ -213,11 +209,14 @@ def due(connection: psycopg.Connection, folder: Path, older_than: str, drop: boo
 
 
 def _obstacle(month: Row, job: Job) -> str | None:
-    """Why a month cannot be archived yet."""
+    """Why a month must stay as it is."""
+    if month["unsealed_events"]:
+        # It may be archived, and have got more events since.
+        return f"{month['unsealed_events']} of its events are not sealed; see machserial audit seal"
+    if job.is_archived:
+        return None
     if not month["is_over"]:
         return "a transaction that began before its end is still open"
-    if month["unsealed_events"]:
-        return f"{month['unsealed_events']} of its events are not sealed; see machserial audit seal"
     if job.state != ATTACHED:
         return "its partition is not attached and no archive of it is on record"
     return None
@@ -331,7 +330,7 @@ def detach(job: Job) -> None:
                 )
             )
 
-    _patiently(job.connection, work, job.partition)
+    _patiently(job.connection, work, job.partition, OVERTAKEN)
 
 
 def rename(job: Job) -> None:
@@ -345,7 +344,7 @@ def rename(job: Job) -> None:
                 )
             )
 
-    _patiently(job.connection, work, job.partition)
+    _patiently(job.connection, work, job.partition, OVERTAKEN)
 
 
 def drop(job: Job) -> None:
@@ -566,8 +565,10 @@ def _held(connection: psycopg.Connection) -> ExpectedError:
     )
 
 
-def _patiently(connection: psycopg.Connection, work: Callable[[], None], table: str) -> None:
-    """Runs work, which locks table, again and again until it gets its locks."""
+def _patiently(
+    connection: psycopg.Connection, work: Callable[[], None], table: str, also: tuple[type[psycopg.Error], ...] = ()
+) -> None:
+    """Runs work, which locks table, again and again until it gets its locks. also: for what else it is repeated."""
     connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
     try:
         for attempt in range(ATTEMPTS):
@@ -576,7 +577,7 @@ def _patiently(connection: psycopg.Connection, work: Callable[[], None], table: 
             try:
                 work()
                 return
-            except IN_THE_WAY as error:
+            except (*IN_THE_WAY, *also) as error:
                 last = error
                 log.info("%s: %s", table, error.diag.message_primary)
     finally:
