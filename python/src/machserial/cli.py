@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from machserial.commands.audit import audit_group
 from machserial.commands.blocks import blocks_group
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.demo import demo
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 for command in (
+    audit_group,
     blocks_group,
     conflicts_group,
     demo,

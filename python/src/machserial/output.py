@@ -144,6 +144,15 @@ def print_lines(lines: Iterable[str]) -> None:
         ResultConsole(file=sys.stdout).on_broken_pipe()
 
 
+def print_blocks(blocks: Iterable[bytes]) -> None:
+    """Text in UTF-8, for files and pipes, as it comes."""
+    try:
+        sys.stdout.buffer.writelines(blocks)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        ResultConsole(file=sys.stdout).on_broken_pipe()
+
+
 def print_text(text: str) -> None:
     """A paragraph for people, among the results. It is never folded, so that it can be copied."""
     result_console().print(Text(text), soft_wrap=True)

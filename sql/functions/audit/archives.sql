@@ -246,18 +246,29 @@ declare
     last_seal_id constant bigint := (
         select max(s.id) from machserial.audit_seals as s where s.month = drop_archived.month
     );
+    archived_to bigint;
+    unsealed bigint;
     events bigint;
 begin
     if detached is null then
         return false;
-    elsif not exists (
-        select from machserial.audit_archives as a where a.month = drop_archived.month
-    ) then
+    end if;
+    archived_to := (
+        select max(a.last_seal_id) from machserial._sound_archives() as a where a.month = drop_archived.month
+    );
+    unsealed := machserial._unsealed_events(drop_archived.month, detached);
+    if unsealed > 0 or archived_to is null or archived_to < last_seal_id then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format('%s is not archived', detached),
-            detail = 'No archive of its month is on record.',
-            hint = 'Attach it again with machserial.restore_archived(month), and archive the month.';
+            detail = case
+                when archived_to is null then 'No archive of its month is on record.'
+                when unsealed > 0 then format('%s of its events are not even sealed.', unsealed)
+                else format(
+                    'The archives end with seal %s, the month with seal %s.', archived_to, last_seal_id
+                )
+            end,
+            hint = 'Attach it again with machserial.restore_archived(month), seal, and archive the month.';
     end if;
     events := machserial._require_intact_month(drop_archived.month, detached);
     execute format('drop table %s', detached);
@@ -317,6 +328,8 @@ begin
     if attached is null then
         return 0;
     end if;
+    -- Events that were copied in are in no range of the index yet, and each seal would read them all.
+    perform machserial._summarize(attached);
     events := machserial._require_intact_month(verify_archived.month, attached);
     perform machserial._audit('AUDIT_RESTORED', null, null, jsonb_build_object(
         'month', verify_archived.month, 'events', events

@@ -210,8 +210,8 @@ end
 $$;
 
 -- Seals whose events are in an archive only. An archive is there as a whole or not at all: where one of its
--- events is here, all must be.
-create function machserial._seals_that_are_away() returns int8multirange
+-- events is here, all must be. month, relation: the events of that month are looked for there.
+create function machserial._seals_that_are_away(month date, relation regclass) returns int8multirange
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -222,7 +222,11 @@ declare
     away int8multirange := '{}'::int8multirange;
 begin
     for archive in
-        select a.id, p.relation, e.first_event_id, e.last_event_id, e.seals
+        select
+            a.id,
+            case a.month when _seals_that_are_away.month then _seals_that_are_away.relation else p.relation end
+                as relation,
+            e.first_event_id, e.last_event_id, e.seals
         from machserial._sound_archives() as a
         left join machserial._audit_partitions() as p on p.month = a.month
         cross join lateral (
@@ -306,7 +310,7 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare
-    away constant int8multirange := machserial._seals_that_are_away();
+    away constant int8multirange := machserial._seals_that_are_away(month, relation);
     seal machserial._seal;
     place record;
 begin

@@ -54,8 +54,10 @@ def end(settings: Settings, function: str, serial_id: int, reason: str) -> None:
     output.print_record(ended, as_json=settings.json)
 
 
-def the_serial(connection: psycopg.Connection, serial_number: str, part_id: str | None) -> Row:
-    """The one serial with this number. Raises ExpectedError if there is none, or more than one."""
+def the_serial(
+    connection: psycopg.Connection, serial_number: str, part_id: str | None, option: str = "--id"
+) -> Row:
+    """The one serial with this number. Raises ExpectedError if there is none, or more than one: option says which."""
     serials = [
         serial
         for serial in call(connection, "find_serial", serial_number=serial_number)
@@ -72,6 +74,6 @@ def the_serial(connection: psycopg.Connection, serial_number: str, part_id: str 
         raise ExpectedError(
             f"{len(serials)} serials have the number {serial_number}",
             detail=found.replace(", id", "; id"),
-            remedy="say which with --id",
+            remedy=f"say which with {option}",
         )
     return serials[0]

@@ -1,0 +1,285 @@
+"""machserial audit: list, export, verify, seal, anchor, stats, archive, restore"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import psycopg
+
+from machserial import audit_archive, audit_export, audit_restore, audit_verifier, output
+from machserial.audit_export import Filters
+from machserial.commands.serial import the_serial
+from machserial.errors import ExpectedError
+from machserial.functions import Row, call, call_one
+from machserial.options import ID, Group, Settings, one_of, pass_settings
+
+# What a terminal has room for; --json gives all.
+IN_A_TABLE = ("id", "performed_at", "event_type", "serial_number", "part_id", "performed_by", "reason")
+
+# machserial.audit_trail() gives 10,000 at once, and one more than asked for tells whether there are more.
+LARGEST_PAGE = 9999
+
+# Of an archive's problems; one that was tampered with as a whole may have one an event.
+LISTED = 1000
+
+EXPORTS = {"csv": audit_export.csv, "json": audit_export.json_lines}
+
+UNITS = {"d": "days", "w": "weeks", "m": "months", "y": "years"}
+
+
+class Duration(click.ParamType):
+    """365d, 12w, 6m, 2y: an interval of PostgreSQL."""
+
+    name = "duration"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        found = re.fullmatch(r"([0-9]{1,4})([dwmy])", value)
+        if not found:
+            self.fail(f"{value!r} is not a duration such as 365d, 12w, 6m, 2y", parameter, context)
+        return f"{found[1]} {UNITS[found[2]]}"
+
+
+class Month(click.ParamType):
+    """2025-11"""
+
+    name = "month"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        if not audit_verifier.MONTH.fullmatch(value):
+            self.fail(f"{value!r} is not a month such as 2025-11", parameter, context)
+        return value
+
+
+def filter_options(command: Callable) -> Callable:
+    """Which events; see filters_for()."""
+    for option in reversed(
+        (
+            click.option("--serial", "serial_id", type=ID, help="Only of the serial with this id."),
+            click.option("--number", metavar="SERIAL", help="Only of the serial with this number."),
+            click.option("--part", "part_id", help="Only of this part."),
+            click.option("--type", "event_type", help="Only of this type, such as SERIAL_RETIRED."),
+            click.option("--by", "performed_by", help="Only what this one did."),
+            click.option("--since", metavar="TIME", help="Only from this moment on."),
+            click.option("--until", metavar="TIME", help="Only before this moment."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def filters_for(connection: psycopg.Connection, number: str | None, **given: object) -> Filters:
+    """What filter_options() were given. A number is looked up, for which the part may be needed."""
+    if number:
+        given["serial_id"] = the_serial(connection, number, given["part_id"], option="--serial")["id"]
+    return Filters(**given)
+
+
+def refuse_both(serial_id: int | None, number: str | None) -> None:
+    if serial_id and number:
+        raise click.UsageError("give either --serial or --number")
+
+
+@click.group("audit", cls=Group)
+def audit_group() -> None:
+    """Who did what, when and why; and the proof that nobody changed it."""
+
+
+@audit_group.command("list")
+@filter_options
+@click.option("--after", type=ID, help="Only what comes after the event with this id, which is older.")
+@click.option("--limit", type=click.IntRange(1, LARGEST_PAGE), default=100, show_default=True, help="How many at most.")
+@pass_settings
+def list_events(settings: Settings, number: str | None, after: int | None, limit: int, **given: object) -> None:
+    """List the events, newest first."""
+    refuse_both(given["serial_id"], number)
+    with settings.connect() as connection:
+        filters = filters_for(connection, number, **given)
+        rows = call(connection, "audit_trail", **filters.given(), after=after, page_size=limit + 1)
+    page = rows[:limit]
+    output.print_rows(page, as_json=settings.json, columns=IN_A_TABLE)
+    if len(rows) > limit:
+        output.message(f"there are more: --after {page[-1]['id']}")
+
+
+@audit_group.command()
+@filter_options
+@click.option("--format", "kind", type=one_of(*EXPORTS), help="CSV, or a JSON object a line. Default: CSV.")
+@click.option("--printable", is_flag=True, help="Pages of plain text for an inspector, with count and anchor.")
+@click.option("--to", "file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Default: stdout.")
+@pass_settings
+def export(
+    settings: Settings, number: str | None, kind: str | None, printable: bool, file: Path | None, **given: object
+) -> None:
+    """Write all events, oldest first. FILE is written as a whole or not at all."""
+    refuse_both(given["serial_id"], number)
+    if printable and kind:
+        raise click.UsageError("give either --format or --printable")
+    kind = kind or ("json" if settings.json else "csv")
+    with settings.connect() as connection:
+        filters = filters_for(connection, number, **given)
+        # What looked the number up is over: the export begins a transaction of its own.
+        connection.commit()
+        blocks = (audit_export.printable if printable else EXPORTS[kind])(connection, filters)
+        if file:
+            audit_export.write_file(file, blocks)
+        else:
+            output.print_blocks(blocks)
+
+
+@audit_group.command()
+@click.option("--full", is_flag=True, help="All events. Default: those sealed since the last run, and some of the old.")
+@click.option("--anchor", metavar="ID:HASH", help="What audit anchor printed earlier and was kept elsewhere.")
+@click.option(
+    "--archive",
+    metavar="MANIFEST|DIR",
+    type=click.Path(path_type=Path, exists=True),
+    help="Verify this archive, or all of this folder. No database is asked.",
+)
+@pass_settings
+def verify(settings: Settings, full: bool, anchor: str | None, archive: Path | None) -> None:
+    """Prove that the events are as they were sealed; else show what is not. Then the exit code is 1."""
+    if archive and full:
+        raise click.UsageError("--full is for the database; an archive is always verified as a whole")
+    if archive:
+        problems, intact = verify_archives(archive, anchor)
+    else:
+        problems, intact = verify_database(settings, full, anchor)
+    if problems or settings.json:
+        output.print_rows(problems, as_json=settings.json)
+    if problems:
+        raise ExpectedError(
+            f"{len(problems)} problems were found" if len(problems) > 1 else "a problem was found",
+            detail=f"only the first {LISTED:,} are shown" if archive and len(problems) == LISTED else None,
+            remedy="keep everything as it is, and find out who could write there",
+        )
+    output.message(f"intact: {intact}")
+
+
+def verify_database(settings: Settings, full: bool, anchor: str | None) -> tuple[list[Row], str]:
+    """Problems, and what to say if there are none."""
+    with settings.connect() as connection:
+        problems = call(connection, "verify_audit", full=full, anchor=anchor)
+        newest = call_one(connection, "audit_anchor")["audit_anchor"]
+    extent = "all events" if full else "the events sealed since the last run, and a share of the others"
+    return problems, f"{extent}, up to seal {newest}"
+
+
+def verify_archives(place: Path, anchor: str | None) -> tuple[list[Row], str]:
+    """The same for files."""
+    try:
+        verification = audit_verifier.Verification(anchor)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    manifests = audit_restore.manifests([place])
+    problems = [problem._asdict() for problem in itertools.islice(verification.problems(manifests), LISTED)]
+    return problems, f"archives: {verification.archives:,}, events: {verification.events:,}"
+
+
+@audit_group.command()
+@pass_settings
+def seal(settings: Settings) -> None:
+    """Seal the events of all transactions that have ended: from then on no change goes unnoticed."""
+    with settings.connect() as connection:
+        sealed = call_one(connection, "seal_audit")["seal_audit"]
+        newest = call_one(connection, "audit_anchor")["audit_anchor"]
+    output.print_record({"events_sealed": sealed, "anchor": newest}, as_json=settings.json)
+
+
+@audit_group.command()
+@pass_settings
+def anchor(settings: Settings) -> None:
+    """Print the newest seal as ID:HASH. Keep it where nobody can change it who can change the database."""
+    with settings.connect() as connection:
+        newest = call_one(connection, "audit_anchor")["audit_anchor"]
+    if settings.json:
+        output.print_json({"anchor": newest})
+    else:
+        output.print_lines([newest])
+
+
+@audit_group.command()
+@click.option("--since", metavar="TIME", help="Only from this moment on.")
+@pass_settings
+def stats(settings: Settings, since: str | None) -> None:
+    """Count the events of each type."""
+    with settings.connect() as connection:
+        rows = call(connection, "audit_statistics", since=since)
+    output.print_rows(rows, as_json=settings.json)
+
+
+@audit_group.command()
+@click.option(
+    "--older-than",
+    metavar="DURATION",
+    type=Duration(),
+    help="Months that ended so long ago: 365d, 12w, 6m, 2y. Default: the setting audit_retention_days.",
+)
+@click.option(
+    "--to",
+    "folder",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files go.",
+)
+@click.option("--drop", is_flag=True, help="Drop the events from the database afterwards, once the files are verified.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@click.option("--yes", is_flag=True, help="Drop without asking.")
+@pass_settings
+def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool, dry_run: bool, yes: bool) -> None:
+    """Write whole months of events to files, and take them out of the trail.
+
+    \b
+    A month becomes a manifest and the files that it names: events and seals in CSV, and events in Parquet where
+    pyarrow is installed. They are read again and compared with the database before its partition is detached;
+    the detached table stays until --drop. Whatever interrupts it: run it again, and it goes on where it was.
+    """
+    with settings.connect() as connection:
+        connection.autocommit = True
+        age = older_than or audit_archive.retention(connection)
+        jobs, waiting = audit_archive.due(connection, folder, age, drop)
+        for month in waiting:
+            output.message(f"{month['month']} must wait: {month['reason']}")
+        if dry_run:
+            rows = [audit_archive.planned_for(job) for job in jobs]
+        else:
+            if drop and jobs and not yes:
+                confirm_drop(jobs)
+            rows = [audit_archive.archive_month(job) for job in jobs]
+    output.print_rows(rows, as_json=settings.json)
+
+
+def confirm_drop(jobs: list[audit_archive.Job]) -> None:
+    """Asks. Raises ExpectedError if the answer is no, or nobody is there to give one."""
+    months = ", ".join(job.label for job in jobs)
+    events = sum(job.events for job in jobs)
+    question = f"Drop the {events:,} events of {months} from the database, once they are in files?"
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise ExpectedError("nothing was archived or dropped", remedy="--yes drops without asking")
+
+
+@audit_group.command()
+@click.argument(
+    "places", metavar="MANIFEST...|DIR", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
+)
+@click.option("--month", type=Month(), help="Only what is of this month, such as 2025-11.")
+@pass_settings
+def restore(settings: Settings, places: tuple[Path, ...], month: str | None) -> None:
+    """Bring the events of an archived month back into the trail.
+
+    They stay there until the next run of audit archive.
+    """
+    with settings.connect() as connection:
+        connection.autocommit = True
+        restored = audit_restore.restore(connection, audit_restore.manifests(list(places), month))
+    if not restored["copied"]:
+        output.message("its events were in the database already; nothing was copied")
+    output.print_record(restored, as_json=settings.json)
