@@ -18,7 +18,7 @@ create table machserial.audit_events (
     constraint audit_events_pkey primary key (performed_at, id)
 ) partition by range (performed_at);
 
-create index audit_events_serial_id on machserial.audit_events (serial_id);
+create index audit_events_serial_id on machserial.audit_events (serial_id, performed_at, id);
 create index audit_events_part_id_performed_at on machserial.audit_events (part_id, performed_at, id);
 -- Events of the few kinds that are rare, so that they are found among those that come with every serial.
 create index audit_events_rare on machserial.audit_events (event_type, performed_at, id)

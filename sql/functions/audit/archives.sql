@@ -9,16 +9,13 @@ return to_regclass('machserial.' || machserial._audit_partition(month) || '_arch
 -- Whether nobody can write events of the month any more: it has ended, and so has every transaction that
 -- began in it. When a prepared transaction began nobody knows.
 create function machserial._is_over(month date) returns boolean
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     ends_at constant timestamptz := (month + '1 month'::interval) at time zone 'UTC';
 begin
-    return now() >= ends_at
-        and not exists (
-            select from pg_stat_activity as a where a.datname = current_database() and a.xact_start < ends_at
-        )
+    return machserial._oldest_transaction_at() >= ends_at
         and not exists (select from pg_prepared_xacts as p where p.database = current_database());
 end
 $$;
@@ -53,7 +50,7 @@ returns table (
     month date, is_attached boolean, relation text, seals bigint, events bigint, first_seal_id bigint,
     last_seal_id bigint, unsealed_events bigint, is_archived boolean, is_over boolean
 )
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -298,6 +295,10 @@ begin
         execute format(
             'alter table %s rename to %I', machserial._detached_partition(restore_archived.month), name
         );
+    end if;
+    if to_regclass('machserial.' || name) is not null and not exists (
+        select from machserial._audit_partitions() as p where p.month = restore_archived.month
+    ) then
         execute format(
             'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
             name, machserial._month_begins(restore_archived.month),

@@ -83,14 +83,23 @@ begin
     select l.event_ids, l.leaf_hashes into recorded from machserial.audit_leaves as l where l.seal_id = seal.id;
     if recorded.leaf_hashes is null then
         return query values (
-            seal.id, 'LEAVES_MISSING', null::bigint, 'What the seal consisted of is gone from audit_leaves.'
+            seal.id, 'LEAVES_MISSING', null::bigint,
+            'Its events are not as they were sealed, and what it consisted of is gone from audit_leaves.'
         );
+        return;
+    elsif recorded.leaf_hashes = content.leaves and recorded.event_ids = content.event_ids then
+        return query values (
+            seal.id, 'SEAL_CHANGED', null::bigint, 'Its merkle_root or event_count is not that of its events.'
+        );
+        return;
     elsif machserial._merkle_root(recorded.leaf_hashes) <> seal.merkle_root
         or cardinality(recorded.event_ids) <> seal.event_count
     then
         return query values (
-            seal.id, 'LEAVES_CHANGED', null::bigint, 'What audit_leaves says of the seal is not what was sealed.'
+            seal.id, 'LEAVES_CHANGED', null::bigint,
+            'Neither its events nor what audit_leaves says of them is as it was sealed.'
         );
+        return;
     end if;
     return query
     with sealed as materialized (
@@ -124,10 +133,6 @@ begin
         return query values (
             seal.id, 'EVENT_CHANGED', null::bigint,
             format('Only the first %s events of this seal are named.', no_more_than)
-        );
-    elsif culprits = 0 then
-        return query values (
-            seal.id, 'SEAL_CHANGED', null::bigint, 'Its merkle_root or event_count is not that of its events.'
         );
     end if;
 end
@@ -266,22 +271,29 @@ declare
         seal.up_to_transaction_id, seal.up_to_event_id
     );
     content machserial._content;
+    leaves record;
 begin
     if relation is not null then
         content := machserial._content_of(stretch);
     else
         content := (0, null, null, null, null, '{}', '');
     end if;
+    select l.seal_id, l.event_ids, l.leaf_hashes into leaves
+    from machserial.audit_leaves as l where l.seal_id = seal.id;
     if content.event_count = 0 and is_away then
         return;
     elsif machserial._merkle_root(content.leaves) <> seal.merkle_root
         or content.event_count <> seal.event_count
     then
         return query select c.* from machserial._name_culprits(seal, content, named) as c;
-    elsif not exists (
-        select from machserial.audit_leaves as l
-        where l.seal_id = seal.id and l.event_ids = content.event_ids and l.leaf_hashes = content.leaves
-    ) then
+    elsif leaves.seal_id is null then
+        return query values (
+            seal.id, 'LEAVES_MISSING', null::bigint,
+            'The events are as they were sealed, but what the seal consists of is gone from audit_leaves.'
+        );
+    elsif leaves.event_ids is distinct from content.event_ids
+        or leaves.leaf_hashes is distinct from content.leaves
+    then
         return query values (
             seal.id, 'LEAVES_CHANGED', null::bigint,
             'The events are as they were sealed, but audit_leaves says otherwise.'
@@ -425,7 +437,7 @@ as $$
 declare
     everything constant bigint := 9223372036854775807;
     named constant integer := 100;
-    away constant int8multirange := machserial._seals_that_are_away();
+    away constant int8multirange := machserial._seals_that_are_away(null, null);
     place record;
     stretch machserial._stretch;
     settled_events bigint;
