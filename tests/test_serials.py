@@ -140,7 +140,9 @@ def test_a_number_cannot_be_claimed_again_once_another_has_it(plant):
     register_one(plant, "N")
     for status in ("ACTIVE", "PENDING"):
         with violated(plant, "23505"):
-            plant.execute("update machserial.serials set status = %s where id = %s", (status, first))
+            plant.execute(
+                "update machserial.serials set status = %s, status_reason = 'mine' where id = %s", (status, first)
+            )
     plant.execute("update machserial.serials set status = 'REJECTED', status_reason = 'copy' where id = %s", (first,))
     with refused(plant, "55000"):
         plant.execute("update machserial.serials set status = 'ACTIVE' where id = %s", (first,))

@@ -1,4 +1,6 @@
 create table machserial.audit_events (
+    -- Before the id: defaults are computed in this order, so whoever gets an id has a transaction id already.
+    transaction_id bigint not null default pg_current_xact_id()::text::bigint,
     id bigint not null generated always as identity,
     event_type text not null,
     event_source text not null,
@@ -12,7 +14,6 @@ create table machserial.audit_events (
     performed_at timestamptz not null default now(),
     reason text default nullif(current_setting('machserial.reason', true), ''),
     details jsonb,
-    transaction_id bigint not null default pg_current_xact_id()::text::bigint,
     -- Newest first, page by page. There are no check constraints: PostgreSQL would prepare each of them anew
     -- for every statement, and the partitions bound performed_at.
     constraint audit_events_pkey primary key (performed_at, id)

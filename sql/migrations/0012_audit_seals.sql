@@ -13,6 +13,7 @@ create table machserial.audit_seals (
     horizon bigint,
     next_transaction_id bigint,
     oldest_transaction_at timestamptz,
+    last_given_id bigint,
     not_before timestamptz,
     merkle_root bytea not null,
     previous_hash bytea,
@@ -25,6 +26,8 @@ create table machserial.audit_seals (
 );
 
 create index audit_seals_month on machserial.audit_seals (month, incarnation, id);
+create index audit_seals_next_transaction_id
+on machserial.audit_seals (incarnation, next_transaction_id, id);
 create index audit_seals_last_event_id on machserial.audit_seals (last_event_id);
 
 comment on table machserial.audit_seals is
@@ -53,6 +56,8 @@ comment on column machserial.audit_seals.next_transaction_id is
 'No transaction from here on had begun to write.';
 comment on column machserial.audit_seals.oldest_transaction_at is
 'None that begins to write after this seal can have begun earlier.';
+comment on column machserial.audit_seals.last_given_id is
+'Events of transactions that begin to write after this seal have higher ids.';
 comment on column machserial.audit_seals.not_before is
 'Before this moment none of its events can have happened, as far as earlier seals tell.';
 comment on column machserial.audit_seals.merkle_root is

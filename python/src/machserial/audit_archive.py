@@ -58,7 +58,8 @@ EVENT_COLUMNS = (
 SEAL_COLUMNS = (
     *("id", "incarnation", "begins_after_id", "system_identifier", "timeline", "month", "event_count"),
     *("first_event_id", "last_event_id", "up_to_transaction_id", "up_to_event_id", "horizon", "next_transaction_id"),
-    *("oldest_transaction_at", "not_before", "merkle_root", "previous_hash", "sealed_at", "sealed_by", "seal_hash"),
+    *("oldest_transaction_at", "last_given_id", "not_before", "merkle_root", "previous_hash", "sealed_at", "sealed_by"),
+    "seal_hash",
 )
 # What the session's settings would print otherwise each time.
 IN_A_FILE = {

@@ -74,6 +74,7 @@ create type machserial._seal as (
     horizon bigint,
     next_transaction_id bigint,
     oldest_transaction_at timestamptz,
+    last_given_id bigint,
     not_before timestamptz,
     merkle_root bytea,
     previous_hash bytea,
@@ -103,6 +104,7 @@ return sha256(machserial._canonical_bytes(
         machserial._canonical_line(
             'oldest_transaction_at', machserial._microseconds((seal).oldest_transaction_at)
         ),
+        machserial._canonical_line('last_given_id', (seal).last_given_id),
         machserial._canonical_line('not_before', machserial._microseconds((seal).not_before)),
         machserial._canonical_line('merkle_root', encode((seal).merkle_root, 'hex')),
         machserial._canonical_line('previous_hash', encode((seal).previous_hash, 'hex')),

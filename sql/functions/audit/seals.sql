@@ -18,8 +18,8 @@ begin
     select
         s.id, s.incarnation, s.begins_after_id, s.system_identifier, s.timeline, s.month, s.event_count,
         s.first_event_id, s.last_event_id, s.up_to_transaction_id, s.up_to_event_id, s.horizon,
-        s.next_transaction_id, s.oldest_transaction_at, s.not_before, s.merkle_root, s.previous_hash,
-        s.sealed_at, s.sealed_by, s.seal_hash
+        s.next_transaction_id, s.oldest_transaction_at, s.last_given_id, s.not_before, s.merkle_root,
+        s.previous_hash, s.sealed_at, s.sealed_by, s.seal_hash
     from machserial.audit_seals as s
     where s.id between first_id and last_id
     order by s.id;
@@ -220,13 +220,15 @@ begin
     insert into machserial.audit_seals (
         id, incarnation, begins_after_id, system_identifier, timeline, month, event_count, first_event_id,
         last_event_id, up_to_transaction_id, up_to_event_id, horizon, next_transaction_id,
-        oldest_transaction_at, not_before, merkle_root, previous_hash, sealed_at, sealed_by, seal_hash
+        oldest_transaction_at, last_given_id, not_before, merkle_root, previous_hash, sealed_at, sealed_by,
+        seal_hash
     )
     values (
         made.id, made.incarnation, made.begins_after_id, made.system_identifier, made.timeline, made.month,
         made.event_count, made.first_event_id, made.last_event_id, made.up_to_transaction_id,
         made.up_to_event_id, made.horizon, made.next_transaction_id, made.oldest_transaction_at,
-        made.not_before, made.merkle_root, made.previous_hash, made.sealed_at, made.sealed_by, made.seal_hash
+        made.last_given_id, made.not_before, made.merkle_root, made.previous_hash, made.sealed_at,
+        made.sealed_by, made.seal_hash
     );
     if content.event_count > 0 then
         insert into machserial.audit_leaves (seal_id, event_ids, leaf_hashes)
@@ -257,20 +259,54 @@ begin
 end
 $$;
 
+-- The last id that has been given to an event.
+create function machserial._last_audit_id() returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    last_id bigint;
+begin
+    execute format(
+        'select case when s.is_called then s.last_value else s.last_value - 1 end from %s as s',
+        pg_get_serial_sequence('machserial.audit_events', 'id')
+    )
+    into last_id;
+    return last_id;
+end
+$$;
+
+-- Whether ids are given one by one. A session that takes some in advance gives low ones late.
+create function machserial._gives_ids_in_order() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from pg_sequence as s
+        where
+            s.seqrelid = pg_get_serial_sequence('machserial.audit_events', 'id')::regclass and s.seqcache = 1
+    );
+end
+$$;
+
 -- What the seals of one round have in common: as far as the transactions are known to have ended.
 create function machserial._round(newest machserial._seal) returns machserial._seal
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- Whoever gets a higher transaction id than this one was already running now, or begins later. An id
-    -- that this transaction has had for long says nothing of the kind.
-    oldest constant timestamptz := case
-        when pg_current_xact_id_if_assigned() is null then machserial._oldest_transaction_at()
+    -- Whoever gets a higher transaction id than this one was already running now, or begins later, and gets
+    -- an event id later. An id that this transaction has had for long says nothing of the kind.
+    is_witness constant boolean := pg_current_xact_id_if_assigned() is null;
+    oldest constant timestamptz := case when is_witness then machserial._oldest_transaction_at() end;
+    last_given_id constant bigint := case
+        when is_witness and machserial._gives_ids_in_order() then machserial._last_audit_id()
     end;
     round machserial._seal := newest;
 begin
     round.oldest_transaction_at := oldest;
+    round.last_given_id := last_given_id;
     round.next_transaction_id := pg_current_xact_id()::text::bigint;
     round.horizon := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
     return round;
@@ -289,17 +325,20 @@ declare
     witness record;
     later record;
 begin
-    select s.id, s.sealed_at into witness
+    select s.id, s.sealed_at, s.oldest_transaction_at into witness
     from machserial.audit_seals as s
     where s.incarnation = round.incarnation and s.next_transaction_id <= _not_before.first_transaction_id
-    order by s.id desc
+    order by s.next_transaction_id desc, s.id desc
     limit 1;
     select min(s.oldest_transaction_at) as oldest, min(s.sealed_at) as first_at, max(s.sealed_at) as last_at
     into later
     from machserial.audit_seals as s
     where s.id >= witness.id;
     return case
-        when later.first_at >= witness.sealed_at and clock_timestamp() >= later.last_at then later.oldest
+        when
+            witness.oldest_transaction_at is not null and later.first_at >= witness.sealed_at
+            and clock_timestamp() >= later.last_at
+            then later.oldest
     end;
 end
 $$;
@@ -435,23 +474,6 @@ begin
 end
 $$;
 
--- The last id that has been given to an event.
-create function machserial._last_audit_id() returns bigint
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    last_id bigint;
-begin
-    execute format(
-        'select case when s.is_called then s.last_value else s.last_value - 1 end from %s as s',
-        pg_get_serial_sequence('machserial.audit_events', 'id')
-    )
-    into last_id;
-    return last_id;
-end
-$$;
-
 -- The last id that has been given, at a moment when nobody is writing: whatever has a lower one is there or
 -- will never be. Null if somebody goes on writing. The lock is given back at once.
 create function machserial._settled_id() returns bigint
@@ -506,6 +528,7 @@ begin
     closing.horizon := null;
     closing.next_transaction_id := null;
     closing.oldest_transaction_at := null;
+    closing.last_given_id := null;
     return machserial._seal_months(closing, last_id, settled_before, 9223372036854775807);
 end
 $$;

@@ -52,7 +52,9 @@ begin
     union all
     select l.seal_id, 'SEAL_MISSING', null::bigint, 'Only its leaves are left.'
     from machserial.audit_leaves as l
-    where l.seal_id > newest_id;
+    where
+        l.seal_id > newest_id
+        and not exists (select from machserial.audit_seals as s where s.id = l.seal_id);
     if (select count(*) from machserial.audit_seals as s where s.id >= 1) = newest_id then
         return;
     end if;
@@ -166,8 +168,54 @@ begin
 end
 $$;
 
--- Archives on record whose seals say the same, and of whose making there is an event. Where the events of
--- that time are in an archive themselves, that has to do.
+-- Events of a seal that have an id which had been given before their transaction began.
+create function machserial._with_used_ids(
+    seal machserial._seal, stretch machserial._stretch, content machserial._content, no_more_than integer
+)
+returns setof machserial.audit_problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    last_given_id constant bigint := (
+        select s.last_given_id
+        from machserial.audit_seals as s
+        where
+            s.incarnation = seal.incarnation and s.next_transaction_id < seal.up_to_transaction_id
+            and s.last_given_id is not null
+        order by s.next_transaction_id desc, s.id desc
+        limit 1
+    );
+begin
+    -- Only who began before that seal may have such an id: not many, if any.
+    if content.first_event_id > coalesce(last_given_id, content.first_event_id - 1) then
+        return;
+    end if;
+    return query execute format(
+        $query$
+        select $1, 'EVENT_INSERTED', e.id, 'Its id had been given before its transaction began.'
+        from %s as e
+        where %s and e.id <= $2 and e.id <= (
+            select s.last_given_id
+            from machserial.audit_seals as s
+            where
+                s.incarnation = $3 and s.next_transaction_id < e.transaction_id
+                and s.last_given_id is not null
+            order by s.next_transaction_id desc, s.id desc
+            limit 1
+        )
+        order by e.id
+        limit %s
+        $query$,
+        (stretch).relation, machserial._in_stretch(stretch), no_more_than
+    )
+    using seal.id, last_given_id, seal.incarnation;
+end
+$$;
+
+-- Archives on record whose seals say the same, and of whose making there is an event: here, or in a month
+-- that was archived later and is sound itself.
 create function machserial._sound_archives()
 returns table (id bigint, month date, first_seal_id bigint, last_seal_id bigint)
 language plpgsql stable
@@ -176,27 +224,34 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    select a.id, a.month, a.first_seal_id, a.last_seal_id
-    from machserial.audit_archives as a
-    where
-        a.merkle_root = machserial._archive_root(a.month, a.first_seal_id, a.last_seal_id)
-        and a.event_count = (
-            select sum(s.event_count) from machserial.audit_seals as s
-            where s.month = a.month and s.id between a.first_seal_id and a.last_seal_id
+    with recursive plausible as (
+        select a.*
+        from machserial.audit_archives as a
+        where
+            a.merkle_root = machserial._archive_root(a.month, a.first_seal_id, a.last_seal_id)
+            and a.event_count = (
+                select sum(s.event_count) from machserial.audit_seals as s
+                where s.month = a.month and s.id between a.first_seal_id and a.last_seal_id
+            )
+    ),
+    sound as (
+        select p.*
+        from plausible as p
+        where exists (
+            select from machserial.audit_events as e
+            where
+                e.event_type = 'AUDIT_ARCHIVED' and e.performed_at = p.archived_at
+                and e.details ->> 'archive_id' = p.id::text
+                and e.details ->> 'manifest_sha256' = p.manifest_sha256
         )
-        and (
-            exists (
-                select from machserial.audit_events as e
-                where
-                    e.event_type = 'AUDIT_ARCHIVED' and e.performed_at = a.archived_at
-                    and e.details ->> 'archive_id' = a.id::text
-                    and e.details ->> 'manifest_sha256' = a.manifest_sha256
-            )
-            or exists (
-                select from machserial.audit_archives as o
-                where o.month = date_trunc('month', a.archived_at at time zone 'UTC')
-            )
-        );
+        union
+        select p.*
+        from sound as s
+        inner join plausible as p
+            on s.month = date_trunc('month', p.archived_at at time zone 'UTC')
+            and p.id < s.id and p.month < s.month
+    )
+    select s.id, s.month, s.first_seal_id, s.last_seal_id from sound as s;
 end
 $$;
 
@@ -308,6 +363,7 @@ begin
     if content.earliest < seal.not_before then
         return query select b.* from machserial._backdated(seal.id, stretch, seal.not_before, named) as b;
     end if;
+    return query select w.* from machserial._with_used_ids(seal, stretch, content, named) as w;
 end
 $$;
 
@@ -400,14 +456,16 @@ begin
                 where
                     e.transaction_id is null
                     or (
-                        e.transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+                        e.id > $1 and e.id <= $2
+                        and e.transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
                         and e.transaction_id is distinct from pg_current_xact_id_if_assigned()::text::bigint
                     )
                 order by e.id
                 limit %s
                 $query$,
                 place.relation, named
-            );
+            )
+            using place.after_id, place.last_id;
         end if;
         if place.is_present and not is_copy and clock_timestamp() > newest.sealed_at
             and newest.oldest_transaction_at is not null
@@ -418,6 +476,19 @@ begin
             stretch.to_event_id := everything;
             return query
             select b.* from machserial._backdated(null, stretch, newest.oldest_transaction_at, named) as b;
+        end if;
+        if place.is_present and not is_copy and newest.last_given_id is not null then
+            return query execute format(
+                $query$
+                select null::bigint, 'EVENT_INSERTED', e.id, 'Its id had been given before its transaction began.'
+                from %s as e
+                where e.transaction_id > $1 and e.id > $2 and e.id <= $3
+                order by e.id
+                limit %s
+                $query$,
+                place.relation, named
+            )
+            using newest.next_transaction_id, place.after_id, newest.last_given_id;
         end if;
     end loop;
 end
@@ -443,6 +514,10 @@ declare
     settled_events bigint;
     named_here bigint;
 begin
+    if (machserial._newest_seal()).incarnation <> newest.incarnation then
+        -- Another one has begun meanwhile: the next run will see.
+        return;
+    end if;
     for place in
         select
             p.month, p.relation, i.after_id, i.last_id, u.transaction_id, u.event_id,
@@ -620,7 +695,8 @@ begin
     )
     select
         plan.is_full, count(*), coalesce(sum(s.event_count), 0), problems, newest.id, newest.seal_hash,
-        case when plan.rolling_to >= plan.rolling_from then plan.rolling_to else 0 end
+        -- At the end of the old ones it begins anew, however many have come meanwhile.
+        case when plan.rolling_to < plan.new_from - 1 then plan.rolling_to else 0 end
     from machserial.audit_seals as s
     where
         s.id between plan.new_from and newest.id or s.id between plan.rolling_from and plan.rolling_to;
