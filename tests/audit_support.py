@@ -17,8 +17,43 @@ from psycopg.rows import namedtuple_row
 from servers import Server, ServerError, server_account
 from support import value
 
-EVENT_COLUMNS = ["id", "event_type", "event_source", "serial_id", "serial_number", "part_id", "site_id", "performed_by", "db_user", "performed_at", "reason", "details", "transaction_id"]
-SEAL_COLUMNS = ["id", "incarnation", "begins_after_id", "system_identifier", "timeline", "month", "event_count", "first_event_id", "last_event_id", "up_to_transaction_id", "up_to_event_id", "horizon", "next_transaction_id", "oldest_transaction_at", "not_before", "merkle_root", "previous_hash", "sealed_at", "sealed_by", "seal_hash"]
+EVENT_COLUMNS = [
+    "id",
+    "event_type",
+    "event_source",
+    "serial_id",
+    "serial_number",
+    "part_id",
+    "site_id",
+    "performed_by",
+    "db_user",
+    "performed_at",
+    "reason",
+    "details",
+    "transaction_id",
+]
+SEAL_COLUMNS = [
+    "id",
+    "incarnation",
+    "begins_after_id",
+    "system_identifier",
+    "timeline",
+    "month",
+    "event_count",
+    "first_event_id",
+    "last_event_id",
+    "up_to_transaction_id",
+    "up_to_event_id",
+    "horizon",
+    "next_transaction_id",
+    "oldest_transaction_at",
+    "not_before",
+    "merkle_root",
+    "previous_hash",
+    "sealed_at",
+    "sealed_by",
+    "seal_hash",
+]
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
