@@ -125,7 +125,9 @@ def recompute(connection: psycopg.Connection) -> None:
     leaves = {event[0]: leaf_hash(event) for event in connection.execute(select_events())}
     recorded = {
         seal_id: (ids, bytes(hashes))
-        for seal_id, ids, hashes in connection.execute("select seal_id, event_ids, hashes from machserial.audit_leaves")
+        for seal_id, ids, hashes in connection.execute(
+            "select seal_id, event_ids, leaf_hashes from machserial.audit_leaves"
+        )
     }
     previous, sealed = None, []
     seals = connection.execute(f"select {', '.join(SEAL_COLUMNS)} from machserial.audit_seals order by id").fetchall()
@@ -220,7 +222,8 @@ def move(source: Server, dbname: str, target: Server, new_name: str) -> psycopg.
 def burn_transaction_ids(server: Server, count: int) -> None:
     server.execute(
         "do $$ begin create temp table burnt (i integer); "
-        f"for i in 1..{count} loop begin insert into burnt values (i); exception when others then raise; end; end loop; "
+        f"for i in 1..{count} loop begin insert into burnt values (i); exception when others then raise; end; "
+        "end loop; "
         "end $$"
     )
 

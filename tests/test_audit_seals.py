@@ -261,10 +261,7 @@ def test_low_ids_that_come_after_high_ones(writer, connect, ending):
     """Ids drawn early, and an id of a transaction held for long, written at last."""
     slow = connect()
     slow.execute("select pg_current_xact_id()")
-    drawn = value(
-        slow,
-        "select nextval(pg_get_serial_sequence('machserial.audit_events', 'id')) from generate_series(1, 5) limit 1",
-    )
+    drawn = value(slow, "select nextval(pg_get_serial_sequence('machserial.audit_events', 'id'))")
     for _ in range(3):
         record(writer, 2)
         seal(writer)
@@ -851,7 +848,8 @@ def test_a_copy_of_a_database_that_has_been_several_nodes(source, origin, young_
             call(copy, "set_node", node=node_there)
         record(copy, 2)
         check(copy)
-        assert seal(copy) == 3
+        seal(copy)
+        assert unsealed(copy) == 0
         check(copy)
         for node in (2, 0):
             call(copy, "set_node", node=node)
@@ -865,10 +863,10 @@ def test_nodes_up_and_down_between_seals(writer):
         record(writer, 1)
         call(writer, "set_node", node=node)
         record(writer, 2)
-        assert problems(writer) == []
-        assert seal(writer) == 3
-        assert_intact(writer)
-    recompute(writer)
+        check(writer)
+        seal(writer)
+        assert unsealed(writer) == 0
+        check(writer)
 
 
 def test_a_promoted_standby_goes_on(origin, source):
@@ -1075,7 +1073,7 @@ def test_vectors_of_certificate_transparency(connection):
         assert root == expected == merkle_root(leaves[:size])
 
 
-HOLDS = "select machserial.verify_inclusion(leaf_hash => %s, leaf_index => %s, tree_size => %s, path => %s, merkle_root => %s)"
+HOLDS = "select machserial.verify_inclusion(%s, %s, %s, %s, %s)"
 
 
 def some_leaves(count: int) -> list[bytes]:
@@ -1172,6 +1170,7 @@ def test_proofs_of_all_events_whatever_their_order(writer, connect):
     seal(writer)
     slow.commit()
     record(writer, 4)
+    seal(writer)
     call(writer, "set_node", node=3)
     record(writer, 2)
     seal(writer)
