@@ -171,8 +171,9 @@ def problems(connection: psycopg.Connection, full: bool = True, anchor: str | No
 
 
 def assert_intact(connection: psycopg.Connection) -> None:
-    assert problems(connection) == []
-    assert problems(connection, full=False) == []
+    for full in (True, False):
+        found = problems(connection, full=full)
+        assert not found, found
 
 
 def unsealed(connection: psycopg.Connection) -> int:

@@ -358,7 +358,10 @@ def test_an_event_inserted_among_the_sealed(connection, trail, memory, where):
     with triggers_off(connection):
         record(connection, **given)
     kind = "EVENT_CHANGED" if where == "second id" else "EVENT_INSERTED"
-    assert told(connection) == {(kind, seal_id, given["id"])}
+    found = told(connection)
+    assert (kind, seal_id, given["id"]) in found
+    # The month as a whole holds one too many as well.
+    assert {event_id for _, _, event_id in found} <= {given["id"], None}
 
 
 @pytest.mark.parametrize("distance", [-1, -2, -30, 3])
@@ -476,7 +479,8 @@ def test_an_event_that_escapes_the_index(fresh):
     fresh.execute("update pg_index set indisready = false where indexrelid = %s", (index,))
     record(fresh, id=1 << 40, transaction_id=1, reason="forged")
     fresh.execute("update pg_index set indisready = true where indexrelid = %s", (index,))
-    assert any(event_id == 1 << 40 for _, _, event_id in told(fresh))
+    # Only a full run reads without it.
+    assert 1 << 40 in {p.event_id for p in problems(fresh)}
 
 
 def test_more_culprits_than_are_named(fresh, fresh_trail):
@@ -792,7 +796,8 @@ FORGERIES = {
 def test_events_and_leaves_together(connection, trail, memory, forgery):
     attack(connection, FORGERIES[forgery].format(trail.b[0]))
     forge_leaves(connection, 4)
-    assert ("LEAVES_CHANGED", 4, None) in told(connection)
+    # Which of both is right, only the root knows.
+    assert {("LEAVES_CHANGED", 4, None), ("SEAL_CHANGED", 4, None)} & told(connection)
 
 
 def test_without_leaves_nobody_can_say_which_event_it_was(connection, trail, memory):
