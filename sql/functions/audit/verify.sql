@@ -363,7 +363,9 @@ begin
     if content.earliest < seal.not_before then
         return query select b.* from machserial._backdated(seal.id, stretch, seal.not_before, named) as b;
     end if;
-    return query select w.* from machserial._with_used_ids(seal, stretch, content, named) as w;
+    if content.event_count > 0 then
+        return query select w.* from machserial._with_used_ids(seal, stretch, content, named) as w;
+    end if;
 end
 $$;
 
