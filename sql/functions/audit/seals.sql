@@ -668,9 +668,7 @@ begin
     where
         inclusion_proof.event_id between s.first_event_id and s.last_event_id
         and inclusion_proof.event_id = any(l.event_ids);
-    if seal.id is null and exists (
-        select from machserial.audit_events as e where e.id = inclusion_proof.event_id
-    ) then
+    if seal.id is null and machserial._event_happened_at(inclusion_proof.event_id) is not null then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format('event %s is not sealed yet', event_id),

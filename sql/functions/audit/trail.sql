@@ -18,15 +18,27 @@ create type machserial.audit_event as (
 
 comment on type machserial.audit_event is 'A row of machserial.audit_events.';
 
+-- When the event of this id happened; null if there is none.
+create function machserial._event_happened_at(event_id bigint) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- The BRIN index knows where an id stands; of the others each would be read from one end to the other.
+set enable_seqscan = off
+set enable_indexscan = off
+set enable_indexonlyscan = off
+as $$
+begin
+    return (select e.performed_at from machserial.audit_events as e where e.id = event_id limit 1);
+end
+$$;
+
 -- When the event happened behind which a page begins; P0002 if there is none.
 create function machserial._page_begins_at(after bigint) returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    begins_at constant timestamptz := (
-        select e.performed_at from machserial.audit_events as e where e.id = after limit 1
-    );
+    begins_at constant timestamptz := machserial._event_happened_at(after);
 begin
     if after is not null and begins_at is null then
         perform machserial._raise_absent(
