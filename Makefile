@@ -35,12 +35,14 @@ help: ## this list
 	@echo '  TESTS=$(TESTS) ARGS=$(ARGS)   which tests, and more arguments of pytest: --mode extension|plain'
 	@echo '  MACHSERIAL_TEST_BIN=$(MACHSERIAL_TEST_BIN)   folder of initdb and postgres to test on, or: embedded'
 
-install: build ## put the extension into the PostgreSQL that PG_CONFIG names
+install: build ## put both extensions into the PostgreSQL that PG_CONFIG names
 	install -d '$(EXTENSIONS)'
 	install -m 644 build/machserial.control build/machserial--*.sql '$(EXTENSIONS)'
+	install -m 644 build/machserial_plpython.control build/machserial_plpython--*.sql '$(EXTENSIONS)'
 
-uninstall: ## take it out again; databases keep what they have
+uninstall: ## take them out again; databases keep what they have
 	rm -f '$(EXTENSIONS)'/machserial.control '$(EXTENSIONS)'/machserial--*.sql
+	rm -f '$(EXTENSIONS)'/machserial_plpython.control '$(EXTENSIONS)'/machserial_plpython--*.sql
 
 demo: build venv ## a private server, real input, the main job: leaves no process behind
 	.venv/bin/machserial demo

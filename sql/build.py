@@ -1,4 +1,4 @@
-"""Builds machserial from its manifest: install script, update scripts, plain bundle.
+"""Builds machserial from its manifest, and machserial_plpython: install script, update scripts, plain bundle.
 
     python3 sql/build.py [--source DIR] [--output DIR]    build
     python3 sql/build.py release                          freeze the present version
@@ -23,10 +23,13 @@ MIGRATION_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 MIGRATION_MARK = re.compile(r"^-- migration (\d+) (\w+) sha256 ([0-9a-f]{64})$", re.MULTILINE)
 FUNCTION = re.compile(r"^create (function|procedure) ", re.MULTILINE)
 COMPOSITE = re.compile(r"^create type (machserial\.\w+) as \(\n(.*?)\n\);$", re.MULTILINE | re.DOTALL)
+PYTHON_FILE = re.compile(r"^@(\w+\.py)@$", re.MULTILINE)
 HEADER = re.compile(r"^create function machserial\.(\w+)(\(.*?)\nlanguage ", re.MULTILINE | re.DOTALL)
 ATTRIBUTE = re.compile(r"^ {4}(\w+) (.+?),?$", re.MULTILINE)
 
-EXTENSION_ONLY = '\\echo Use "CREATE EXTENSION machserial" to load this file. \\quit\n'
+EXTENSION_ONLY = '\\echo Use "CREATE EXTENSION {}" to load this file. \\quit\n'
+PLPYTHON = "machserial_plpython"
+PLPYTHON_SOURCE = HERE.parent / "plpython"
 
 
 class BuildError(Exception):
@@ -48,8 +51,9 @@ class Migration:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that the manifest names, in its order."""
+    """Everything that a manifest names, in its order."""
 
+    name: str
     version: str
     guard: str
     bundle_guard: str
@@ -59,6 +63,11 @@ class Sources:
     migrations: list[Migration]
     views: list[tuple[str, str]]
     privileges: list[str]
+
+    @property
+    def all_code(self) -> list[str]:
+        """With what the build writes of itself."""
+        return [*self.code, generated_code(self)] if self.migrations else self.code
 
 
 def read_version(source: Path) -> str:
@@ -103,6 +112,7 @@ def read_sources(source: Path) -> Sources:
     if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
         raise BuildError("migrations must be numbered 1, 2, 3, … in the manifest's order")
     return Sources(
+        name="machserial",
         version=read_version(source),
         guard=(source / "guard.sql").read_text(),
         bundle_guard=(source / "guard_bundle.sql").read_text(),
@@ -115,12 +125,42 @@ def read_sources(source: Path) -> Sources:
     )
 
 
-def read_released(source: Path, migrations: list[Migration]) -> dict[str, str]:
+def with_python(path: Path) -> str:
+    """The SQL of a file, with the Python that it asks for by lines @name.py@."""
+    return PYTHON_FILE.sub(lambda found: (path.parent / found[1]).read_text().rstrip("\n"), path.read_text())
+
+
+def read_plpython(folder: Path, core: Sources) -> Sources:
+    """The second extension: it has no migrations, and the version of the first."""
+    entries = read_manifest(folder)
+    check_nothing_forgotten(folder, entries)
+    version_function = "machserial._plpython_version()"
+    code = [with_python(path).replace("@VERSION@", core.version) for kind, path in entries if kind == "code"]
+    names = ",".join(sorted(signatures("\n".join(code))))
+
+    def named(text: str) -> str:
+        return text.replace("@FUNCTIONS@", f"{{{names}}}")
+
+    return Sources(
+        name=PLPYTHON,
+        version=core.version,
+        guard=named((folder / "guard.sql").read_text()),
+        bundle_guard=(folder / "guard_bundle.sql").read_text(),
+        drop_changed=core.drop_changed.replace("machserial.version()", version_function),
+        grant_again=core.grant_again,
+        code=code,
+        migrations=[],
+        views=[],
+        privileges=[named(path.read_text()) for kind, path in entries if kind == "privileges"],
+    )
+
+
+def read_released(source: Path, name: str, migrations: list[Migration]) -> dict[str, str]:
     """The install scripts of the released versions, after making sure that none of their migrations has changed."""
     present = {migration.version: migration for migration in migrations}
     released = {}
-    for script in sorted((source / "released").glob("machserial--*.sql")):
-        released[script.stem.removeprefix("machserial--")] = script.read_text()
+    for script in sorted((source / "released").glob(f"{name}--*.sql")):
+        released[script.stem.removeprefix(f"{name}--")] = script.read_text()
         for version, name, sha256 in MIGRATION_MARK.findall(script.read_text()):
             now = present.get(int(version))
             if now is None or now.name != name or now.sha256 != sha256:
@@ -209,8 +249,8 @@ def generated_code(sources: Sources) -> str:
 
 
 def install_script(sources: Sources) -> str:
-    code = [*sources.code, generated_code(sources)]
-    return "\n".join([EXTENSION_ONLY, sources.guard, *code, *sources.privileges])
+    banner = EXTENSION_ONLY.format(sources.name)
+    return "\n".join([banner, sources.guard, *sources.all_code, *sources.privileges])
 
 
 def signatures(code: str) -> dict[str, set[str]]:
@@ -231,34 +271,42 @@ def replacing_code(sources: Sources, old_scripts: dict[str, str]) -> list[str]:
     """What turns the code of any of these released versions into the present one."""
     new_script = install_script(sources)
     changed = {old: changed_functions(script, new_script) for old, script in old_scripts.items()}
-    code = [for_update(text) for text in [*sources.code, generated_code(sources)]]
+    code = [for_update(text) for text in sources.all_code]
     drop = sources.drop_changed.replace("@CHANGED@", json.dumps(changed))
     return [sources.guard, drop, *code, *sources.privileges, sources.grant_again]
 
 
 def update_script(sources: Sources, old: str, old_script: str) -> str:
-    return "\n".join([EXTENSION_ONLY, *replacing_code(sources, {old: old_script})])
+    return "\n".join([EXTENSION_ONLY.format(sources.name), *replacing_code(sources, {old: old_script})])
 
 
 def plain_bundle(sources: Sources, old_scripts: dict[str, str]) -> str:
     return "\n".join([sources.bundle_guard, *replacing_code(sources, old_scripts)])
 
 
+def write_products(sources: Sources, released: dict[str, str], output: Path) -> None:
+    for old, old_script in released.items():
+        if old == sources.version:
+            raise BuildError(f"{old} is released: raise default_version in machserial.control")
+        (output / f"{sources.name}--{old}.sql").write_text(old_script)
+        update = update_script(sources, old, old_script)
+        (output / f"{sources.name}--{old}--{sources.version}.sql").write_text(update)
+    (output / f"{sources.name}--{sources.version}.sql").write_text(install_script(sources))
+    (output / f"{sources.name}.sql").write_text(plain_bundle(sources, released))
+
+
 def build(source: Path, output: Path) -> None:
     sources = read_sources(source)
-    released = read_released(source, sources.migrations)
+    plpython = read_plpython(PLPYTHON_SOURCE, sources)
+    released = read_released(source, sources.name, sources.migrations)
     output.mkdir(parents=True, exist_ok=True)
     for stale in output.glob("machserial*"):
         stale.unlink()
     shutil.copy(source / "machserial.control", output)
-    for old, old_script in released.items():
-        if old == sources.version:
-            raise BuildError(f"{old} is released: raise default_version in machserial.control")
-        (output / f"machserial--{old}.sql").write_text(old_script)
-        update = update_script(sources, old, old_script)
-        (output / f"machserial--{old}--{sources.version}.sql").write_text(update)
-    (output / f"machserial--{sources.version}.sql").write_text(install_script(sources))
-    (output / "machserial.sql").write_text(plain_bundle(sources, released))
+    control = (PLPYTHON_SOURCE / f"{PLPYTHON}.control").read_text()
+    (output / f"{PLPYTHON}.control").write_text(control.replace("@VERSION@", sources.version))
+    write_products(sources, released, output)
+    write_products(plpython, read_released(source, PLPYTHON, []), output)
     updates = ", ".join(released) or "none"
     print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {updates}")
 
@@ -272,12 +320,13 @@ def ship_with_python(output: Path, version: str) -> None:
 
 def release(source: Path) -> None:
     sources = read_sources(source)
-    read_released(source, sources.migrations)
-    target = source / "released" / f"machserial--{sources.version}.sql"
-    if target.exists():
+    read_released(source, sources.name, sources.migrations)
+    folder = source / "released"
+    if (folder / f"machserial--{sources.version}.sql").exists():
         raise BuildError(f"{sources.version} is released already")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(install_script(sources))
+    folder.mkdir(exist_ok=True)
+    for each in (sources, read_plpython(PLPYTHON_SOURCE, sources)):
+        (folder / f"{each.name}--{each.version}.sql").write_text(install_script(each))
     print(f"machserial {sources.version} is released: its migrations are frozen. Raise default_version next.")
 
 

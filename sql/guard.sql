@@ -4,8 +4,9 @@
 set local search_path = pg_catalog, pg_temp;
 
 -- Whoever owns something in the schema could have put it there to be adopted and run with the owner's rights.
--- The database's owner is trusted. So is, in a restore, the owner of the still empty schema, to whom the
--- tables will belong as well; a dump tells itself by switching row_security off.
+-- The database's owner is trusted, and so are superusers, who own machserial_plpython. So is, in a restore,
+-- the owner of the still empty schema, to whom the tables will belong as well; a dump tells itself by
+-- switching row_security off.
 do $guard$
 declare
     stranger text;
@@ -27,6 +28,7 @@ begin
     where
         owner <> (select oid from pg_roles where rolname = current_user)
         and owner <> (select datdba from pg_database where datname = current_database())
+        and not (select rolsuper from pg_roles where oid = owner)
         and not (kind = 'schema' and current_setting('row_security') = 'off')
     limit 1;
     if stranger is not null then

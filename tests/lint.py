@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,8 +72,20 @@ def run(*command: object) -> list[str]:
 
 def ruff() -> list[str]:
     config = ["--config", ROOT / "python" / "pyproject.toml", "--cache-dir", ROOT / ".cache" / "ruff"]
-    folders = [path for path in ("python", "tests", "sql", "plpython") if (ROOT / path).exists()]
-    return run(PROGRAMS / "ruff", "check", "--quiet", "--output-format=concise", *config, *folders)
+    command = [PROGRAMS / "ruff", "check", "--quiet", "--output-format=concise", *config]
+    with tempfile.TemporaryDirectory() as folder:
+        plpython_functions(Path(folder))
+        return run(*command, "python", "tests", "sql") + run(*command, folder)
+
+
+def plpython_functions(folder: Path) -> None:
+    """Each PL/Python function with all that the build has put into it, as PostgreSQL makes a function of it."""
+    script = (BUILD / "machserial_plpython.sql").read_text()
+    header = r"function machserial\.(\w+)\(([^)]*)\)(?:(?!;\n).)*?"
+    for name, arguments, body in re.findall(header + r"\$python\$\n(.*?)\$python\$", script, re.DOTALL):
+        names = ["plpy", *(argument.split()[0] for argument in arguments.split(",") if argument)]
+        text = f"def {name}({', '.join(names)}):\n{textwrap.indent(body, ' ')}"
+        (folder / f"{name}.py").write_text(text)
 
 
 def sqlfluff() -> list[str]:
@@ -93,8 +106,10 @@ def for_pgspot(script: str) -> str:
       which happens under a secured search_path: that of CREATE EXTENSION, or the bundle's own. So the equivalent
       body as a string is one that runs under such a search_path.
     - Its parser knows no composite types, and stops where a variable's field is assigned: record serves as well.
+    - It knows no PL/Python: what such a function runs is as opaque as if it were written in C.
     """
     script = re.sub(r"^\\echo.*$", "", script, flags=re.MULTILINE)
+    script = script.replace("\nlanguage plpython3u", "\nlanguage c")
     types = "|".join(re.findall(r"create type machserial\.(\w+) as \(", script)) or "none"
     script = re.sub(rf"^( +\w+(?: constant)?) machserial\.(?:{types})(;| :=)", r"\1 record\2", script, flags=re.M)
     pieces, end = [], 0
@@ -136,6 +151,9 @@ def pgspot() -> list[str]:
         "install": (BUILD / f"machserial--{version}.sql").read_text(),
         "bundle": (BUILD / "machserial.sql").read_text(),
         "migrations": migrations(),
+        "plpython install": (BUILD / f"machserial_plpython--{version}.sql").read_text(),
+        # Its guard stops it where somebody else has made one of its functions: as good as a schema of its own.
+        "plpython bundle": "create schema machserial;\n" + (BUILD / "machserial_plpython.sql").read_text(),
     }
     findings = {finding for name, script in scripts.items() for finding in pgspot_findings(name, script)}
     gone = ACCEPTED_BY_PGSPOT - findings
@@ -203,6 +221,9 @@ def plpgsql_check() -> list[str]:
         with psycopg.connect(server.dsn("postgres")) as connection:
             deploy(connection)
             connection.execute("create extension plpgsql_check")
+            if server.execute("select 1 from pg_available_extensions where name = 'plpython3u'"):
+                connection.execute("create extension machserial_plpython cascade")
+                connection.execute("select machserial.set_python_path(null)")
             return list(plpgsql_check_findings(connection))
 
 

@@ -277,12 +277,11 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def install_extension(self, build: Path) -> None:
-        """Replaces what this server offers as the extension machserial by what was built into a folder."""
+        """Replaces what this server offers as machserial's extensions by what was built into a folder."""
         for stale in self.extensions.glob("machserial*"):
             stale.unlink()
-        shutil.copy(build / "machserial.control", self.extensions)
-        for script in build.glob("machserial--*.sql"):
-            shutil.copy(script, self.extensions)
+        for product in (*build.glob("machserial*.control"), *build.glob("machserial*--*.sql")):
+            shutil.copy(product, self.extensions)
 
     def tool(self, name: str) -> Path:
         """A client program at least as new as the server: the server's own, else the embedded one's."""

@@ -18,6 +18,7 @@ INTERNAL = {
     "audit_archives",  # AUDIT_ARCHIVED tells of each, or verify_audit() does
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
     "generation_requests",  # what a repeated call is answered from; its serials have events
+    "python_paths",  # of the server, not of the data: where a superuser lets machserial_plpython find libraries
     "trigger_executions",  # a count, which maintain() folds; what a firing makes has events
 }
 

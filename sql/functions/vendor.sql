@@ -33,6 +33,7 @@ create type machserial.vendor_rule as (
     min_length integer,
     max_length integer,
     check_algorithm text,
+    stdnum_kind text,
     created_at timestamptz,
     created_by text
 );
@@ -69,6 +70,61 @@ exception when invalid_regular_expression then
         message = format('%L is not a regular expression', regex),
         detail = format('PostgreSQL says: %s.', sqlerrm),
         hint = 'Write it as for the operator ~, for instance ^AC-[0-9]{6}$.';
+end
+$$;
+
+-- Numbering schemes are known to machserial_plpython, which may not be there: it is called by its name alone.
+-- As the owner of machserial, who is the one that may call it; the caller learns what the numbers are worth,
+-- no more.
+create function machserial._stdnum_verdicts(kind text, numbers text[]) returns boolean[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    verdicts boolean[];
+begin
+    if to_regprocedure('machserial.stdnum_are_valid(text, text[])') is null then
+        raise exception using
+            errcode = 'feature_not_supported',
+            message = 'stdnum_kind needs machserial_plpython',
+            detail = 'This database has no machserial.stdnum_are_valid().',
+            hint = 'Have a superuser run: create extension machserial_plpython cascade;';
+    end if;
+    execute 'select machserial.stdnum_are_valid($1, $2)' into verdicts using kind, numbers;
+    return verdicts;
+end
+$$;
+
+-- What is wrong with numbers by their numbering scheme. A receipt is not lost because nobody can say: then
+-- that is what is wrong with each.
+create function machserial._stdnum_faults(serial_numbers text[], kind text)
+returns table (serial_number text, fault text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    verdicts boolean[];
+    obstacle text;
+begin
+    if kind is null or serial_numbers is null then
+        return;
+    end if;
+    begin
+        verdicts := machserial._stdnum_verdicts(kind, serial_numbers);
+    exception
+        -- The second extension, plpython3u or the library is gone, or another version of it is there.
+        when feature_not_supported or undefined_function or undefined_object or undefined_file
+            or insufficient_privilege or invalid_parameter_value or external_routine_exception then
+            obstacle := sqlerrm;
+    end;
+    return query
+    select
+        n.number, case
+            when obstacle is null then format('%L is no valid %s', n.number, kind)
+            else format('%L cannot be examined as %s: %s', n.number, kind, obstacle)
+        end
+    from unnest(serial_numbers, verdicts) as n (number, is_valid)
+    where n.is_valid is not true;
 end
 $$;
 
@@ -119,11 +175,13 @@ begin
     if new.part_id is not null then
         perform machserial._require_known_part(new.part_id);
     end if;
-    if num_nonnulls(new.pattern, new.regex, new.min_length, new.max_length, new.check_algorithm) = 0 then
+    if num_nonnulls(
+        new.pattern, new.regex, new.min_length, new.max_length, new.check_algorithm, new.stdnum_kind
+    ) = 0 then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('a rule for vendor %s says nothing', new.vendor_name),
-            detail = 'pattern, regex, min_length, max_length and check_algorithm are all null.',
+            detail = 'pattern, regex, min_length, max_length, check_algorithm and stdnum_kind are all null.',
             hint = 'Give at least one of them; machserial.delete_vendor_rule(…) takes a rule away.';
     elsif new.min_length > new.max_length then
         raise exception using
@@ -137,6 +195,12 @@ begin
     perform machserial._require_length('max_length', new.max_length);
     perform machserial._require_regex(new.regex);
     new.check_algorithm := machserial._check_name(new.check_algorithm);
+    new.stdnum_kind := lower(btrim(new.stdnum_kind));
+    -- A rule that stands can be changed where machserial_plpython is gone.
+    if new.stdnum_kind is not null
+        and (tg_op = 'INSERT' or new.stdnum_kind is distinct from old.stdnum_kind) then
+        perform machserial._stdnum_verdicts(new.stdnum_kind, '{}');
+    end if;
     new.compiled_pattern := case
         when new.pattern is not null then machserial._compile_vendor_pattern(new.pattern)
     end;
@@ -195,7 +259,8 @@ $$;
 
 create function machserial.set_vendor_rule(
     vendor_name text, part_id text default null, pattern text default null, regex text default null,
-    min_length integer default null, max_length integer default null, check_algorithm text default null
+    min_length integer default null, max_length integer default null, check_algorithm text default null,
+    stdnum_kind text default null
 )
 returns machserial.vendor_rule
 language plpgsql
@@ -206,31 +271,35 @@ declare
     rule machserial.vendor_rule;
 begin
     insert into machserial.vendor_rules as r (
-        vendor_name, part_id, pattern, regex, min_length, max_length, check_algorithm
+        vendor_name, part_id, pattern, regex, min_length, max_length, check_algorithm, stdnum_kind
     )
     values (
         set_vendor_rule.vendor_name, set_vendor_rule.part_id, set_vendor_rule.pattern, set_vendor_rule.regex,
-        set_vendor_rule.min_length, set_vendor_rule.max_length, set_vendor_rule.check_algorithm
+        set_vendor_rule.min_length, set_vendor_rule.max_length, set_vendor_rule.check_algorithm,
+        set_vendor_rule.stdnum_kind
     )
     on conflict (vendor_name, coalesce(part_id, '')) do update
     set
         pattern = excluded.pattern, regex = excluded.regex, min_length = excluded.min_length,
-        max_length = excluded.max_length, check_algorithm = excluded.check_algorithm
+        max_length = excluded.max_length, check_algorithm = excluded.check_algorithm,
+        stdnum_kind = excluded.stdnum_kind
     returning
         r.id, r.vendor_name, r.part_id, r.pattern, r.regex, r.min_length, r.max_length, r.check_algorithm,
-        r.created_at, r.created_by
+        r.stdnum_kind, r.created_at, r.created_by
     into rule;
     return rule;
 end
 $$;
 
-comment on function machserial.set_vendor_rule(text, text, text, text, integer, integer, text) is
+comment on function machserial.set_vendor_rule(text, text, text, text, integer, integer, text, text) is
 'Says what the numbers of a vendor look like; the vendor''s rule for this part, if there is one, is replaced
 as a whole. part_id: null is the vendor''s general rule; a part''s own rule comes before it, and then the
 general one does not hold. pattern: see parse_pattern(). regex: as for the operator ~, so anchor it with ^ and
 $. min_length, max_length: characters. check_algorithm: see check_digit(); what it does not know, such as
-separators, is skipped. At least one of the five. It holds for what is received from now on. Returns the rule.
-Errors: 22023 a faulty argument, or no criterion · 23503 unknown part.';
+separators, is skipped. stdnum_kind: see stdnum_is_valid() of machserial_plpython, such as imei. At least one
+of the six. It holds for what is received from now on. Returns the rule.
+Errors: 22023 a faulty argument, or no criterion · 23503 unknown part · 0A000 stdnum_kind where
+machserial_plpython or its library is not installed.';
 
 create function machserial.delete_vendor_rule(vendor_name text, part_id text default null)
 returns machserial.vendor_rule
@@ -246,7 +315,7 @@ begin
         and coalesce(r.part_id, '') = coalesce(delete_vendor_rule.part_id, '')
     returning
         r.id, r.vendor_name, r.part_id, r.pattern, r.regex, r.min_length, r.max_length, r.check_algorithm,
-        r.created_at, r.created_by
+        r.stdnum_kind, r.created_at, r.created_by
     into rule;
     if rule.id is null then
         raise exception using
@@ -404,8 +473,11 @@ begin
         select 4, n.number, format('%L does not end with its %s check', n.number, rule.check_algorithm)
         from numbers as n where not machserial._ends_with_check(rule.check_algorithm, n.number)
         union all
+        select 5, s.serial_number, s.fault
+        from machserial._stdnum_faults(serial_numbers, rule.stdnum_kind) as s
+        union all
         -- Where a number can be divided in several ways, the obvious one may only clear it.
-        select 5, p.number, unnest(
+        select 6, p.number, unnest(
             case when (rule.compiled_pattern ->> 'is_open')::boolean
                 then coalesce(machserial._errors_of_every_division(p.number, rule.pattern), p.faults)
                 else p.faults

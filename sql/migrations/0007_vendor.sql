@@ -81,6 +81,7 @@ create table machserial.vendor_rules (
     min_length integer,
     max_length integer,
     check_algorithm text,
+    stdnum_kind text,
     compiled_pattern jsonb,
     created_at timestamptz not null default now(),
     created_by text not null
@@ -102,6 +103,8 @@ comment on column machserial.vendor_rules.min_length is 'Characters that they ha
 comment on column machserial.vendor_rules.max_length is 'Characters that they have at most.';
 comment on column machserial.vendor_rules.check_algorithm is
 'Algorithm of the check characters that they end with, as in check_digit().';
+comment on column machserial.vendor_rules.stdnum_kind is
+'Numbering scheme of the world that they follow, as in stdnum_is_valid() of machserial_plpython.';
 comment on column machserial.vendor_rules.compiled_pattern is 'What the pattern compiles to.';
 comment on column machserial.vendor_rules.created_at is 'When the rule was made.';
 comment on column machserial.vendor_rules.created_by is

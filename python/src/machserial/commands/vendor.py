@@ -27,7 +27,16 @@ REFUSED = "REFUSED"
 
 # What a terminal has room for; --json gives all.
 IN_A_TABLE = ("id", "serial_number", "vendor_name", "part_id", "status", "received_date", "validation_errors")
-RULE_IN_A_TABLE = ("vendor_name", "part_id", "pattern", "regex", "min_length", "max_length", "check_algorithm")
+RULE_IN_A_TABLE = (
+    "vendor_name",
+    "part_id",
+    "pattern",
+    "regex",
+    "min_length",
+    "max_length",
+    "check_algorithm",
+    "stdnum_kind",
+)
 
 ACCEPTABLE = """
     select array_agg(id order by id) filter (where validation_errors = '{}' or waived_at is not null) as ids,
@@ -48,7 +57,9 @@ LIST = """
 """
 
 LIST_RULES = """
-    select id, vendor_name, part_id, pattern, regex, min_length, max_length, check_algorithm, created_at, created_by
+    select
+        id, vendor_name, part_id, pattern, regex, min_length, max_length, check_algorithm, stdnum_kind, created_at,
+        created_by
     from machserial.vendor_rules
     where %(vendor)s::text is null or vendor_name = %(vendor)s
     order by vendor_name, part_id nulls first
@@ -263,6 +274,9 @@ def list_rules(settings: Settings, vendor: str | None) -> None:
 @click.option("--min-length", type=int, help="Characters that they have at least.")
 @click.option("--max-length", type=int, help="Characters that they have at most.")
 @click.option("--check", "check_algorithm", metavar="ALGORITHM", help="Check digit that they end with, such as luhn.")
+@click.option(
+    "--stdnum-kind", metavar="KIND", help="Numbering scheme that they follow, such as imei; needs machserial_plpython."
+)
 @pass_settings
 def set_rule(settings: Settings, **arguments: object) -> None:
     """Say what the numbers of VENDOR look like. Replaces the rule that there was as a whole."""

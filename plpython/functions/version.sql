@@ -1,0 +1,3 @@
+create function machserial._plpython_version() returns text
+language sql immutable parallel safe
+return '@VERSION@';
