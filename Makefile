@@ -71,5 +71,5 @@ clean: ## remove everything that make has made here
 venv: # .venv with the machserial command and what tests need; root gets python3-venv if it is missing
 	@tests/prepare/venv.sh
 
-packages: # for root on Debian: a server and plpgsql_check where they are missing
+packages: # for root on Debian: a server, plpgsql_check, PL/Python and its libraries where they are missing
 	@tests/prepare/packages.sh

@@ -11,6 +11,19 @@ begin
             message = 'machserial_plpython is installed as an extension in this database',
             hint = 'Update it with: alter extension machserial_plpython update;';
     end if;
+    -- Whoever owns a schema may drop and replace what is in it, unless it belongs to an extension. Functions
+    -- that run with a superuser's rights would call his.
+    if not (
+        select r.rolsuper from pg_catalog.pg_namespace as s
+        inner join pg_catalog.pg_roles as r on r.oid = s.nspowner
+        where s.nspname = 'machserial'
+    ) then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = 'the schema machserial does not belong to a superuser',
+            detail = 'Its owner could put his own functions in the place of these.',
+            hint = 'Install machserial and machserial_plpython as extensions, which are safe from that.';
+    end if;
 end
 $guard$;
 

@@ -55,8 +55,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     except ServerError as error:
         header = [f"server: {error}"]
     built = (BUILD / "machserial.sql").stat().st_mtime if BUILD.exists() else 0
-    if any(path.stat().st_mtime > built for path in (ROOT / "sql").rglob("*.sql")):
-        header.append("build/ is older than sql/: run make first, or the old code is tested")
+    if any(path.stat().st_mtime > built for folder in ("sql", "plpython") for path in (ROOT / folder).rglob("*.*")):
+        header.append("build/ is older than sql/ or plpython/: run make first, or the old code is tested")
     return header
 
 

@@ -86,6 +86,7 @@ def json_entries(text):
 
 def csv_entries(text, is_whole):
     """A line of a message may look like the start of an entry: the right start is followed by nothing else."""
+    csv.field_size_limit(len(text) + 1)
     starts = [0] if is_whole else [found.start() for found in CSV_START.finditer(text)][:100]
     best = []
     for start in starts:

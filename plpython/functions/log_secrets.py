@@ -4,7 +4,8 @@ SECRET = re.compile(
     r"|(?:access|auth|bearer)[_ -]?token",
     re.IGNORECASE,
 )
-QUOTE = re.compile(r"['\"(]|\$\w*\$")
+# Those of the languages that PostgreSQL speaks as well.
+QUOTE = re.compile(r"['\"(`\u00ab\u00bb\u2018-\u201f\u2039\u203a\u300a-\u300f]|\$\w*\$")
 URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):(\S*)@")
 HASH = re.compile(r"\bmd5[0-9a-f]{32}\b|SCRAM-SHA-256\$\S*")
 # What an authentication that failed says of passwords is never one.
@@ -21,7 +22,8 @@ def without_secrets(entry):
     is_secretive = any(text and SECRET.search(text) for text in spoken)
     is_login = entry.get("sqlstate") in AUTHENTICATION or entry["message"].startswith("password authentication failed")
     # With no statement there is nothing to tell what is quoted here.
-    is_quoting = not entry.get("statement") and " at or near " in entry["message"]
+    is_syntax_error = entry.get("sqlstate") == "42601" or " at or near " in entry["message"]
+    is_quoting = is_syntax_error and not entry.get("statement")
     masked = dict(entry)
     for name in ("message", "detail", "hint", "context", "statement"):
         text = entry.get(name)

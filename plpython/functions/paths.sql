@@ -89,7 +89,14 @@ begin
         return array[]::text[];
     end if;
     lock table only machserial.python_paths in access share mode;
-    select r.rolname, r.rolsuper and c.relkind = 'r' as is_trusted into owner
+    select
+        r.rolname, r.rolsuper and c.relkind = 'r' and not exists (
+            select from aclexplode(c.relacl) as a
+            where a.grantee <> c.relowner and a.privilege_type <> 'SELECT'
+        ) and not exists (
+            select from pg_attribute as a where a.attrelid = c.oid and a.attacl is not null
+        ) as is_trusted
+    into owner
     from pg_class as c
     inner join pg_roles as r on r.oid = c.relowner
     where c.relname = 'python_paths' and c.relnamespace = 'machserial'::regnamespace;
@@ -97,7 +104,9 @@ begin
         raise exception using
             errcode = 'insufficient_privilege',
             message = 'machserial.python_paths is not the table of machserial_plpython',
-            detail = format('It is no plain table or belongs to %I, who is no superuser.', owner.rolname),
+            detail = format(
+                'It is no plain table, others may write to it, or its owner %I is no superuser.', owner.rolname
+            ),
             hint = 'Drop it, and set the path again: select machserial.set_python_path(…);';
     end if;
     return array(select p.path from only machserial.python_paths as p order by p.path);

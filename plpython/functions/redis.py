@@ -70,8 +70,11 @@ def connected(plpy, redis, url):
         pool = redis.ConnectionPool.from_url(url)
     except Exception as error:
         refuse(plpy, f"The library says: {said(error, url)}.")
-    limits = {"socket_connect_timeout": 0.05, "socket_timeout": 0.2, "retry_on_timeout": False}
-    pool.connection_kwargs.update(limits)
+    pool.connection_kwargs.update(socket_timeout=0.2, retry_on_timeout=False)
+    # The library knows none for a socket in a file, which connects at once or not at all.
+    pool.connection_kwargs.pop("socket_connect_timeout", None)
+    if "path" not in pool.connection_kwargs:
+        pool.connection_kwargs["socket_connect_timeout"] = 0.05
     # Newer libraries try again by themselves.
     if hasattr(redis, "retry"):
         pool.connection_kwargs["retry"] = redis.retry.Retry(redis.backoff.NoBackoff(), 0)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# For root on Debian: a PostgreSQL server to test on, and plpgsql_check for it, where they are missing. Everybody else
-# tests on the server that is there, else on the embedded one; make lint says what it had to leave out.
+# For root on Debian: a PostgreSQL server to test on, with plpgsql_check, PL/Python and its libraries, where they are
+# missing. Everybody else tests on the server that is there, else on the embedded one; make lint and the tests say what
+# they had to leave out.
 set -eu
 . tests/prepare/apt.sh
 
@@ -16,10 +17,22 @@ case $chosen in
         ;;
 esac
 
+# install_missing VERSION: what the tests of that server can use, one by one: the lack of one is no lack of the others.
+install_missing() {
+    extensions=/usr/share/postgresql/$1/extension
+    libraries=/usr/lib/python3/dist-packages
+    [ -e "$extensions/plpgsql_check.control" ] || apt_install "postgresql-$1-plpgsql-check" ||
+        echo 'make: going on without plpgsql_check'
+    # It needs the server of its own version, to the digit: any other would upgrade the one that is there.
+    server=$(dpkg-query -W -f '${Version}' "postgresql-$1" 2> /dev/null || true)
+    [ -e "$extensions/plpython3u.control" ] || apt_install "postgresql-plpython3-$1=$server" ||
+        echo 'make: going on without plpython3u'
+    [ -e $libraries/stdnum ] || apt_install python3-stdnum || echo 'make: going on without python3-stdnum'
+    [ -e $libraries/redis ] || apt_install python3-redis || echo 'make: going on without python3-redis'
+}
+
 if [ -x "$chosen/initdb" ]; then
-    version=$(basename "$(dirname "$chosen")")
-    [ ! -e "/usr/share/postgresql/$version/extension/plpgsql_check.control" ] || exit 0
-    apt_install "postgresql-$version-plpgsql-check" || echo 'make: going on without plpgsql_check'
+    install_missing "$(basename "$(dirname "$chosen")")"
     exit 0
 fi
 
@@ -31,5 +44,8 @@ rule=/etc/postgresql-common/createcluster.d/machserial.conf
 mkdir -p "$(dirname $rule)"
 echo 'create_main_cluster = false' > $rule
 trap 'rm -f "$apt_log" "$rule"' EXIT
-apt_install "postgresql-$version" "postgresql-$version-plpgsql-check" ||
-    echo 'make: going on with the embedded server, without plpgsql_check'
+if apt_install "postgresql-$version"; then
+    install_missing "$version"
+else
+    echo 'make: going on with the embedded server, without plpgsql_check and plpython3u'
+fi
