@@ -47,6 +47,7 @@ SEAL_COLUMNS = [
     "horizon",
     "next_transaction_id",
     "oldest_transaction_at",
+    "last_given_id",
     "not_before",
     "merkle_root",
     "previous_hash",

@@ -446,15 +446,17 @@ def test_an_event_beside_every_seal(connection, trail, memory, change):
     assert told(connection)
 
 
-def test_a_negative_id_is_an_event_like_any_other(fresh):
-    record(fresh, 2)
+@pytest.mark.parametrize("used", [-7, 0, 1, "lost"])
+def test_an_id_that_had_been_given_before(fresh, fresh_trail, used):
+    """Ids only go up: a transaction that begins after a seal gets none that is lower than all before it."""
+    given = fresh_trail.lost if used == "lost" else used
+    record(fresh, 1, id=given)
+    assert ("EVENT_INSERTED", None, given) in told(fresh)
     seal(fresh)
-    record(fresh, 1, id=-7)
-    record(fresh, 1, id=0)
-    assert seal(fresh) == 2
-    assert_intact(fresh)
-    attack(fresh, "update machserial.audit_events set reason = 'x' where id = -7")
-    assert told(fresh) == {("EVENT_CHANGED", 3, -7)}
+    assert given in {event_id for _, _, event_id in told(fresh)}
+    record(fresh, 3)
+    seal(fresh)
+    assert {event_id for _, _, event_id in told(fresh)} == {given}
 
 
 def test_an_event_of_the_future(connection, trail, memory):
@@ -511,6 +513,7 @@ CHANGES = {
     "horizon": "horizon + 1",
     "next_transaction_id": "next_transaction_id + 1",
     "oldest_transaction_at": "oldest_transaction_at - interval '1 day'",
+    "last_given_id": "last_given_id - 1",
     "not_before": "not_before - interval '1 day'",
     "merkle_root": "sha256(merkle_root)",
     "previous_hash": "sha256(previous_hash)",
@@ -518,7 +521,7 @@ CHANGES = {
     "sealed_by": "'somebody else'",
     "seal_hash": "sha256(seal_hash)",
 }
-NULLS = ("horizon", "next_transaction_id", "oldest_transaction_at", "not_before", "first_event_id", "up_to_event_id")
+NULLS = ("horizon", "next_transaction_id", "oldest_transaction_at", "last_given_id", "first_event_id", "up_to_event_id")
 
 
 def test_every_column_of_a_seal_is_attacked():
@@ -689,8 +692,8 @@ def test_a_seal_before_the_first(connection, trail, memory, seal_id, kind):
     try:
         attack(
             connection,
-            f"insert into machserial.audit_seals select {seal_id}, {values}, null, null, null, null, merkle_root, "
-            "seal_hash, sealed_at, sealed_by, seal_hash from machserial.audit_seals where id = 1",
+            f"insert into machserial.audit_seals select {seal_id}, {values}, null, null, null, null, null, "
+            "merkle_root, seal_hash, sealed_at, sealed_by, seal_hash from machserial.audit_seals where id = 1",
         )
     except psycopg.errors.CheckViolation:
         return
@@ -701,7 +704,7 @@ def test_a_second_opening_in_the_middle(connection, trail, memory):
     """Appending needs no trigger to be off."""
     connection.execute(
         "insert into machserial.audit_seals select 6, 2, %s, system_identifier, timeline, null, 0, null, null, null, "
-        "null, null, next_transaction_id, null, null, sha256(''), seal_hash, sealed_at, sealed_by, '' "
+        "null, null, next_transaction_id, null, null, null, sha256(''), seal_hash, sealed_at, sealed_by, '' "
         "from machserial.audit_seals where id = 5",
         (trail.b[2],),
     )
@@ -713,7 +716,7 @@ def test_a_second_opening_in_the_middle(connection, trail, memory):
 @pytest.mark.parametrize("previous", ["seal_hash", "previous_hash"])
 def test_a_seal_that_is_put_at_the_end(connection, trail, memory, previous):
     connection.execute(
-        f"insert into machserial.audit_seals select 6, {', '.join(SEAL_COLUMNS[1:16])}, {previous}, sealed_at, "
+        f"insert into machserial.audit_seals select 6, {', '.join(SEAL_COLUMNS[1:17])}, {previous}, sealed_at, "
         "sealed_by, seal_hash from machserial.audit_seals where id = 5"
     )
     assert ("SEAL_CHANGED", 6, None) in told(connection)
@@ -1046,6 +1049,7 @@ def test_one_seal_of_an_archived_month_cannot_be_emptied(fresh, server, victim):
     for waiting in opened:
         assert seal(fresh) == 1
         waiting.rollback()
+        waiting.close()
     archive(fresh, month)
     assert_intact(fresh)
     attack(fresh, f"delete from machserial.audit_events where id = {events[victim]}")
@@ -1066,7 +1070,7 @@ def long_chain(fresh):
     return events
 
 
-@pytest.mark.parametrize("victim", [0, 1, 15, 16, 20, 38, 39])
+@pytest.mark.parametrize("victim", [0, 15, 16, 39])
 @pytest.mark.parametrize("runs_before", [0, 1, 2])
 def test_an_attack_on_any_seal_is_found_within_32_runs_and_stays(fresh, long_chain, victim, runs_before):
     for _ in range(runs_before):

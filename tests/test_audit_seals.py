@@ -298,7 +298,8 @@ def test_subtransactions_belong_to_their_transaction(writer, connect):
         nested.execute(
             "do $$ begin for i in 1..5 loop begin "
             "insert into machserial.audit_events (event_type, event_source) values ('X', 'x'); "
-            "if i = 3 then raise exception 'lost'; end if; exception when raise_exception then null; end; end loop; end $$"
+            "if i = 3 then raise exception 'lost'; end if; "
+            "exception when raise_exception then null; end; end loop; end $$"
         )
     assert_intact(writer)
     seal(writer)
@@ -378,6 +379,54 @@ def test_only_one_seals_and_the_others_do_not_wait(writer, connect):
     assert_intact(writer)
     busy.commit()
     assert seal(writer) == 0
+    assert_intact(writer)
+
+
+def seal_some(connection: psycopg.Connection) -> None:
+    assert seal(connection) == 2
+
+
+def change_node(connection: psycopg.Connection) -> None:
+    call(connection, "set_node", node=3)
+    record(connection, 2)
+
+
+def make_months(connection: psycopg.Connection) -> None:
+    make_month(connection, month_of(value(connection, "select now()"), 7))
+    record(connection, 2, performed_at=f"{month_of(value(connection, 'select now()'), 7)} 00:00:00+00")
+    seal(connection)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "meanwhile, locked",
+    [
+        (record, "audit_verifications"),
+        (seal_some, "audit_verifications"),
+        (make_months, "audit_verifications"),
+        (change_node, "audit_leaves"),
+    ],
+)
+def test_what_happens_during_a_verification(writer, connect, meanwhile, locked, full):
+    """It has seen which seal is the newest, and waits for a table that somebody has locked."""
+    record(writer, 3)
+    seal(writer)
+    if meanwhile is not change_node:
+        record(writer, 2)
+    verifier, blocker, other = connect(autocommit=True), connect(), connect(autocommit=True)
+    blocker.execute(f"lock table machserial.{locked}")
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(problems, verifier, full=full)
+        waits = "select count(*) from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+        while not value(other, waits, verifier.info.backend_pid):
+            assert not run.done()
+            time.sleep(0.01)
+        try:
+            other.execute("set statement_timeout = '10s'")
+            meanwhile(other)
+        finally:
+            blocker.rollback()
+        assert not run.result(), run.result()
     assert_intact(writer)
 
 
