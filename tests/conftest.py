@@ -5,7 +5,8 @@ deployed_dsn  connection string of that same database
 connect       connect(**options): more connections to it, closed afterwards
 dsn           connection string of a fresh database without machserial
 server        the running server (tests/servers.py)
-mode          how machserial was installed: 'extension' or 'plain'; every test that uses it runs in both
+mode          how machserial was installed: 'extension' or 'plain'; a test that uses it runs in both, but in modules
+              that say ONE_MODE = True
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen_by_test = any("mode" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "mode" in metafunc.fixturenames and not chosen_by_test:
         wanted = metafunc.config.getoption("--mode")
-        metafunc.parametrize("mode", MODES if wanted == "both" else [wanted], scope="session")
+        modes = MODES if wanted == "both" else [wanted]
+        # Both modes make the same catalog (tests/test_install.py): long modules say ONE_MODE, and run in the first.
+        modes = modes[:1] if getattr(metafunc.module, "ONE_MODE", False) else modes
+        metafunc.parametrize("mode", modes, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,9 @@ from machserial.errors import ExpectedError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
 DRIVER = Path(__file__).with_name("archiver_to_kill.py")
 
 

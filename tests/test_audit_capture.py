@@ -8,6 +8,9 @@ import psycopg
 import pytest
 from support import call, column, generated, make_format, make_part, refused, register, value
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
 # Tables whose changes are no events, each with the reason.
 INTERNAL = {
     "schema_migrations",  # written by migrate() only: which code the data is for

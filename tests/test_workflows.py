@@ -17,6 +17,9 @@ import psycopg
 import pytest
 from support import HOSTILE, at_once, call, column, generated, make_format, make_part, refused, register, value
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 # Helpers that stand for ids: s('number') a serial, p('work order') a placeholder, t('trigger type') a trigger,
