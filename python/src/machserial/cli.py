@@ -12,6 +12,7 @@ from machserial.commands.deploy import deploy
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
 from machserial.commands.lineage import lineage_group
+from machserial.commands.migrate import migrate_group
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.serial import serial_group
 from machserial.commands.triggers import triggers_group
@@ -48,6 +49,7 @@ for command in (
     format_group,
     generate,
     lineage_group,
+    migrate_group,
     placeholders_group,
     serial_group,
     triggers_group,
