@@ -131,12 +131,13 @@ def find_source(dsn: str | None) -> Source:
 
 
 @contextmanager
-def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
+def connect(dsn: str | None, **changes: str) -> Iterator[psycopg.Connection]:
     """A connection whose block is one transaction: committed at its end, rolled back on any error.
 
-    Rows are dictionaries. Raises ExpectedError with the exit codes of errors.Exit.
+    Rows are dictionaries. changes: of the place, such as another dbname. Raises ExpectedError with the exit codes of
+    errors.Exit.
     """
-    connection = _open(find_source(dsn))
+    connection = _open(find_source(dsn), changes)
     try:
         try:
             yield connection
@@ -147,8 +148,8 @@ def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
         connection.close()
 
 
-def _open(source: Source) -> psycopg.Connection:
-    parameters = _parameters(source)
+def _open(source: Source, changes: dict[str, str]) -> psycopg.Connection:
+    parameters = _parameters(source) | changes
     log.debug("connecting by %s", source.name)
     try:
         connection = psycopg.connect(
@@ -180,6 +181,18 @@ def _parameters(source: Source) -> dict:
     elif "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", DEFAULT_TIMEOUT)
     return parameters
+
+
+def for_programs(dsn: str | None, **changes: str) -> tuple[str, dict[str, str]]:
+    """For PostgreSQL's own programs: where to connect to, and the environment that holds the password.
+
+    The password is in the environment alone: command lines are there for everybody to read. changes: of the place.
+    """
+    parameters = _parameters(find_source(dsn)) | changes
+    environment = dict(os.environ)
+    if password := parameters.pop("password", None):
+        environment["PGPASSWORD"] = str(password)
+    return conninfo.make_conninfo(**parameters), environment
 
 
 def _timeout() -> int | None:

@@ -80,7 +80,12 @@ declare
 begin
     perform machserial._require_owner('machserial.pause()');
     select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
-    if earlier.id is not null then
+    if _begin_pause.until_fenced then
+        -- A backup of a paused database: what holds now is that it was restored.
+        update machserial.pauses as p
+        set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = _begin_pause.reason
+        where p.id = earlier.id;
+    elsif earlier.id is not null then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = 'machserial is paused already',
