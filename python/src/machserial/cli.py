@@ -7,6 +7,7 @@ import click
 from machserial.commands.audit import audit_group
 from machserial.commands.backup import backup, restore
 from machserial.commands.blocks import blocks_group
+from machserial.commands.completion import completion
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
@@ -18,6 +19,7 @@ from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.serial import serial_group
+from machserial.commands.support_bundle import support_bundle
 from machserial.commands.triggers import triggers_group
 from machserial.commands.vendor import vendor_group
 from machserial.commands.version import version
@@ -47,6 +49,7 @@ for command in (
     audit_group,
     backup,
     blocks_group,
+    completion,
     conflicts_group,
     demo,
     deploy,
@@ -60,6 +63,7 @@ for command in (
     restore,
     resume,
     serial_group,
+    support_bundle,
     triggers_group,
     vendor_group,
     version,

@@ -74,6 +74,22 @@ TROUBLES = (
         "correct user and password, or the file ~/.pgpass",
     ),
     (
+        r"server does not support SSL",
+        "the server offers no encryption, and the connection demands it",
+        "switch ssl on in the server; on a network that you trust, sslmode=prefer does without",
+    ),
+    (
+        r"certificate verify failed|root certificate file|certificate for .* does not match|"
+        r"self[- ]signed certificate|unable to get local issuer|certificate authentication",
+        "the certificates do not prove who is who",
+        "name the authority in sslrootcert and your own certificate in sslcert and sslkey, or correct the host's name",
+    ),
+    (
+        r"(no pg_hba\.conf entry|pg_hba\.conf rejects).*(no encryption|SSL off)",
+        "the server's pg_hba.conf does not let this user in from here without encryption",
+        "connect with sslmode=require; or add a line for it to pg_hba.conf and reload the server",
+    ),
+    (
         r"no pg_hba\.conf entry|pg_hba\.conf rejects",
         "the server's pg_hba.conf does not let this user in from here",
         "add a line for it to pg_hba.conf and reload the server",
@@ -98,7 +114,11 @@ TROUBLES = (
         "the connection service is not defined",
         "correct PGSERVICE, or add the service to ~/.pg_service.conf",
     ),
-    (r"SSL|certificate", "no encrypted connection could be made", "check sslmode and the certificates"),
+    (
+        r"SSL|certificate",
+        "no encrypted connection could be made",
+        "check sslmode and the certificates, and whether what listens there is PostgreSQL",
+    ),
 )
 
 MALFORMED = re.compile(
