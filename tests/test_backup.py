@@ -301,7 +301,8 @@ class TestRestore:
         assert "no file" in target("restored").refusal(REFUSED, "restore", str(tmp_path / "none"), "--create")
 
     def test_a_backup_of_something_else(self, dsn, server, tmp_path, target):
-        server.run("pg_dump", "--format=custom", "--file", tmp_path / "x", psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+        database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        server.run("pg_dump", "--format=custom", "--file", tmp_path / "x", database)
         assert "no serials" in target("restored").refusal(REFUSED, "restore", str(tmp_path / "x"), "--create")
 
     def test_a_database_that_is_not_there(self, backup, target):

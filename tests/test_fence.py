@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import psycopg
 import pytest
 from command import INTERRUPTED, OK, PRIVILEGE, REFUSED, USAGE, Command, machserial
@@ -62,7 +63,7 @@ def test_a_printed_number_fences_its_counter(plant, pattern, arguments):
         context["lot_number"] = "7"
     call(plant, "generate", part_id="P", quantity=2, **where)
     with plant.transaction(force_rollback=True):
-        ahead = call(plant, "generate", part_id="P", quantity=30, **where)[-1]
+        ahead = max(call(plant, "generate", part_id="P", quantity=30, **where), key=lambda row: row.sequence_number)
         left = value(plant, "select last_value from machserial.counter_status('X') where last_value > 0")
     # As after a restore: the counter stands where it stood before, the number is unknown.
     if arguments.get("allocation") != "GAPLESS":
@@ -233,7 +234,7 @@ def restored(plant, deployed_dsn):
     make_format(plant, "ENDED", "E{SEQ:4}")
     call(plant, "deactivate_format", name="ENDED")
     generated(plant, format="F", quantity=7)
-    plant.execute("select machserial._begin_pause('restored from x', true)")
+    call(plant, "pause", reason="restored from x", until_fenced=True)
     plant.commit()
     return Command(deployed_dsn)
 
@@ -323,3 +324,10 @@ class TestCommand:
         restored.query("grant select on all tables in schema machserial to machserial_test_operator")
         dsn = psycopg.conninfo.make_conninfo(restored.dsn, user="machserial_test_operator")
         Command(dsn).refusal(PRIVILEGE, "fence", "--format", "F", "--highest", "9", "--yes")
+
+    def test_a_promoted_standby_is_paused_by_hand(self, restored):
+        restored.answer("fence", "--all-known", "--yes")
+        restored.answer("pause", "--reason", "promoted", "--until-fenced")
+        assert "not fenced" in restored.refusal(REFUSED, "resume")
+        restored.answer("fence", "--all-known", "--yes")
+        assert restored.answer("pause", "--status") == {"paused": False}

@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from snapshot import catalog, differences
 from test_install import SOURCE, add_migration, build
 
-SLOW = "create table machserial.slow (id integer);\nselect pg_sleep(20);\ncreate table machserial.slower (id integer);\n"
+SLOW = "create table machserial.slow (id integer);\nselect pg_sleep(20);\ncreate table machserial.slower ();\n"
 QUICK = "create table machserial.quick (id integer);\nalter table machserial.serials add column made_quickly integer;\n"
 
 
@@ -258,6 +258,7 @@ class TestKilled:
 # What is done to the catalog; the finding's kind, object and problem.
 FAULTS = [
     ("drop table machserial.block_usages cascade", ("table", "machserial.block_usages", "missing")),
+    ("drop table machserial.pauses cascade", ("table", "machserial.pauses", "missing")),
     ("alter table machserial.settings drop column description", ("column", "settings.description", "missing")),
     ("alter table machserial.settings add column colour text", ("column", "settings.colour", "extra")),
     ("alter table machserial.serials alter column status drop default", ("column", "serials.status", "changed")),

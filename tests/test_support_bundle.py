@@ -1,4 +1,4 @@
-"""The support bundle helps, and betrays nothing: no number, no name, no text that somebody has put into the database."""
+"""The support bundle helps, and betrays nothing: no number, name or text that somebody has put into the database."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plant(connection, deployed_dsn, server):
     connection.execute("insert into machserial.settings values (%s, %s, %s)", ("note", MARK, MARK))
     connection.execute(f'create table machserial."{MARK}_table" (id integer)')
     connection.execute(f'create index "{MARK}_index" on machserial.serials (created_by)')
-    connection.execute(f'alter table machserial.serials add constraint "{MARK}_rule" check (serial_number <> \'{MARK}\')')
+    connection.execute(f'alter table machserial.serials add constraint "{MARK}_rule" check (id > 0)')
     connection.execute("drop index machserial.serials_work_order_id")
     connection.execute(f"comment on table machserial.serials is '{MARK}'")
     call(connection, "pause", reason=f"{MARK} audit")

@@ -137,8 +137,8 @@ begin
 end
 $$;
 
--- What comes before the statements of a migration. planned: the versions that they bring, where they were written
--- down earlier; null: whatever is pending.
+-- What comes before the statements of a migration. planned: the versions that they bring, where they were
+-- written down earlier; null: whatever is pending.
 create function machserial._begin_migration(planned integer[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -190,7 +190,8 @@ end
 $$;
 
 comment on function machserial.migration_script() is
-'The statements that machserial.migrate() would execute now: the pending migrations, their records, the views.';
+'The statements that machserial.migrate() would execute now: the pending migrations, their records, the
+views.';
 
 create function machserial.migrate() returns integer
 language plpgsql

@@ -44,7 +44,8 @@ comment on table machserial.counter_fences is
 'Which counters were moved past the highest number known to have left the building: fence() writes it.';
 comment on column machserial.counter_fences.id is 'Key.';
 comment on column machserial.counter_fences.counter_id is 'The counter.';
-comment on column machserial.counter_fences.pause_id is 'The pause in which it was done; null: outside of one.';
+comment on column machserial.counter_fences.pause_id is
+'The pause in which it was done; null: outside of one.';
 comment on column machserial.counter_fences.highest is
 'The highest sequence number that was named; null: none beyond what the database knows.';
 comment on column machserial.counter_fences.next_before is 'What the counter would have given next.';

@@ -260,7 +260,7 @@ def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: st
     """One transaction: the whole backup, and the pause. So nobody ever finds it restored and not paused."""
     place, environment = connection.for_programs(settings.dsn)
     reason = sql.Literal(f"restored from {file.name}").as_string(None)
-    last = f"select machserial._begin_pause({reason}, true);\n"
+    last = f"select machserial.pause({reason}, until_fenced => true);\n"
     owner = ["--no-owner", *([f"--role={role}"] if role else [])]
     with tempfile.TemporaryFile() as read_errors, tempfile.TemporaryFile() as write_errors:
         reader = subprocess.Popen(

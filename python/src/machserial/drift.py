@@ -224,7 +224,7 @@ def findings(connection: psycopg.Connection) -> list[Finding]:
         connection.execute("set local client_min_messages = warning")
         connection.execute("set local search_path = pg_catalog, pg_temp")
         live = _catalog(connection)
-        is_paused = connection.execute("select machserial._is_paused() as it_is").fetchone()["it_is"]
+        is_paused = "machserial.pauses" in live["table"] and _is_paused(connection)
         _install_anew(connection)
         expected = _catalog(connection)
     for trigger in expected["trigger"].values():
@@ -270,6 +270,12 @@ def _become_owner(connection: psycopg.Connection) -> None:
             remedy=f"connect as {owner}",
             code=5,
         ) from error
+
+
+def _is_paused(connection: psycopg.Connection) -> bool:
+    return connection.execute(
+        "select exists (select from machserial.pauses where resumed_at is null) as it_is"
+    ).fetchone()["it_is"]
 
 
 def _install_anew(connection: psycopg.Connection) -> None:

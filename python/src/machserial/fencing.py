@@ -49,7 +49,9 @@ def read_csv(file: Path) -> list[Known]:
         return known
 
 
-def fence(connection: psycopg.Connection, known: Iterable[Known], all_known: bool, reason: str, margin: int) -> list[Row]:
+def fence(
+    connection: psycopg.Connection, known: Iterable[Known], all_known: bool, reason: str, margin: int
+) -> list[Row]:
     """What was done to each counter; those of which nothing was said come last, as NOT_CONFIRMED."""
     done = []
     for one in known:

@@ -34,7 +34,7 @@ machserial support bundle
 
 versions.json    machserial, Python, libraries, the server
 migrations.json  which migrations have run
-drift.json       what of the catalog is not as the migrations make it; objects that are not machserial's are only counted
+drift.json       what of the catalog is not as the migrations make it; what is not machserial's has no name here
 health.json      machserial.health(): status, value and thresholds of each check
 integrity.json   machserial.integrity(): how many findings of each kind
 settings.json    machserial.settings
@@ -115,11 +115,11 @@ def write(settings: Settings, file: Path) -> list[str]:
     sections, missing = _sections(settings)
     sections["missing"] = missing
     partial = file.with_name(file.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:
-        with tarfile.open(fileobj=target, mode="w:gz") as archive:
-            _add(archive, "README.txt", READ_ME)
-            for name, content in sections.items():
-                _add(archive, f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as target, tarfile.open(fileobj=target, mode="w:gz") as archive:
+        _add(archive, "README.txt", READ_ME)
+        for name, content in sections.items():
+            _add(archive, f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
     partial.replace(file)
     return [row["section"] for row in missing]
 

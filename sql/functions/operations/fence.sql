@@ -1,5 +1,5 @@
--- Fencing: after a restore the counters know less than the world does. Each is moved past the highest number that
--- has left the building; what lies between becomes an accounted gap.
+-- Fencing: after a restore the counters know less than the world does. Each is moved past the highest number
+-- that has left the building; what lies between becomes an accounted gap.
 
 -- Whether a counter's period is the present one, at its site or at any.
 create function machserial._is_counting(period text, site_id text, reset text) returns boolean
@@ -31,7 +31,8 @@ begin
 end
 $$;
 
--- A day that these date tokens name, the nearest one to today where they leave the century open; null if none.
+-- A day that these date tokens name, the nearest one to today where they leave the century open; null if
+-- there is none.
 create function machserial._day_named(dates jsonb) returns date
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -53,8 +54,8 @@ begin
 end
 $$;
 
--- What a number that stands on a part tells of its counter, by one version of a format. Several rows: it can be
--- read in several ways.
+-- What a number that stands on a part tells of its counter, by one version of a format. Several rows: it can
+-- be read in several ways.
 create function machserial._read_serial(serial_number text, format_id bigint, part_id text, site_id text)
 returns table (sequence_number bigint, day date, part text, site text)
 language plpgsql stable
@@ -87,12 +88,20 @@ begin
 end
 $$;
 
--- The highest number that was named: a serial number as it stands on a part, of any version of the format, or a
--- bare sequence number. version_id: the version that wrote it, null for a bare one.
-create function machserial._read_highest(
-    format text, highest text, part_id text, site_id text,
-    out version_id bigint, out sequence_number bigint, out day date, out part text, out site text
-)
+-- The number that a call of fence() names. version_id: the version that wrote it, null for a bare sequence
+-- number.
+create type machserial._named_number as (
+    version_id bigint,
+    sequence_number bigint,
+    day date,
+    part text,
+    site text
+);
+
+-- The highest number that was named: a serial number as it stands on a part, of any version of the format, or
+-- a bare sequence number.
+create function machserial._read_highest(format text, highest text, part_id text, site_id text)
+returns machserial._named_number
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -100,6 +109,7 @@ as $$
 declare
     candidate record;
     ways integer;
+    named machserial._named_number;
 begin
     for candidate in
         select f.id from machserial.serial_formats as f
@@ -107,7 +117,7 @@ begin
         order by f.is_active desc, f.version desc
     loop
         select count(*), min(r.sequence_number), min(r.day), min(r.part), min(r.site)
-        into ways, sequence_number, day, part, site
+        into ways, named.sequence_number, named.day, named.part, named.site
         from machserial._read_serial(
             _read_highest.highest, candidate.id, _read_highest.part_id, _read_highest.site_id
         ) as r;
@@ -121,8 +131,8 @@ begin
                 ),
                 hint = 'Give part_id and site_id, or the sequence number alone.';
         elsif ways = 1 then
-            version_id := candidate.id;
-            return;
+            named.version_id := candidate.id;
+            return named;
         end if;
     end loop;
     if _read_highest.highest !~ '^[0-9]{1,18}$' then
@@ -143,7 +153,8 @@ begin
             ),
             hint = 'Give it as it stands on the part, or the sequence number alone.';
     end if;
-    sequence_number := _read_highest.highest::bigint;
+    named.sequence_number := _read_highest.highest::bigint;
+    return named;
 end
 $$;
 
@@ -239,7 +250,7 @@ end
 $$;
 
 create function machserial._require_fence_arguments(
-    format machserial.serial_format, reading record, highest text, margin bigint
+    format machserial.serial_format, named machserial._named_number, highest text, margin bigint
 )
 returns void
 language plpgsql stable
@@ -264,21 +275,21 @@ begin
             message = pg_catalog.format('format %s has no counter', format.name),
             detail = pg_catalog.format('Its pattern %L has no {SEQ:n}.', format.pattern),
             hint = 'Nothing of it can be fenced: register the numbers that are in use.';
-    elsif reading.sequence_number > maximum then
+    elsif named.sequence_number > maximum then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = pg_catalog.format('format %s has no number %s', format.name, reading.sequence_number),
+            message = pg_catalog.format('format %s has no number %s', format.name, named.sequence_number),
             detail = pg_catalog.format('The highest that its pattern holds is %s.', maximum),
             hint = 'Give the serial number as it stands on the part.';
     elsif format.counter_per in ('PART', 'SITE_PART') then
-        if reading.part is null then
+        if named.part is null then
             raise exception using
                 errcode = 'invalid_parameter_value',
                 message = pg_catalog.format('format %s counts for each part', format.name),
                 detail = 'part_id is null, and the number does not tell its part.',
                 hint = 'Give part_id.';
         end if;
-        perform machserial._require_known_part(reading.part);
+        perform machserial._require_known_part(named.part);
     end if;
 end
 $$;
@@ -288,8 +299,8 @@ create function machserial.fence(
     reason text default null, margin bigint default 0
 )
 returns table (
-    format_name text, counter_key text, period text, highest_number bigint, next_before bigint, next_after bigint,
-    burned bigint, outcome text
+    format_name text, counter_key text, period text, highest_number bigint, next_before bigint,
+    next_after bigint, burned bigint, outcome text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -301,50 +312,46 @@ declare
     given_reason constant text := machserial._require_reason(
         fence.reason, pg_catalog.format('format %s: to be fenced', fence.format)
     );
-    reading record;
+    named machserial._named_number;
     at timestamp;
     fenced machserial._fenced;
     counted record;
 begin
     perform machserial._require_owner('machserial.fence()');
     active := machserial._active_format(fence.format);
-    select null::bigint as version_id, null::bigint as sequence_number, null::date as day,
-        fence.part_id as part, fence.site_id as site
-    into reading;
     if fence.highest is not null then
-        select r.version_id, r.sequence_number, r.day, coalesce(fence.part_id, r.part) as part,
-            coalesce(fence.site_id, r.site) as site
-        into reading
-        from machserial._read_highest(fence.format, btrim(fence.highest), fence.part_id, fence.site_id) as r;
+        named := machserial._read_highest(fence.format, btrim(fence.highest), fence.part_id, fence.site_id);
     end if;
-    perform machserial._require_fence_arguments(active, reading, fence.highest, fence.margin);
-    if not machserial._is_continued(coalesce(reading.version_id, active.id), active.id) then
+    named.part := coalesce(fence.part_id, named.part);
+    named.site := coalesce(fence.site_id, named.site);
+    perform machserial._require_fence_arguments(active, named, fence.highest, fence.margin);
+    if not machserial._is_continued(coalesce(named.version_id, active.id), active.id) then
         return query
         select
-            fence.format, null::text, null::text, reading.sequence_number, null::bigint, null::bigint, 0::bigint,
+            fence.format, null::text, null::text, named.sequence_number, null::bigint, null::bigint, 0::bigint,
             'VERSION_ENDED';
         return;
     end if;
-    at := case when active.reset <> 'NEVER' then reading.day end;
+    at := case when active.reset <> 'NEVER' then named.day end;
     for fenced in
         select (m.fenced).*
         from (
-            select machserial._fence_counter(k.id, active, reading.sequence_number, fence.margin) as fenced
+            select machserial._fence_counter(k.id, active, named.sequence_number, fence.margin) as fenced
             from unnest(machserial._counters_to_fence(
-                active, reading.part, reading.site, at, fence.highest is not null
+                active, named.part, named.site, at, fence.highest is not null
             )) as k (id)
         ) as m
     loop
         insert into machserial.counter_fences (counter_id, pause_id, highest, next_before, next_after)
         values (
-            fenced.counter_id, pause_id, reading.sequence_number, fenced.next_before, fenced.next_after
+            fenced.counter_id, pause_id, named.sequence_number, fenced.next_before, fenced.next_after
         );
         select c.part_id, c.site_id, c.period into counted
         from machserial.counters as c where c.id = fenced.counter_id;
         format_name := active.name;
         counter_key := concat_ws('/', nullif(counted.site_id, ''), nullif(counted.part_id, ''));
         period := counted.period;
-        highest_number := reading.sequence_number;
+        highest_number := named.sequence_number;
         next_before := fenced.next_before;
         next_after := fenced.next_after;
         burned := (fenced.next_after - fenced.next_before) / active.sequence_increment;
@@ -353,7 +360,7 @@ begin
         end;
         perform machserial._audit_fence(given_reason, nullif(counted.part_id, ''), nullif(counted.site_id, ''),
             jsonb_build_object(
-                'format', active.name, 'period', counted.period, 'highest', reading.sequence_number,
+                'format', active.name, 'period', counted.period, 'highest', named.sequence_number,
                 'margin', fence.margin, 'next_before', next_before, 'next_after', next_after, 'burned', burned
             ));
         return next;

@@ -1,8 +1,8 @@
 -- Pausing: reads go on, new numbers are refused.
 --
--- While nothing is paused it costs nothing: the triggers that refuse are disabled. They refuse an insert, though,
--- and generate() has drawn its values by then. So a pause also takes has_runway from every counter: generate()
--- looks at that anyway, and asks for more only where it is missing.
+-- While nothing is paused it costs nothing: the triggers that refuse are disabled. They refuse an insert,
+-- though, and generate() has drawn its values by then. So a pause also takes has_runway from every counter:
+-- generate() looks at that anyway, and asks for more only where it is missing.
 
 create function machserial._require_no_pause() returns void
 language plpgsql stable security definer
@@ -105,20 +105,24 @@ begin
 end
 $$;
 
-create function machserial.pause(reason text default null) returns bigint
+create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return machserial._begin_pause(machserial._require_reason(pause.reason, 'a pause'), false);
+    return machserial._begin_pause(
+        machserial._require_reason(pause.reason, 'a pause'), coalesce(pause.until_fenced, false)
+    );
 end
 $$;
 
-comment on function machserial.pause(text) is
+comment on function machserial.pause(text, boolean) is
 'From now on new numbers are refused (55000, with this reason): by generate(), register_serial(), vendors''
 receipts, blocks, placeholders, triggers, and direct INSERT and COPY alike. Reads go on, and a request_id that
 has been answered is answered again. Waits at most half a second for those who are issuing numbers. reason:
-why; null means machserial.reason. Returns the id of the row in machserial.pauses.
+why; null means machserial.reason. until_fenced: the database has been restored or promoted and may be behind
+what has left the building: resume() is refused until fence() has been called for every counter; it takes the
+place of an earlier pause. Returns the id of the row in machserial.pauses.
 Errors: 22023 no reason · 42501 not the owner · 55000 paused already · 55P03 others are issuing numbers in
 transactions that have not ended: call it again.';
 

@@ -40,7 +40,9 @@ def backup(settings: Settings, file: Path, folder: Path | None, yes: bool) -> No
     if settings.json:
         output.print_json(asdict(made))
         return
-    output.print_text(f"{file}: {made.size} bytes, sha256 {made.sha256}, {len(made.counters)} counters; read back whole")
+    output.print_text(
+        f"{file}: {made.size} bytes, sha256 {made.sha256}, {len(made.counters)} counters; read back whole"
+    )
 
 
 @click.command(cls=Command)

@@ -14,7 +14,7 @@ from machserial.options import Command, Settings, pass_settings
 
 @click.command(cls=Command)
 @click.option("--format", "formats", multiple=True, help="A format; each is followed by its --highest.")
-@click.option("--highest", "highest", multiple=True, metavar="SERIAL", help="Its highest number that left the building.")
+@click.option("--highest", "highest", multiple=True, metavar="SERIAL", help="Its highest number that has left.")
 @click.option("--part", "part_id", help="The part, for a format that counts for each part; with one --format only.")
 @click.option("--site", "site_id", help="The site, for a format that counts for each site; with one --format only.")
 @click.option(

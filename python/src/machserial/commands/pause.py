@@ -11,10 +11,13 @@ from machserial.options import Command, Settings, pass_settings
 
 @click.command(cls=Command)
 @click.option("--reason", help="Why; whoever asks for a number is told.")
+@click.option(
+    "--until-fenced", is_flag=True, help="After a recovery or a promotion: not to be resumed before 'machserial fence'."
+)
 @click.option("--status", is_flag=True, help="Only say whether it is paused, by whom, since when and why.")
 @click.option("--history", is_flag=True, help="Only list the pauses so far.")
 @pass_settings
-def pause(settings: Settings, reason: str | None, status: bool, history: bool) -> None:
+def pause(settings: Settings, reason: str | None, until_fenced: bool, status: bool, history: bool) -> None:
     """Refuse new numbers until 'machserial resume', with a reason; reads go on.
 
     Holds for everybody who issues or registers numbers: by function, INSERT or COPY. It waits for transactions that
@@ -28,7 +31,10 @@ def pause(settings: Settings, reason: str | None, status: bool, history: bool) -
     if not status:
         if not reason:
             raise click.UsageError("Missing option '--reason'.")
-        locking.patiently(settings.connect, lambda connection: call(connection, "pause", reason=reason))
+        locking.patiently(
+            settings.connect,
+            lambda connection: call(connection, "pause", reason=reason, until_fenced=until_fenced or None),
+        )
     show_status(settings)
 
 
