@@ -69,21 +69,22 @@ end
 $$;
 
 -- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
-create function machserial._begin_pause(reason text, until_fenced boolean) returns bigint
+create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
 declare
-    pause_id bigint;
+    given_reason constant text := machserial._require_reason(pause.reason, 'a pause');
+    begun_id bigint;
     earlier record;
 begin
     perform machserial._require_owner('machserial.pause()');
     select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
-    if _begin_pause.until_fenced then
+    if pause.until_fenced then
         -- A backup of a paused database: what holds now is that it was restored.
         update machserial.pauses as p
-        set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = _begin_pause.reason
+        set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
         where p.id = earlier.id;
     elsif earlier.id is not null then
         raise exception using
@@ -93,26 +94,15 @@ begin
             hint = 'Call machserial.resume() first, if another reason is to be given.';
     end if;
     insert into machserial.pauses as p (reason, until_fenced)
-    values (_begin_pause.reason, _begin_pause.until_fenced)
-    returning p.id into pause_id;
+    values (given_reason, coalesce(pause.until_fenced, false))
+    returning p.id into begun_id;
     update machserial.counters as c set has_runway = false where c.has_runway;
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks enable trigger new_blocks_are_refused_while_paused;
-    perform machserial._audit_pause('PAUSED', _begin_pause.reason, jsonb_strip_nulls(jsonb_build_object(
-        'pause_id', pause_id, 'until_fenced', nullif(_begin_pause.until_fenced, false)
+    perform machserial._audit_pause('PAUSED', given_reason, jsonb_strip_nulls(jsonb_build_object(
+        'pause_id', begun_id, 'until_fenced', nullif(pause.until_fenced, false)
     )));
-    return pause_id;
-end
-$$;
-
-create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return machserial._begin_pause(
-        machserial._require_reason(pause.reason, 'a pause'), coalesce(pause.until_fenced, false)
-    );
+    return begun_id;
 end
 $$;
 
