@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from command import COMMAND, NOT_DEPLOYED, OK, PRIVILEGE, REFUSED, Command, envi
 from conftest import BUILD, install, start_server
 from machserial import deployment
 from psycopg.conninfo import make_conninfo
+from servers import die_with_parent, server_account
 from snapshot import catalog, differences
 from test_install import SOURCE, add_migration, build
 
@@ -386,6 +388,54 @@ class TestVerify:
     def test_code_of_another_version(self, migrated):
         migrated.query("create or replace function machserial.version() returns text language sql return '99.0.0'")
         assert "99.0.0" in migrated.refusal(NOT_DEPLOYED, "migrate", "verify")
+
+
+@pytest.fixture
+def bouncer(server, migrated, tmp_path_factory):
+    """The command at the same database through PgBouncer, which gives each transaction another session."""
+    if not (program := shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")):
+        pytest.skip("needs PgBouncer: install the package pgbouncer")
+    folder = Path(tempfile.mkdtemp(prefix="machserial-", dir=server.folder))
+    account = server_account()
+    (folder / "users").write_text('"postgres" ""\n')
+    (folder / "ini").write_text(
+        f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\nlisten_addr =\n"
+        f"unix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = trust\nauth_file = {folder}/users\n"
+        "pool_mode = transaction\ndefault_pool_size = 3\n"
+    )
+    for path in (folder, *folder.iterdir()):
+        if account:
+            os.chown(path, account.pw_uid, account.pw_gid)
+    who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    process = subprocess.Popen(
+        [program, "-q", folder / "ini"], stderr=subprocess.DEVNULL, preexec_fn=die_with_parent, **who
+    )
+    dsn = make_conninfo(migrated.dsn, host=str(folder), port=6432)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            break
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    yield Command(dsn)
+    process.terminate()
+    process.wait()
+
+
+def test_through_pgbouncer(migrated, bouncer, quick_bundle):
+    newer_code(migrated, quick_bundle)
+    assert bouncer.run("migrate", "plan", "--sql").stdout == migrated.run("migrate", "plan", "--sql").stdout
+    assert len(bouncer.answer("migrate", "up")["migrations"]) == 1
+    # The session that the next transaction gets has kept nothing of it.
+    assert bouncer.query("show lock_timeout") == [("0",)]
+    assert bouncer.answer("pause", "--reason", "x")["paused"]
+    assert bouncer.answer("resume") == {"paused": False}
+    assert bouncer.query("show lock_timeout") == [("0",)]
+    bouncer.query("drop table machserial.quick; alter table machserial.serials drop column made_quickly")
+    assert bouncer.run("migrate", "verify").exit_code == REFUSED  # the migration of the test is not this package's
 
 
 def test_the_groups_commands_are_listed():

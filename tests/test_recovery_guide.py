@@ -58,8 +58,8 @@ def test_the_guide(servers, tmp_path, monkeypatch):
                 ran.append(words[1])
     assert {"backup", "restore", "pause", "fence", "migrate", "support-bundle"} <= set(ran)
     with psycopg.connect(servers["new-server"]) as connection:
-        numbers = [row[0] for row in connection.execute("select serial_number from machserial.serials order by id desc")]
-        assert numbers[0] == "P-000121"
+        newest = connection.execute("select serial_number from machserial.serials order by id desc limit 1").fetchone()
+        assert newest == ("P-000121",)
         assert generated(connection, "PART-001", format="valves") == ["V0096"]
         gone = connection.execute("select * from machserial.verify_audit(full => true)").fetchall()
         assert gone == []
