@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import call, generated, make_format, make_part, refused, value
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
 REASON = "restored"
 
 

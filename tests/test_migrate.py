@@ -339,6 +339,19 @@ class TestVerify:
         result = command.run("--json", "migrate", "verify")
         assert (result.exit_code, "should be True" in result.stdout) == (REFUSED, True)
 
+    def test_another_extension_in_the_schema_is_no_drift(self, deployed_dsn, server):
+        """As machserial_plpython is one."""
+        (server.extensions / "machserial_beside.control").write_text(
+            "default_version = '1'\nschema = 'machserial'\nsuperuser = false\n"
+        )
+        (server.extensions / "machserial_beside--1.sql").write_text(
+            "create function machserial.beside() returns integer language sql return 1;\n"
+            "create table machserial.beside_it (id integer primary key check (id > 0));\n"
+        )
+        command = Command(deployed_dsn)
+        command.query("create extension machserial_beside")
+        assert command.answer("migrate", "verify") == []
+
     def test_an_ordinary_owner(self, new_database, server):
         server.execute("create role plant login")
         dsn = make_conninfo(new_database("plant", owner="plant"), user="plant")

@@ -14,6 +14,9 @@ from machserial import support_bundle
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import call, generated, make_format, make_part, register
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
 PASSWORD = "Tr0ub4dor&3"
 # In every name and text that is put into the database.
 MARK = "Zyxw"

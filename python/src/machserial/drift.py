@@ -29,6 +29,13 @@ PAUSE_TRIGGERS = ("new_serials_are_refused_while_paused", "new_blocks_are_refuse
 
 # One query a kind: object, its properties, and the statements that make and remove it. %(running)s: names to leave out.
 PUBLIC = "exists (select from aclexplode({acl}) as a where a.grantee = 0)"
+# What another extension (machserial_plpython) has put into the schema is that one's concern.
+ANOTHERS = """exists (
+    select from pg_depend as o inner join pg_extension as e on e.oid = o.refobjid
+    where
+        o.refclassid = 'pg_extension'::regclass and o.deptype = 'e' and e.extname <> 'machserial'
+        and o.classid = '{catalog}'::regclass and o.objid = {oid}
+)"""
 QUERIES = {
     "schema": f"""
         select
@@ -52,8 +59,9 @@ QUERIES = {
             format('drop table %%s;', c.oid::regclass) as remove
         from pg_class as c
         where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p') and c.relname !~ %(running)s
+            and not {ANOTHERS.format(catalog="pg_class", oid="c.oid")}
     """,
-    "column": """
+    "column": f"""
         select
             format('%%s.%%I', c.oid::regclass, a.attname) as object,
             jsonb_build_object(
@@ -67,8 +75,9 @@ QUERIES = {
         inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p') and c.relname !~ %(running)s
+            and not {ANOTHERS.format(catalog="pg_class", oid="c.oid")}
     """,
-    "constraint": """
+    "constraint": f"""
         select
             format('%%I on %%s', c.conname, c.conrelid::regclass) as object,
             jsonb_build_object(
@@ -80,8 +89,9 @@ QUERIES = {
         from pg_constraint as c
         inner join pg_class as r on r.oid = c.conrelid
         where c.connamespace = 'machserial'::regnamespace and c.contype not in ('n', 't') and r.relname !~ %(running)s
+            and not {ANOTHERS.format(catalog="pg_class", oid="r.oid")}
     """,
-    "index": """
+    "index": f"""
         select
             i.indexrelid::regclass::text as object,
             jsonb_build_object('definition', pg_get_indexdef(i.indexrelid), 'valid', i.indisvalid) as properties,
@@ -92,6 +102,7 @@ QUERIES = {
         inner join pg_class as r on r.oid = i.indrelid
         where
             c.relnamespace = 'machserial'::regnamespace and r.relname !~ %(running)s
+            and not {ANOTHERS.format(catalog="pg_class", oid="r.oid")}
             and not exists (select from pg_constraint as k where k.conindid = i.indexrelid and k.conrelid = i.indrelid)
     """,
     "trigger": """
@@ -152,6 +163,7 @@ QUERIES = {
         from pg_proc as p
         where
             p.pronamespace = 'machserial'::regnamespace and p.prokind in ('f', 'p') and p.proname !~ %(renderer)s
+            and not {ANOTHERS.format(catalog="pg_proc", oid="p.oid")}
     """,
     "type": """
         select
