@@ -22,6 +22,8 @@ INTERNAL = {
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
     "generation_requests",  # what a repeated call is answered from; its serials have events
     "python_paths",  # of the server, not of the data: where a superuser lets machserial_plpython find libraries
+    "pauses",  # written by pause() and resume() only: PAUSED and RESUMED tell of each
+    "counter_fences",  # written by fence() only: COUNTER_FENCED tells of each
     "trigger_executions",  # a count, which maintain() folds; what a firing makes has events
 }
 

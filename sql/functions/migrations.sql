@@ -60,7 +60,7 @@ end
 $$;
 
 -- Two owners of one schema would let the one plant triggers that run with the other's rights.
-create function machserial._require_owner() returns void
+create function machserial._require_owner(what text default 'machserial.migrate()') returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -73,7 +73,7 @@ begin
     if owner <> current_user then
         raise exception using
             errcode = 'insufficient_privilege',
-            message = 'machserial.migrate() is for the owner of machserial',
+            message = format('%s is for the owner of machserial', what),
             detail = format('The owner is %I, the current user is %I.', owner, current_user),
             hint = format('Run it as the owner: set role %I;', owner);
     end if;
@@ -110,19 +110,6 @@ begin
 end
 $$;
 
-create function machserial._create_views() returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    view_source text;
-begin
-    for view_source in select v.source from machserial._views() as v order by v.ordinal loop
-        execute view_source;
-    end loop;
-end
-$$;
-
 -- The first thing that migrate() makes; no migration can, since it records them.
 create function machserial._create_migration_record() returns void
 language plpgsql
@@ -150,30 +137,72 @@ begin
 end
 $$;
 
+-- What comes before the statements of a migration. planned: the versions that they bring, where they were
+-- written down earlier; null: whatever is pending.
+create function machserial._begin_migration(planned integer[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pending constant integer[] := array(select p.version from machserial.pending_migrations() as p);
+begin
+    perform machserial._require_owner();
+    perform machserial._lock_migrations();
+    perform machserial._require_known_schema();
+    if planned <> pending then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'this is not the plan for the present state of the database',
+            detail = format('It brings the migrations %s, pending are %s.', planned, pending),
+            hint = 'Make a new one: machserial migrate plan --sql.';
+    end if;
+    perform machserial._create_migration_record();
+end
+$$;
+
+create function machserial.migration_script() returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return concat(
+        (
+            select string_agg(
+                concat(
+                    format(e'-- migration %s %s\n', m.version, m.name), m.source,
+                    format(
+                        e'\ninsert into machserial.schema_migrations (version, name, sha256, code_version)\n'
+                        'values (%s, %L, %L, %L);\n',
+                        m.version, m.name, m.sha256, machserial.version()
+                    )
+                ),
+                e'\n' order by m.version
+            )
+            from machserial._migrations() as m
+            where m.version in (select p.version from machserial.pending_migrations() as p)
+        ),
+        (
+            select string_agg(format(e'\n-- view %s\n%s', v.name, v.source), '' order by v.ordinal)
+            from machserial._views() as v
+        )
+    );
+end
+$$;
+
+comment on function machserial.migration_script() is
+'The statements that machserial.migrate() would execute now: the pending migrations, their records, the
+views.';
+
 create function machserial.migrate() returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    migration record;
-    ran integer := 0;
+    pending constant bigint := (select count(*) from machserial.pending_migrations());
 begin
-    perform machserial._require_owner();
-    perform machserial._lock_migrations();
-    perform machserial._require_known_schema();
-    perform machserial._create_migration_record();
-    for migration in
-        select m.* from machserial._migrations() as m
-        where m.version in (select p.version from machserial.pending_migrations() as p)
-        order by m.version
-    loop
-        execute migration.source;
-        insert into machserial.schema_migrations (version, name, sha256, code_version)
-        values (migration.version, migration.name, migration.sha256, machserial.version());
-        ran := ran + 1;
-    end loop;
-    perform machserial._create_views();
-    return ran;
+    perform machserial._begin_migration(null);
+    execute machserial.migration_script();
+    return pending;
 end
 $$;
 

@@ -2,4 +2,4 @@
 
 from machserial.cli import main
 
-main()
+main(prog_name="machserial")

@@ -5,15 +5,21 @@ from __future__ import annotations
 import click
 
 from machserial.commands.audit import audit_group
+from machserial.commands.backup import backup, restore
 from machserial.commands.blocks import blocks_group
+from machserial.commands.completion import completion
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
+from machserial.commands.fence import fence
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
 from machserial.commands.lineage import lineage_group
+from machserial.commands.migrate import migrate_group
+from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.serial import serial_group
+from machserial.commands.support_bundle import support_bundle
 from machserial.commands.triggers import triggers_group
 from machserial.commands.vendor import vendor_group
 from machserial.commands.version import version
@@ -41,15 +47,23 @@ def main() -> None:
 
 for command in (
     audit_group,
+    backup,
     blocks_group,
+    completion,
     conflicts_group,
     demo,
     deploy,
+    fence,
     format_group,
     generate,
     lineage_group,
+    migrate_group,
+    pause,
     placeholders_group,
+    restore,
+    resume,
     serial_group,
+    support_bundle,
     triggers_group,
     vendor_group,
     version,

@@ -74,6 +74,22 @@ TROUBLES = (
         "correct user and password, or the file ~/.pgpass",
     ),
     (
+        r"server does not support SSL",
+        "the server offers no encryption, and the connection demands it",
+        "switch ssl on in the server; on a network that you trust, sslmode=prefer does without",
+    ),
+    (
+        r"certificate verify failed|root certificate file|certificate for .* does not match|"
+        r"self[- ]signed certificate|unable to get local issuer|certificate authentication",
+        "the certificates do not prove who is who",
+        "name the authority in sslrootcert and your own certificate in sslcert and sslkey, or correct the host's name",
+    ),
+    (
+        r"(no pg_hba\.conf entry|pg_hba\.conf rejects).*(no encryption|SSL off)",
+        "the server's pg_hba.conf does not let this user in from here without encryption",
+        "connect with sslmode=require; or add a line for it to pg_hba.conf and reload the server",
+    ),
+    (
         r"no pg_hba\.conf entry|pg_hba\.conf rejects",
         "the server's pg_hba.conf does not let this user in from here",
         "add a line for it to pg_hba.conf and reload the server",
@@ -98,7 +114,11 @@ TROUBLES = (
         "the connection service is not defined",
         "correct PGSERVICE, or add the service to ~/.pg_service.conf",
     ),
-    (r"SSL|certificate", "no encrypted connection could be made", "check sslmode and the certificates"),
+    (
+        r"SSL|certificate",
+        "no encrypted connection could be made",
+        "check sslmode and the certificates, and whether what listens there is PostgreSQL",
+    ),
 )
 
 MALFORMED = re.compile(
@@ -131,12 +151,13 @@ def find_source(dsn: str | None) -> Source:
 
 
 @contextmanager
-def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
+def connect(dsn: str | None, **changes: str) -> Iterator[psycopg.Connection]:
     """A connection whose block is one transaction: committed at its end, rolled back on any error.
 
-    Rows are dictionaries. Raises ExpectedError with the exit codes of errors.Exit.
+    Rows are dictionaries. changes: of the place, such as another dbname. Raises ExpectedError with the exit codes of
+    errors.Exit.
     """
-    connection = _open(find_source(dsn))
+    connection = _open(find_source(dsn), changes)
     try:
         try:
             yield connection
@@ -147,8 +168,8 @@ def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
         connection.close()
 
 
-def _open(source: Source) -> psycopg.Connection:
-    parameters = _parameters(source)
+def _open(source: Source, changes: dict[str, str]) -> psycopg.Connection:
+    parameters = _parameters(source) | changes
     log.debug("connecting by %s", source.name)
     try:
         connection = psycopg.connect(
@@ -180,6 +201,18 @@ def _parameters(source: Source) -> dict:
     elif "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", DEFAULT_TIMEOUT)
     return parameters
+
+
+def for_programs(dsn: str | None, **changes: str) -> tuple[str, dict[str, str]]:
+    """For PostgreSQL's own programs: where to connect to, and the environment that holds the password.
+
+    The password is in the environment alone: command lines are there for everybody to read. changes: of the place.
+    """
+    parameters = _parameters(find_source(dsn)) | changes
+    environment = dict(os.environ)
+    if password := parameters.pop("password", None):
+        environment["PGPASSWORD"] = str(password)
+    return conninfo.make_conninfo(**parameters), environment
 
 
 def _timeout() -> int | None:

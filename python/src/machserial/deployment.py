@@ -9,9 +9,11 @@ from psycopg import errors as pg
 
 from machserial import DATA, __version__
 from machserial.errors import ExpectedError, NotDeployed
+from machserial.locking import LOCK_TIMEOUT
 
 EXTENSION = "extension"
 PLAIN = "plain SQL"
+CREATE_SCHEMA = "create schema if not exists machserial;"
 
 # Why a server that has the extension's files may still not create it: the role may not, the provider forbids it,
 # or the files are not complete.
@@ -49,6 +51,7 @@ def deploy(connection: psycopg.Connection, plain: bool = False) -> Deployment:
     """
     # What exists already and is skipped interests nobody.
     connection.execute("set local client_min_messages = warning")
+    connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
     _lock(connection)
     state = _read_state(connection)
     _refuse_older_package(state)
@@ -73,6 +76,12 @@ def bundle() -> str:
             "this package was built without its SQL", remedy="build the SQL first: python3 sql/build.py"
         )
     return path.read_text()
+
+
+def bundle_for_an_empty_schema() -> str:
+    """The same from where it makes the schema on: without asking whether the extension is in the database."""
+    _, begin, rest = bundle().partition(CREATE_SCHEMA)
+    return begin + rest
 
 
 def _lock(connection: psycopg.Connection) -> None:
@@ -117,6 +126,53 @@ def _why_not_offered(state: _State) -> str:
     if not state.offered_versions:
         return "the server does not have the extension's files"
     return f"the server has the extension's files of {', '.join(state.offered_versions)}, not of {__version__}"
+
+
+def migration_plan(connection: psycopg.Connection) -> str:
+    """The script that brings the schema up to the code in the database: all that migrate_up() sends, to the byte.
+
+    It is one transaction, and refuses a database in which something else is pending by the time it is run.
+    """
+    row = connection.execute(
+        """
+        select
+            machserial.migration_script() as script,
+            array(select version from machserial.pending_migrations()) as versions,
+            machserial.version() as code
+        """
+    ).fetchone()
+    versions = "{" + ",".join(map(str, row["versions"])) + "}"
+    return (
+        f"-- machserial {row['code']}: {len(row['versions'])} migrations, and the views.\n"
+        "begin;\n"
+        f"set local lock_timeout = '{LOCK_TIMEOUT}';\n"
+        "set local client_min_messages = warning;\n"
+        "set local search_path = pg_catalog, pg_temp;\n"
+        f"select machserial._begin_migration('{versions}');\n\n"
+        f"{row['script'].rstrip()}\n\n"
+        "commit;\n"
+    )
+
+
+def migrate_up(connection: psycopg.Connection) -> list[int]:
+    """Executes migration_plan(), which commits; the versions that ran."""
+    require_known_schema(connection)
+    versions = [row["version"] for row in connection.execute("select version from machserial.pending_migrations()")]
+    script = migration_plan(connection)
+    connection.rollback()
+    connection.autocommit = True
+    connection.execute(script)
+    connection.autocommit = False
+    return versions
+
+
+def require_known_schema(connection: psycopg.Connection) -> None:
+    """Raises NotDeployed where the schema is newer than the code, or of another history."""
+    try:
+        connection.execute("select machserial._require_known_schema()")
+    except pg.ObjectNotInPrerequisiteState as error:
+        found = error.diag
+        raise NotDeployed(found.message_primary, found.message_detail, found.message_hint) from error
 
 
 def _migrate(connection: psycopg.Connection) -> int:

@@ -24,9 +24,9 @@ class Settings:
     json: bool = False
     verbose: bool = False
 
-    def connect(self) -> AbstractContextManager[psycopg.Connection]:
-        """A connection whose block is one transaction."""
-        return connection.connect(self.dsn)
+    def connect(self, **changes: str) -> AbstractContextManager[psycopg.Connection]:
+        """A connection whose block is one transaction. changes: of the place, such as another dbname."""
+        return connection.connect(self.dsn, **changes)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

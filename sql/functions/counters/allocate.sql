@@ -172,7 +172,7 @@ begin
     values (
         format.id, _make_counter.part_id, _make_counter.site_id, counter_period,
         machserial._period_start(format.reset, at)::date, begin_with,
-        format.reset = 'NEVER' or format.allocation = 'GAPLESS'
+        (format.reset = 'NEVER' or format.allocation = 'GAPLESS') and not machserial._is_paused()
     )
     on conflict on constraint counters_key do nothing
     returning c.id into counter_id;
@@ -266,7 +266,9 @@ begin
     cross join generate_series(1, 3) as ahead
     where c.id = _extend_runway.counter_id
     order by ahead;
-    update machserial.counters as c set has_runway = true where c.id = _extend_runway.counter_id;
+    -- In a pause generate() must go on asking.
+    update machserial.counters as c set has_runway = true
+    where c.id = _extend_runway.counter_id and not machserial._is_paused();
 end
 $$;
 

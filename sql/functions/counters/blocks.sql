@@ -574,6 +574,7 @@ begin
             detail = pg_catalog.format('It is %s.', allocate_block.expires_at),
             hint = 'Give a later moment, or leave it out for a block that does not expire.';
     end if;
+    perform machserial._require_no_pause();
     issue := machserial._resolve_block(
         allocate_block.format, allocate_block.quantity, allocate_block.part_id, allocate_block.site_id
     );

@@ -150,6 +150,7 @@ begin
             known.format_id, known.key_part, known.key_site, known.issued_at
         );
     elsif not known.has_runway then
+        perform machserial._require_no_pause();
         perform machserial._extend_runway(known.counter_id);
     end if;
     if known.retired_at is not null then

@@ -18,7 +18,7 @@ begin
             detail = 'It is 0 to 32767.',
             hint = 'Give each database that will be merged a number of its own.';
     end if;
-    perform machserial._require_owner();
+    perform machserial._require_owner('machserial.set_node()');
     settled_audit_id := machserial._hold_audit_trail();
     for identity_column in
         select

@@ -125,27 +125,34 @@ begin
 end
 $$;
 
--- Whether the text can be divided among the tokens so that everything is right. Where several tokens are open
--- (a lot, a work order) there are many divisions; they are followed all at once, by how far each has come.
-create function machserial._fits(serial_number text, pattern text) returns boolean
+-- In which ways the text can be divided among the tokens so that every piece and check digit is right: for
+-- each, what stands for the named tokens. Where several tokens are open (a lot, a work order) there are many
+-- divisions; they are followed all at once, by how far each has come.
+create function machserial._divisions(serial_number text, pattern text, letter_case text, named text[])
+returns jsonb[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- Each way so far: {"at": characters used up, "dates": what stands for each date token}.
-    ways jsonb[] := array['{"at": 0, "dates": {}}'::jsonb];
+    -- Each way so far: {"at": characters used up, "named": what stands for each named token}.
+    ways jsonb[] := array['{"at": 0, "named": {}}'::jsonb];
     piece record;
 begin
     for piece in
         select t.*, '^' || machserial._token_expression(
-            t.token, t.argument, t.size, t.alphabet
+            t.token,
+            case
+                when letter_case = 'UPPER' and t.token in ('LITERAL', 'PREFIX') then upper(t.argument)
+                else t.argument
+            end,
+            t.size, t.alphabet
         ) || '$' as expression
         from machserial._tokenize(pattern) as t order by t.ordinal
     loop
         ways := array(
-            select distinct jsonb_build_object('at', w.at + w.size, 'dates', w.dates || n.named)
+            select distinct jsonb_build_object('at', w.at + w.size, 'named', w.named || n.named)
             from (
-                select (way ->> 'at')::integer as at, way -> 'dates' as dates, size
+                select (way ->> 'at')::integer as at, way -> 'named' as named, size
                 from unnest(ways) as way
                 cross join lateral generate_series(
                     coalesce(piece.size, 1),
@@ -155,25 +162,39 @@ begin
             cross join lateral (select substr(serial_number, w.at + 1, w.size) as text) as s
             cross join lateral (
                 select case
-                    when piece.token = any(machserial._date_tokens())
-                        then jsonb_build_object(piece.token, s.text)
+                    when piece.token = any(_divisions.named) then jsonb_build_object(piece.token, s.text)
                     else '{}'
                 end as named
             ) as n
             where
                 s.text ~ piece.expression
-                and coalesce(w.dates ->> piece.token, s.text) = s.text
+                and coalesce(w.named ->> piece.token, s.text) = s.text
                 and (
                     piece.token <> 'CHECK'
                     or machserial._check_in_pattern_or_zero(piece.argument, left(serial_number, w.at)) = s.text
                 )
         );
     end loop;
+    return array(
+        select way -> 'named'
+        from unnest(ways) as way
+        where (way ->> 'at')::integer = length(serial_number)
+    );
+end
+$$;
+
+-- Whether there is a way in which the dates exist, too.
+create function machserial._fits(serial_number text, pattern text) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
     return exists (
-        select from unnest(ways) as way
-        where
-            (way ->> 'at')::integer = length(serial_number)
-            and machserial._date_errors(way -> 'dates') = '{}'
+        select
+        from unnest(
+            machserial._divisions(serial_number, pattern, 'EXACT', machserial._date_tokens())
+        ) as named
+        where machserial._date_errors(named) = '{}'
     );
 end
 $$;

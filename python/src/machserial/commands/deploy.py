@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from machserial import deployment, output
+from machserial import deployment, locking, output
 from machserial.options import Command, Settings, pass_settings
 
 
@@ -17,10 +17,10 @@ def deploy(settings: Settings, plain: bool) -> None:
     """Create machserial in the database, or bring it up to this version.
 
     Creates the extension where the server has its files and lets you; else installs the same code as plain SQL.
-    Then runs the migrations that are pending. All of it is one transaction, and it can be repeated.
+    Then runs the migrations that are pending. All of it is one transaction, and it can be repeated. It waits for
+    nobody's lock longer than half a second, and tries again a few times.
     """
-    with settings.connect() as connection:
-        done = deployment.deploy(connection, plain=plain)
+    done = locking.patiently(settings.connect, lambda connection: deployment.deploy(connection, plain=plain))
     if settings.json:
         output.print_json(asdict(done))
         return

@@ -1,0 +1,69 @@
+"""PostgreSQL's own programs: found, of the right version, and run so that no password is ever on a command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from machserial.errors import ExpectedError
+from machserial.masking import masked
+
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def find(name: str, server_major: int, folder: Path | None) -> Path:
+    """The program: in folder, else on PATH, else where Debian keeps it; at least of the server's major version."""
+    seen = []
+    for program in _candidates(name, folder):
+        version = major_version(program)
+        if version >= server_major:
+            return program
+        seen.append(f"{program} is of version {version}")
+    raise ExpectedError(
+        f"there is no {name} for a server of version {server_major}",
+        detail="; ".join(seen) or f"{'not in ' + str(folder) if folder else 'not on PATH'}",
+        remedy=f"install PostgreSQL's client programs of version {server_major}, or say where they are: --bin FOLDER",
+    )
+
+
+def _candidates(name: str, folder: Path | None) -> Iterator[Path]:
+    if folder:
+        yield from (path for path in [folder / name] if path.exists())
+        return
+    if on_path := shutil.which(name):
+        yield Path(on_path)
+    found = [path for path in DEBIAN.glob(f"*/bin/{name}") if path.parts[-3].isdigit()]
+    yield from sorted(found, key=lambda path: int(path.parts[-3]), reverse=True)
+
+
+def major_version(program: Path) -> int:
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ExpectedError(f"{program} cannot be run", detail=str(error), remedy="name another one: --bin") from error
+    found = re.search(r"\) (\d+)", said)
+    if not found:
+        raise ExpectedError(f"{program} does not tell its version", detail=said.strip(), remedy="name another: --bin")
+    return int(found.group(1))
+
+
+def run(program: Path, *arguments: object, environment: dict[str, str] | None = None) -> str:
+    """What the program prints; ExpectedError with its last words if it fails."""
+    command = [str(program), *map(str, arguments)]
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if result.returncode:
+        raise failed(program, result.stderr)
+    return result.stdout
+
+
+def failed(program: Path, said: str) -> ExpectedError:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\b(error|ERROR|FATAL)\b", line)] or lines[-1:]
+    return ExpectedError(
+        f"{program.name} failed",
+        detail=masked("; ".join(errors[:3])) or "it does not say why",
+        remedy="see what it says, mend it, and run this again",
+    )

@@ -1,0 +1,211 @@
+-- Pausing: reads go on, new numbers are refused.
+--
+-- While nothing is paused it costs nothing: the triggers that refuse are disabled. They refuse an insert,
+-- though, and generate() has drawn its values by then. So a pause also takes has_runway from every counter:
+-- generate() looks at that anyway, and asks for more only where it is missing.
+
+create function machserial._require_no_pause() returns void
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pause record;
+begin
+    select p.* into pause from machserial.pauses as p where p.resumed_at is null;
+    if pause.id is not null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'machserial is paused: no new numbers',
+            detail = format('Paused by %s at %s: %s', pause.paused_by, pause.paused_at, pause.reason),
+            hint = case
+                when pause.until_fenced
+                    then 'The owner moves the counters on with machserial fence, or calls '
+                        || 'machserial.fence(format, highest) for each and then machserial.resume().'
+                else 'When the reason is gone, the owner calls machserial.resume(), or machserial resume.'
+            end;
+    end if;
+end
+$$;
+
+create function machserial._refuse_while_paused() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_no_pause();
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using
+            errcode = 'serialization_failure',
+            message = 'machserial was paused by a concurrent transaction',
+            detail = 'This transaction''s snapshot is older than the pause.',
+            hint = 'Run the transaction again.';
+    end if;
+    return null;
+end
+$$;
+
+-- Whether new numbers are refused, for what is made in the meantime.
+create function machserial._is_paused() returns boolean
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from machserial.pauses as p where p.resumed_at is null);
+end
+$$;
+
+-- Writes the event of a pause or of its end. reason: why; null if nobody said.
+create function machserial._audit_pause(event_type text, reason text, details jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
+begin
+    perform set_config('machserial.reason', coalesce(reason, reason_before), true);
+    perform machserial._audit(event_type, null, null, details);
+    perform set_config('machserial.reason', reason_before, true);
+end
+$$;
+
+-- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
+create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+declare
+    given_reason constant text := machserial._require_reason(pause.reason, 'a pause');
+    begun_id bigint;
+    earlier record;
+begin
+    perform machserial._require_owner('machserial.pause()');
+    select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
+    if pause.until_fenced then
+        -- A backup of a paused database: what holds now is that it was restored.
+        update machserial.pauses as p
+        set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
+        where p.id = earlier.id;
+    elsif earlier.id is not null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'machserial is paused already',
+            detail = format('Paused by %s at %s: %s', earlier.paused_by, earlier.paused_at, earlier.reason),
+            hint = 'Call machserial.resume() first, if another reason is to be given.';
+    end if;
+    insert into machserial.pauses as p (reason, until_fenced)
+    values (given_reason, coalesce(pause.until_fenced, false))
+    returning p.id into begun_id;
+    update machserial.counters as c set has_runway = false where c.has_runway;
+    alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
+    alter table machserial.number_blocks enable trigger new_blocks_are_refused_while_paused;
+    perform machserial._audit_pause('PAUSED', given_reason, jsonb_strip_nulls(jsonb_build_object(
+        'pause_id', begun_id, 'until_fenced', nullif(pause.until_fenced, false)
+    )));
+    return begun_id;
+end
+$$;
+
+comment on function machserial.pause(text, boolean) is
+'From now on new numbers are refused (55000, with this reason): by generate(), register_serial(), vendors''
+receipts, blocks, placeholders, triggers, and direct INSERT and COPY alike. Reads go on, and a request_id that
+has been answered is answered again. Waits at most half a second for those who are issuing numbers. reason:
+why; null means machserial.reason. until_fenced: the database has been restored or promoted and may be behind
+what has left the building: resume() is refused until fence() has been called for every counter; it takes the
+place of an earlier pause. Returns the id of the row in machserial.pauses.
+Errors: 22023 no reason · 42501 not the owner · 55000 paused already · 55P03 others are issuing numbers in
+transactions that have not ended: call it again.';
+
+-- Counters that may give a number now and of which nobody has said yet what has left the building.
+create function machserial.unfenced_counters()
+returns table (format text, counter_key text, period text, last_value bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select
+        f.name, concat_ws('/', nullif(c.site_id, ''), nullif(c.part_id, '')), c.period,
+        machserial._last_value(c.id)
+    from machserial.pauses as p
+    cross join machserial.counters as c
+    inner join machserial.serial_formats as f on f.id = c.format_id
+    where
+        p.resumed_at is null and p.until_fenced
+        and f.is_active and machserial._is_counting(c.period, c.site_id, f.reset)
+        and not exists (
+            select from machserial.counter_fences as d where d.pause_id = p.id and d.counter_id = c.id
+        )
+    order by f.name, c.site_id, c.part_id, c.period;
+end
+$$;
+
+comment on function machserial.unfenced_counters() is
+'After a restore: the counters for which fence() has not been called yet. resume() is refused while there are
+any.';
+
+create function machserial._require_fenced() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing record;
+begin
+    select
+        count(*) as counters,
+        string_agg(distinct quote_literal(u.format), ', ' order by quote_literal(u.format)) as formats
+    into missing
+    from machserial.unfenced_counters() as u;
+    if missing.counters > 0 then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('%s counters are not fenced', missing.counters),
+            detail = format(
+                'Of these formats nobody has said which numbers left the building after the backup: %s.',
+                missing.formats
+            ),
+            hint = 'Call machserial.fence(format, highest) for each, without highest where none did; '
+                'or machserial fence.';
+    end if;
+end
+$$;
+
+create function machserial.resume(reason text default null) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+declare
+    pause_id constant bigint := (select p.id from machserial.pauses as p where p.resumed_at is null);
+    given_reason constant text := coalesce(
+        nullif(btrim(resume.reason), ''), nullif(btrim(current_setting('machserial.reason', true)), '')
+    );
+begin
+    perform machserial._require_owner('machserial.resume()');
+    if pause_id is null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'machserial is not paused',
+            detail = 'No row of machserial.pauses is without resumed_at.',
+            hint = 'Nothing needs to be done.';
+    end if;
+    perform machserial._require_fenced();
+    update machserial.pauses as p
+    set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
+    where p.id = pause_id;
+    alter table machserial.serials disable trigger new_serials_are_refused_while_paused;
+    alter table machserial.number_blocks disable trigger new_blocks_are_refused_while_paused;
+    -- The others get theirs back when they are used, or by maintain().
+    update machserial.counters as c set has_runway = true
+    from machserial.serial_formats as f
+    where f.id = c.format_id and (f.reset = 'NEVER' or f.allocation = 'GAPLESS') and not c.has_runway;
+    perform machserial._audit_pause('RESUMED', given_reason, jsonb_build_object('pause_id', pause_id));
+    return pause_id;
+end
+$$;
+
+comment on function machserial.resume(text) is
+'Ends a pause. reason: why; null means machserial.reason, or none. Returns the id of the pause.
+Errors: 42501 not the owner · 55000 not paused, or the database was restored and unfenced_counters() is not
+empty · 55P03 others hold the tables: call it again.';
