@@ -62,7 +62,8 @@ def plant(connection):
     used = column(connection, "select machserial.block_serials(%s) limit 4", block)
     call(connection, "report_block", block_id=block, used=used)
     full = call(connection, "allocate_block", format="plain", quantity=2, holder="LINE", part_id="P")[0].block_id
-    call(connection, "report_block", block_id=full, used=column(connection, "select machserial.block_serials(%s)", full))
+    used = column(connection, "select machserial.block_serials(%s)", full)
+    call(connection, "report_block", block_id=full, used=used)
     generated(connection, "P", 3)
     call(connection, "split", source_serial_id=serials[1], target_serial_ids=serials[2:4], operation_code="OP-1",
          routing_sequence=1)  # fmt: skip
@@ -130,6 +131,11 @@ COUNTER = "(select min(id) from machserial.counters where format_id = 1)"
 GAPLESS = "(select c.id from machserial.counters as c where c.format_id = 2 and c.site_id = 'BER')"
 OPEN = "(select min(id) from machserial.number_blocks where status = 'OPEN')"
 FULL = "(select min(id) from machserial.number_blocks where status = 'USED')"
+# What the counter gave after the last block.
+BEYOND = (
+    "select id from machserial.serials where format_id = 5 "
+    "and sequence_number > (select max(last_value) from machserial.number_blocks)"
+)
 WITHOUT_INDEX = (
     "update pg_index set indisready = false, indisvalid = false where indexrelid = 'machserial.{}'::regclass",
     "update pg_index set indisready = true, indisvalid = true where indexrelid = 'machserial.{}'::regclass",
@@ -245,11 +251,9 @@ FAULTS = {
         "counter_behind", "counter",
         ["select setval('machserial.counter_' || counter_id, max(last_value) - 1) from machserial.number_blocks "
          "group by counter_id",
-         TRIGGERS_OFF.format("delete from machserial.audit_events where serial_id in (select id from machserial.serials "
-                             "where format_id = 5 and sequence_number > (select max(last_value) from "
-                             "machserial.number_blocks)); delete from machserial.late_assignment_placeholders; "
-                             "delete from machserial.serials where format_id = 5 and sequence_number > "
-                             "(select max(last_value) from machserial.number_blocks)")],
+         TRIGGERS_OFF.format(f"delete from machserial.audit_events where serial_id in ({BEYOND}); "
+                             f"delete from machserial.late_assignment_placeholders; "
+                             f"delete from machserial.serials where id in ({BEYOND})")],
     ),
     "gapless counter behind": (
         "counter_behind", "counter", [f"update machserial.counters set last_value = 2 where id = {GAPLESS}"],

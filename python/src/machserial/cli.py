@@ -7,13 +7,19 @@ import click
 from machserial.commands.audit import audit_group
 from machserial.commands.blocks import blocks_group
 from machserial.commands.conflicts import conflicts_group
+from machserial.commands.connections import connections
 from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
+from machserial.commands.indexes import indexes
+from machserial.commands.integrity import integrity
 from machserial.commands.lineage import lineage_group
 from machserial.commands.placeholders import placeholders_group
+from machserial.commands.privileges import privileges
 from machserial.commands.serial import serial_group
+from machserial.commands.settings import settings_group
+from machserial.commands.slow import slow
 from machserial.commands.triggers import triggers_group
 from machserial.commands.vendor import vendor_group
 from machserial.commands.version import version
@@ -43,13 +49,19 @@ for command in (
     audit_group,
     blocks_group,
     conflicts_group,
+    connections,
     demo,
     deploy,
     format_group,
     generate,
+    indexes,
+    integrity,
     lineage_group,
     placeholders_group,
+    privileges,
     serial_group,
+    settings_group,
+    slow,
     triggers_group,
     vendor_group,
     version,

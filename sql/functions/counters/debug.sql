@@ -47,11 +47,11 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    format constant machserial.serial_formats := (
-        select f from machserial.serial_formats as f where f.id = issue.format_id
-    );
+    format record;
     counter record;
 begin
+    select f.name, f.version, f.pattern into format
+    from machserial.serial_formats as f where f.id = issue.format_id;
     select c.id, c.site_id, c.part_id, c.period into counter
     from machserial.counters as c where c.id = issue.counter_id;
     raise notice using

@@ -167,9 +167,13 @@ begin
     union all
     select
         r.relation, x.relname::text, 'invalid',
-        format(
-            'reindex index%s machserial.%I', case when not i.indisexclusion then ' concurrently' end, x.relname
-        )
+        case
+            -- What a REINDEX CONCURRENTLY that failed has left.
+            when x.relname ~ '_cc(new|old)[0-9]*$' then format('drop index concurrently machserial.%I', x.relname)
+            -- PostgreSQL cannot do it concurrently for these.
+            when i.indisexclusion then format('reindex index machserial.%I', x.relname)
+            else format('reindex index concurrently machserial.%I', x.relname)
+        end
     from machserial._own_relations() as r
     inner join pg_index as i on i.indrelid = r.oid
     inner join pg_class as x on x.oid = i.indexrelid

@@ -82,7 +82,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    away constant int8multirange := machserial._seals_that_are_away();
+    away constant int8multirange := machserial._seals_that_are_away(null, null);
 begin
     return coalesce(
         (
@@ -585,7 +585,8 @@ end
 $$;
 
 -- Whatever comes of a serial ranks above it: where all do, there is no circle.
-create function machserial._find_lineage_faults() returns setof machserial.integrity_finding
+create function machserial._find_lineage_faults(part_id text default null)
+returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -596,7 +597,9 @@ begin
         select
             l.serial_id, s.serial_number, l.problem, p.id as parent_id,
             array_agg(e.id order by e.id) as propagation_ids
-        from (select distinct q.serial_id, q.problem from machserial._lineage_problems() as q) as l
+        from (
+            select distinct q.serial_id, q.problem from machserial._lineage_problems(_find_lineage_faults.part_id) as q
+        ) as l
         inner join machserial.serials as s on s.id = l.serial_id
         inner join machserial.serial_propagations as e on e.child_serial_id = s.id
         inner join machserial.serials as p on p.id = e.parent_serial_id
