@@ -141,7 +141,7 @@ def counting(request):
     with Server(binaries, shared_preload_libraries="pg_stat_statements") as running:
         with psycopg.connect(running.dsn("postgres")) as connection:
             install(connection, "plain")
-            connection.execute("create extension pg_stat_statements")
+        running.execute("create extension pg_stat_statements")
         command = Command(running.dsn("postgres"))
         command.query("select machserial.register_part('P', 'T')")
         for _ in range(3):
