@@ -144,6 +144,9 @@ def counting(request):
         running.execute("create extension pg_stat_statements")
         command = Command(running.dsn("postgres"))
         command.query("select machserial.register_part('P', 'T')")
+        # What installing took is not of interest.
+        command.query("select pg_stat_statements_reset()")
+        command.query("comment on table machserial.serials is 'Another comment.'")
         for _ in range(3):
             command.query("select * from machserial.serials where part_id = 'P' and serial_number > 'A'")
         command.query("set search_path = machserial, public; select count(*) from serials where id = 17")

@@ -810,8 +810,8 @@ begin
                 lower(direction)
             ),
             hint = format(
-                'To see more: machserial.lineage(serial_id => %s, max_depth => %s), up to propagation_depth_limit in '
-                'machserial.settings.', start.id, greatest(max_depth, 1)::bigint * 10
+                'To see more: machserial.lineage(serial_id => %s, max_depth => %s), up to '
+                'propagation_depth_limit in machserial.settings.', start.id, greatest(max_depth, 1)::bigint * 10
             );
     end if;
 end
@@ -830,7 +830,9 @@ as $$
 declare
     start constant machserial.serial := machserial._serial(lineage.serial_id);
     -- Where it is not above the default, nobody asks for more than there is.
-    deepest constant bigint := case when lineage.max_depth > 50 then machserial._setting('propagation_depth_limit') end;
+    deepest constant bigint := case
+        when lineage.max_depth > 50 then machserial._setting('propagation_depth_limit')
+    end;
 begin
     if lineage.max_depth is null or lineage.max_depth < 0 then
         raise exception using
@@ -844,8 +846,8 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('no lineage of serial %s so deep', start.serial_number),
             detail = format('max_depth is %s, propagation_depth_limit is %s.', lineage.max_depth, deepest),
-            hint = 'Follow it from the last serial on, or raise the limit: update machserial.settings set value = ''…'' '
-                'where name = ''propagation_depth_limit'';';
+            hint = 'Follow it from the last serial on, or raise the limit: '
+                'update machserial.settings set value = ''…'' where name = ''propagation_depth_limit'';';
     end if;
     return query select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
     return query

@@ -183,10 +183,15 @@ def write(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="machserial-", dir="/tmp") as place:
         # The server's own user has to reach it.
         Path(place).chmod(0o755)
-        with PrivateServer(Path(place) / "server").opened() as server, server.running():
-            with psycopg.connect(server.conninfo("postgres"), row_factory=dict_row) as connection:
-                deployment.deploy(connection, plain=True)
-                (folder / "sql.md").write_text(sql_reference(connection))
+        with (
+            PrivateServer(Path(place) / "server").opened() as server,
+            server.running(),
+            psycopg.connect(server.conninfo("postgres"), row_factory=dict_row) as connection,
+        ):
+            deployment.deploy(connection, plain=True)
+            connection.commit()
+            # As everybody sees it: deploying has set a search_path for its transaction.
+            (folder / "sql.md").write_text(sql_reference(connection))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 -- What generation chooses, told while machserial.debug is on.
 
-create function machserial._token_values(issue machserial._issue, pattern text, number text, sequence_value bigint)
+create function machserial._token_values(
+    issue machserial._issue, pattern text, number text, sequence_value bigint
+)
 returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -10,7 +12,7 @@ declare
     written text;
     value text;
     at integer := 1;
-    told text[] := '{}';
+    told text[] := '{}'::text[];
 begin
     for piece in
         select p.token, p.argument, p.max_length from machserial.parse_pattern(pattern) as p order by p.ordinal

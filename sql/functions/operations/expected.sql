@@ -169,7 +169,8 @@ begin
         r.relation, x.relname::text, 'invalid',
         case
             -- What a REINDEX CONCURRENTLY that failed has left.
-            when x.relname ~ '_cc(new|old)[0-9]*$' then format('drop index concurrently machserial.%I', x.relname)
+            when x.relname ~ '_cc(new|old)[0-9]*$'
+                then format('drop index concurrently machserial.%I', x.relname)
             -- PostgreSQL cannot do it concurrently for these.
             when i.indisexclusion then format('reindex index machserial.%I', x.relname)
             else format('reindex index concurrently machserial.%I', x.relname)

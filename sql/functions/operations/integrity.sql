@@ -1,5 +1,5 @@
--- Whether what is on record agrees with itself, and whether everything that sees to it is in place. Rules stand
--- on the tables: so what is found here was done with triggers off, by a superuser, or by a broken disk.
+-- Whether what is on record agrees with itself, and whether everything that sees to it is in place. Rules
+-- stand on the tables: so what is found here was done with triggers off, by a superuser, or by a broken disk.
 
 create type machserial.integrity_finding as (
     name text,
@@ -18,7 +18,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return format(
-        'alter table machserial.%1$I disable trigger user; %2$s; alter table machserial.%1$I enable trigger user;',
+        'alter table machserial.%1$I disable trigger user; %2$s; '
+        'alter table machserial.%1$I enable trigger user;',
         relation, statement
     );
 end
@@ -54,8 +55,9 @@ begin
         ),
         format(
             'update machserial.serials set status = ''CONFLICT'', status_reason = ''found by integrity()'' '
-            'where id in (%s); then for each of them: select machserial.resolve_conflict(serial_number => %L, '
-            'part_id => …, resolution => ''KEEP'', keep_serial_id => %s, reason => …); then: '
+            'where id in (%s); then for each of them: select machserial.resolve_conflict('
+            'serial_number => %L, part_id => …, resolution => ''KEEP'', keep_serial_id => %s, reason => …); '
+            'then: '
             'reindex index concurrently machserial.serials_%s_key;',
             array_to_string(c.ids[2:], ', '), c.serial_number, c.ids[1], lower(c.scope)
         )
@@ -166,7 +168,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select r.status from (select unnest(reached) as status except all select unnest(departed)) as r limit 1
+        select r.status
+        from (select unnest(reached) as status except all select unnest(departed)) as r
+        limit 1
     );
 end
 $$;
@@ -185,17 +189,21 @@ begin
     from (
         select
             t.serial_id,
-            case when t.beginnings = 0 and t.created_at >= here_since then 'missing_event' else 'status' end as name,
+            case
+                when t.beginnings = 0 and t.created_at >= here_since then 'missing_event' else 'status'
+            end as name,
             case
                 when t.beginnings = 0 and t.created_at >= here_since then format(
-                    'no event says that serial %s was generated or registered at %s', t.serial_number, t.created_at
+                    'no event says that serial %s was generated or registered at %s', t.serial_number,
+                    t.created_at
                 )
                 when t.balance <> 1 then format(
                     'serial %s is %s, its events say %s', t.serial_number, t.status,
                     coalesce(machserial._end_of_steps(t.reached, t.departed), 'something else')
                 )
                 else format(
-                    'claim_released of serial %s is %s, its events say otherwise', t.serial_number, t.claim_released
+                    'claim_released of serial %s is %s, its events say otherwise', t.serial_number,
+                    t.claim_released
                 )
             end as message
         from machserial._statuses_told() as t
@@ -242,8 +250,9 @@ begin
         event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
     )
     values (
-        case when is_new then 'SERIAL_REGISTERED' else 'SERIAL_UPDATED' end, current_setting('application_name'),
-        serial.id, serial.serial_number, serial.part_id, serial.site_id, given_reason,
+        case when is_new then 'SERIAL_REGISTERED' else 'SERIAL_UPDATED' end,
+        current_setting('application_name'), serial.id, serial.serial_number, serial.part_id, serial.site_id,
+        given_reason,
         jsonb_build_object('accounted_for', true) || case
             when is_new then jsonb_build_object(
                 'status', coalesce(machserial._end_of_steps(told.departed, told.reached), serial.status),
@@ -268,7 +277,8 @@ comment on function machserial.account_for_serial(bigint, text) is
 'Writes the event that integrity() misses for a serial: that it is there, or that its status is another than
 its events say, because it was changed behind the back of the triggers. The row stays as it is; details say
 accounted_for. For the owner. Returns the event''s id.
-Errors: 22023 no reason · P0002 no such serial · 55000 its events say what its row says · 42501 not the owner.';
+Errors: 22023 no reason · P0002 no such serial · 55000 its events say what its row says · 42501 not the
+owner.';
 
 create function machserial._find_vendor_faults() returns setof machserial.integrity_finding
 language plpgsql stable
@@ -279,18 +289,20 @@ begin
     select
         'vendor_serial', 'CRITICAL', format('vendor serial %s', v.id),
         format(
-            'vendor serial %s is number %s of part %s at site %s and %s; the serial says number %s of part %s at '
-            'site %s and %s', v.id, v.serial_number, v.part_id, v.site_id, v.status, s.serial_number, s.part_id,
-            s.site_id, s.status
+            'vendor serial %s is number %s of part %s at site %s and %s; the serial says number %s of part '
+            '%s at site %s and %s', v.id, v.serial_number, v.part_id, v.site_id, v.status, s.serial_number,
+            s.part_id, s.site_id, s.status
         ),
         machserial._with_triggers_off('vendor_serials', format(
             'update machserial.vendor_serials as v set serial_number = s.serial_number, part_id = s.part_id, '
-            'site_id = s.site_id, status = s.status from machserial.serials as s where s.id = v.id and v.id = %s',
-            v.id
+            'site_id = s.site_id, status = s.status from machserial.serials as s '
+            'where s.id = v.id and v.id = %s', v.id
         ))
     from machserial.vendor_serials as v
     inner join machserial.serials as s on s.id = v.id
-    where (v.serial_number, v.part_id, v.site_id, v.status) <> (s.serial_number, s.part_id, s.site_id, s.status)
+    where
+        (v.serial_number, v.part_id, v.site_id, v.status)
+        <> (s.serial_number, s.part_id, s.site_id, s.status)
     order by v.id;
 end
 $$;
@@ -305,9 +317,10 @@ begin
         'conflict', 'CRITICAL', format('serial %s', s.id),
         format('serial %s is in CONFLICT, and no conflict of it is pending', s.serial_number),
         format(
-            'insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, source, serial_id, '
-            'conflicting_serial_ids, conflicting_scopes) select s.serial_number, s.part_id, s.site_id, s.scopes, '
-            's.source, s.id, %L, %L from machserial.serials as s where s.id = %s;', '{}', '{}', s.id
+            'insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, source, '
+            'serial_id, conflicting_serial_ids, conflicting_scopes) select s.serial_number, s.part_id, '
+            's.site_id, s.scopes, s.source, s.id, %L, %L from machserial.serials as s where s.id = %s;',
+            '{}', '{}', s.id
         )
     from machserial.serials as s
     where
@@ -322,8 +335,8 @@ begin
         format('conflict %s is pending, and its serial %s is %s', c.id, s.serial_number, s.status),
         format(
             'update machserial.serial_conflicts set status = ''RESOLVED'', resolution = ''KEEP'', '
-            'kept_serial_id = %s, retired_serial_ids = ''{}'', reason = ''found by integrity()'' where id = %s;',
-            s.id, c.id
+            'kept_serial_id = %s, retired_serial_ids = ''{}'', reason = ''found by integrity()'' '
+            'where id = %s;', s.id, c.id
         )
     from machserial.serial_conflicts as c
     inner join machserial.serials as s on s.id = c.serial_id
@@ -343,8 +356,8 @@ begin
     select
         'block_overlap', 'CRITICAL', format('block %s', o.id),
         format(
-            'block %s (%s to %s, of %s) overlaps another block of its counter', o.id, o.first_value, o.last_value,
-            o.holder
+            'block %s (%s to %s, of %s) overlaps another block of its counter', o.id, o.first_value,
+            o.last_value, o.holder
         ),
         'Take away the one of the two whose numbers nobody has used; if it is this one: '
         || machserial._with_triggers_off(
@@ -490,17 +503,21 @@ begin
     select
         'counter_missing', 'CRITICAL', format('format %s', f.name),
         format(
-            'serials of format %s%s have numbers up to %s, and there is no counter that has given them', f.name,
-            ' for ' || nullif(concat_ws(', ', nullif(r.key_site, ''), nullif(r.key_part, '')), ''), r.highest
+            'serials of format %s%s have numbers up to %s, and there is no counter that has given them',
+            f.name, ' for ' || nullif(concat_ws(', ', nullif(r.key_site, ''), nullif(r.key_part, '')), ''),
+            r.highest
         ),
         case f.allocation
             when 'GAPLESS' then format(
                 'select machserial._make_counter(%1$s, %2$L, %3$L, %4$L); update machserial.counters '
-                'set last_value = %5$s where format_id = %1$s and part_id = %2$L and site_id = %3$L and period = %6$L;',
-                f.id, r.key_part, r.key_site, r.local_time, r.highest, machserial._period(f.reset, r.local_time)
+                'set last_value = %5$s '
+                'where format_id = %1$s and part_id = %2$L and site_id = %3$L and period = %6$L;',
+                f.id, r.key_part, r.key_site, r.local_time, r.highest,
+                machserial._period(f.reset, r.local_time)
             )
             else format(
-                'select setval(machserial._sequence_of(machserial._make_counter(%s, %L, %L, %L))::regclass, %s);',
+                'select setval(machserial._sequence_of('
+                'machserial._make_counter(%s, %L, %L, %L))::regclass, %s);',
                 f.id, r.key_part, r.key_site, r.local_time, r.highest
             )
         end
@@ -555,8 +572,51 @@ begin
         from counted as c
     ) as b
     where b.highest > coalesce(b.last_value, b.highest - 1);
+end
+$$;
 
+-- Numbers issued out of a block though nobody reported them. Blocks of a counter do not overlap: so of those
+-- that begin before a number, the last one has it or none has.
+create function machserial._find_numbers_in_blocks() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set jit = off
+as $$
+begin
     return query
+    with points as (
+        select c.id as counter_id, s.sequence_number as value, s.id as serial_id, null::bigint as block_begins
+        from machserial.serials as s
+        inner join machserial.serial_formats as f on f.id = s.format_id
+        inner join machserial.sites as t on t.id = s.site_id
+        inner join machserial.counters as c
+            on
+                c.format_id = s.format_id
+                and c.part_id = case when f.counter_per in ('PART', 'SITE_PART') then s.part_id else '' end
+                and c.site_id = case when f.counter_per in ('SITE', 'SITE_PART') then s.site_id else '' end
+                and c.period = case f.reset
+                    when 'NEVER' then ''
+                    else machserial._period(f.reset, s.created_at at time zone t.time_zone)
+                end
+        left join machserial.block_usages as u on u.serial_id = s.id
+        where
+            s.sequence_number is not null and u.serial_id is null
+            and c.id in (select b.counter_id from machserial.number_blocks as b)
+        union all
+        select b.counter_id, b.first_value, null, b.first_value from machserial.number_blocks as b
+    ),
+
+    behind as (
+        select
+            p.counter_id, p.value, p.serial_id,
+            max(p.block_begins) over (
+                partition by p.counter_id order by p.value, p.serial_id nulls first
+                rows between unbounded preceding and current row
+            ) as block_begins
+        from points as p
+    )
+
     select
         'number_in_block', 'CRITICAL', format('serial %s', s.id),
         format(
@@ -567,19 +627,11 @@ begin
             'insert into machserial.block_usages (block_id, sequence_number, serial_id) values (%s, %s, %s);',
             b.id, s.sequence_number, s.id
         )
-    from machserial.number_blocks as b
-    inner join machserial.counters as c on c.id = b.counter_id
-    inner join machserial.serial_formats as f on f.id = c.format_id
-    inner join machserial.serials as s
-        on s.format_id = c.format_id and s.sequence_number between b.first_value and b.last_value
-    inner join machserial.sites as t on t.id = s.site_id
-    left join machserial.block_usages as u on u.serial_id = s.id
-    where
-        u.serial_id is null and not s.sequence_number = any(b.skipped_values)
-        and (c.part_id in ('', s.part_id) and c.site_id in ('', s.site_id))
-        and c.period = case f.reset
-            when 'NEVER' then '' else machserial._period(f.reset, s.created_at at time zone t.time_zone)
-        end
+    from behind as n
+    inner join machserial.number_blocks as b
+        on b.counter_id = n.counter_id and b.first_value = n.block_begins and n.value <= b.last_value
+    inner join machserial.serials as s on s.id = n.serial_id
+    where not n.value = any(b.skipped_values)
     order by s.id;
 end
 $$;
@@ -598,7 +650,8 @@ begin
             l.serial_id, s.serial_number, l.problem, p.id as parent_id,
             array_agg(e.id order by e.id) as propagation_ids
         from (
-            select distinct q.serial_id, q.problem from machserial._lineage_problems(_find_lineage_faults.part_id) as q
+            select distinct q.serial_id, q.problem
+            from machserial._lineage_problems(_find_lineage_faults.part_id) as q
         ) as l
         inner join machserial.serials as s on s.id = l.serial_id
         inner join machserial.serial_propagations as e on e.child_serial_id = s.id
@@ -608,9 +661,11 @@ begin
         order by l.serial_id, p.id
         limit 101
     loop
-        return next machserial._lineage_finding(
-            problem.serial_id, problem.parent_id, problem.serial_number, problem.problem, problem.propagation_ids
-        );
+        return query
+        select f.* from machserial._lineage_finding(
+            problem.serial_id, problem.parent_id, problem.serial_number, problem.problem,
+            problem.propagation_ids
+        ) as f;
     end loop;
 end
 $$;
@@ -648,7 +703,8 @@ begin
         )::machserial.integrity_finding;
     end if;
     return (
-        'lineage_rank', 'CRITICAL', format('serial %s', serial_id), format('serial %s %s', serial_number, problem),
+        'lineage_rank', 'CRITICAL', format('serial %s', serial_id),
+        format('serial %s %s', serial_number, problem),
         'alter table machserial.serials disable trigger serials_keep_their_lineage_rank; '
         || format('select machserial._lift_children(array[%s], array[%s]); ', parent_id, serial_id)
         || 'alter table machserial.serials enable trigger serials_keep_their_lineage_rank;'
@@ -656,8 +712,8 @@ begin
 end
 $$;
 
--- Rows whose foreign key leads nowhere: checked by the data, as whoever switches triggers off leaves no trace in
--- the catalog.
+-- Rows whose foreign key leads nowhere: checked by the data, as whoever switches triggers off leaves no trace
+-- in the catalog.
 create function machserial._find_orphans() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -677,27 +733,29 @@ begin
             (array_agg(format('p.%I', pa.attname) order by n.position))[1] as parent_column
         from machserial._own_relations() as r
         inner join pg_constraint as k on k.conrelid = r.oid and k.contype = 'f'
-        cross join lateral unnest(k.conkey, k.confkey) with ordinality as n (child_number, parent_number, position)
+        cross join lateral unnest(k.conkey, k.confkey)
+            with ordinality as n (child_number, parent_number, position)
         inner join pg_attribute as ca on ca.attrelid = k.conrelid and ca.attnum = n.child_number
         inner join pg_attribute as pa on pa.attrelid = k.confrelid and pa.attnum = n.parent_number
         group by k.oid, k.conname, r.relation, k.conrelid, k.confrelid
         order by r.relation, k.conname
     loop
         execute format(
-            'select count(*), min(left(c::text, 200)) from %s as c left join %s as p on %s where %s is null and %s',
+            'select count(*), min(left(c::text, 200)) from %s as c left join %s as p on %s '
+            'where %s is null and %s',
             reference.child, reference.parent, reference.same, reference.parent_column, reference.is_set
         )
         into orphans, example;
         if orphans > 0 then
-            return next (
+            return query
+            select
                 'orphan', 'CRITICAL', format('table %s', reference.relation),
                 format(
                     '%s rows of %s refer to rows of %s that are not there (%s), such as %s', orphans,
                     reference.child, reference.parent, reference.conname, example
                 ),
                 format('Bring the rows of %s back from a backup, or correct those that refer to them.',
-                    reference.parent)
-            )::machserial.integrity_finding;
+                    reference.parent);
         end if;
     end loop;
 
@@ -705,10 +763,11 @@ begin
     select
         'orphan', 'CRITICAL', 'table serials',
         format(
-            '%s serials refer to generation requests that are not there, such as serial %s', count(*), min(s.id)
+            '%s serials refer to generation requests that are not there, such as serial %s', count(*),
+            min(s.id)
         ),
-        'Bring the rows of machserial.generation_requests back from a backup; without them a repeated request '
-        'issues new numbers.'
+        'Bring the rows of machserial.generation_requests back from a backup; without them a repeated '
+        'request issues new numbers.'
     from machserial.serials as s
     left join machserial.generation_requests as r on r.id = s.generation_request_id
     where s.generation_request_id is not null and r.id is null
@@ -748,8 +807,9 @@ begin
         'missing_trigger', 'CRITICAL', 'trigger audit_events_are_append_only',
         format('trigger audit_events_are_append_only of machserial.%s is not there', o.relation),
         format(
-            'create trigger audit_events_are_append_only before update or delete or truncate on machserial.%I '
-            'for each statement execute function machserial._refuse_audit_change();', o.relation
+            'create trigger audit_events_are_append_only '
+            'before update or delete or truncate on machserial.%I for each statement '
+            'execute function machserial._refuse_audit_change();', o.relation
         )
     from own as o
     where
@@ -762,8 +822,8 @@ begin
         format('trigger %s', case when t.tgisinternal then k.conname else t.tgname end),
         format(
             '%s of machserial.%s is %s',
-            case when t.tgisinternal then 'the check of ' || k.conname else 'trigger ' || t.tgname end, o.relation,
-            case t.tgenabled when 'R' then 'enabled for replicas only' else 'disabled' end
+            case when t.tgisinternal then 'the check of ' || k.conname else 'trigger ' || t.tgname end,
+            o.relation, case t.tgenabled when 'R' then 'enabled for replicas only' else 'disabled' end
         ),
         format(
             'alter table machserial.%I enable trigger %s;', o.relation,
@@ -778,8 +838,8 @@ begin
         'missing_constraint', 'CRITICAL', format('constraint %s', e.name),
         format('constraint %s of machserial.%s is not there', e.name, e.relation),
         format(
-            'Add it again as its table was created: select source from machserial._migrations() where source like '
-            '%L;', '%create table machserial.' || e.relation || ' (%'
+            'Add it again as its table was created: select source from machserial._migrations() '
+            'where source like %L;', '%create table machserial.' || e.relation || ' (%'
         )
     from expected as e
     where
@@ -790,18 +850,21 @@ begin
     union all
     select
         'constraint_not_valid', 'CRITICAL', format('constraint %s', k.conname),
-        format('constraint %s of machserial.%s has never been checked against all rows', k.conname, o.relation),
+        format(
+            'constraint %s of machserial.%s has never been checked against all rows', k.conname, o.relation
+        ),
         format('alter table machserial.%I validate constraint %I;', o.relation, k.conname)
     from own as o
     inner join pg_constraint as k on k.conrelid = o.oid
     where not k.convalidated
     union all
     select
-        'missing_view', 'CRITICAL', format('view %s', v.name), format('view machserial.%s is not there', v.name),
-        'select machserial.migrate();'
+        'missing_view', 'CRITICAL', format('view %s', v.name),
+        format('view machserial.%s is not there', v.name), 'select machserial.migrate();'
     from machserial._views() as v
     where
-        v.source like '%create or replace view machserial.%' and to_regclass(format('machserial.%I', v.name)) is null
+        v.source like '%create or replace view machserial.%'
+        and to_regclass(format('machserial.%I', v.name)) is null
     order by 1, 3, 4;
 end
 $$;
@@ -815,7 +878,9 @@ begin
     return query
     select
         'missing_renderer', 'CRITICAL', format('format %s', f.name),
-        format('the function that writes the numbers of format %s (version %s) is not there', f.name, f.version),
+        format(
+            'the function that writes the numbers of format %s (version %s) is not there', f.name, f.version
+        ),
         format(
             'select machserial._create_renderer(f.id, machserial._compile_pattern(f.pattern, f.letter_case)) '
             'from machserial.serial_formats as f where f.id = %s;', f.id
@@ -863,7 +928,8 @@ begin
     select
         'placeholder', 'CRITICAL', format('placeholder %s', p.id),
         format(
-            'placeholder %s is of part %s, and its serial %s of part %s', p.id, p.part_id, s.serial_number, s.part_id
+            'placeholder %s is of part %s, and its serial %s of part %s', p.id, p.part_id, s.serial_number,
+            s.part_id
         ),
         machserial._with_triggers_off('late_assignment_placeholders', format(
             'update machserial.late_assignment_placeholders set status = ''PENDING'', serial_id = null, '
@@ -895,8 +961,8 @@ begin
     select
         'attachment_missing', 'WARNING', format('table %s', to_regclass(e.relation)),
         format(
-            'inserts into %s are no events (%s): its trigger was dropped without detach()', to_regclass(e.relation),
-            e.trigger_type
+            'inserts into %s are no events (%s): its trigger was dropped without detach()',
+            to_regclass(e.relation), e.trigger_type
         ),
         format(
             'select machserial.attach(%L, %L, part_column => %L%s%s%s);', e.relation, e.trigger_type,
@@ -970,6 +1036,8 @@ begin
         union all
         select f.* from machserial._find_counter_faults() as f
         union all
+        select f.* from machserial._find_numbers_in_blocks() as f
+        union all
         select f.* from machserial._find_lineage_faults() as f
         union all
         select f.* from machserial._find_placeholder_faults() as f
@@ -985,7 +1053,8 @@ begin
 
     numbered as (
         select
-            f.*, row_number() over (partition by f.name) as number, count(*) over (partition by f.name) as total
+            f.*, row_number() over (partition by f.name) as number,
+            count(*) over (partition by f.name) as total
         from found as f
     )
 
@@ -1002,7 +1071,7 @@ $$;
 
 comment on function machserial.integrity() is
 'Whether what is on record agrees with itself and everything that sees to it is in place: a row a fault, none
-if all is sound. severity: CRITICAL, or WARNING where nothing is wrong yet. Of one kind of fault (name) at most a
-hundred are told, and how many more there are. remedy: what mends it, for the owner; … is for you to fill in.
-Reads every table once; nobody waits for it.
+if all is sound. severity: CRITICAL, or WARNING where nothing is wrong yet. Of one kind of fault (name) at
+most a hundred are told, and how many more there are. remedy: what mends it, for the owner; … is for you to
+fill in. Reads every table once; nobody waits for it.
 Errors: 42501 row-level security hides rows from you.';
