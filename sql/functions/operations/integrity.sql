@@ -32,6 +32,7 @@ set search_path = pg_catalog, pg_temp
 set enable_indexscan = off
 set enable_indexonlyscan = off
 set enable_bitmapscan = off
+set enable_nestloop = off
 set jit = off
 as $$
 begin
@@ -47,34 +48,46 @@ begin
     where s.holds_claim <> (s.status not in ('REJECTED', 'CONFLICT') and not s.claim_released);
 
     return query
+    with claims as (
+        select
+            s.id, s.serial_number, u.scope,
+            case u.scope when 'SITE' then s.site_id when 'PART_TYPE' then s.part_type else '' end as reach
+        from machserial.serials as s
+        cross join lateral unnest(s.scopes) as u (scope)
+        where s.status not in ('REJECTED', 'CONFLICT') and not s.claim_released
+    ),
+
+    -- A serial may name a scope twice.
+    claimed_twice as (
+        select c.serial_number, c.scope, c.reach
+        from claims as c
+        group by c.serial_number, c.scope, c.reach
+        having min(c.id) < max(c.id)
+    ),
+
+    duplicates as (
+        select d.serial_number, d.scope, d.reach, array_agg(distinct c.id order by c.id) as ids
+        from claimed_twice as d
+        inner join claims as c
+            on c.serial_number = d.serial_number and c.scope = d.scope and c.reach = d.reach
+        group by d.serial_number, d.scope, d.reach
+    )
+
     select
-        'duplicate_claim', 'CRITICAL', format('serial number %s', c.serial_number),
+        'duplicate_claim', 'CRITICAL', format('serial number %s', d.serial_number),
         format(
-            'serials %s all claim the number %s in scope %s%s', array_to_string(c.ids, ', '), c.serial_number,
-            c.scope, ' of ' || nullif(c.reach, '')
+            'serials %s all claim the number %s in scope %s%s', array_to_string(d.ids, ', '), d.serial_number,
+            d.scope, ' of ' || nullif(d.reach, '')
         ),
         format(
             'update machserial.serials set status = ''CONFLICT'', status_reason = ''found by integrity()'' '
             'where id in (%s); then for each of them: select machserial.resolve_conflict('
             'serial_number => %L, part_id => …, resolution => ''KEEP'', keep_serial_id => %s, reason => …); '
-            'then: '
-            'reindex index concurrently machserial.serials_%s_key;',
-            array_to_string(c.ids[2:], ', '), c.serial_number, c.ids[1], lower(c.scope)
+            'then: reindex index concurrently machserial.serials_%s_key;',
+            array_to_string(d.ids[2:], ', '), d.serial_number, d.ids[1], lower(d.scope)
         )
-    from (
-        select w.serial_number, w.scope, w.reach, array_agg(w.id order by w.id) as ids
-        from (
-            select distinct
-                s.id, s.serial_number, u.scope,
-                case u.scope when 'SITE' then s.site_id when 'PART_TYPE' then s.part_type else '' end as reach
-            from machserial.serials as s
-            cross join lateral unnest(s.scopes) as u (scope)
-            where s.status not in ('REJECTED', 'CONFLICT') and not s.claim_released
-        ) as w
-        group by w.serial_number, w.scope, w.reach
-        having count(*) > 1
-    ) as c
-    order by c.serial_number, c.scope;
+    from duplicates as d
+    order by d.serial_number, d.scope;
 end
 $$;
 
