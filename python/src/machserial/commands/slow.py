@@ -29,7 +29,7 @@ SLOWEST = """
     )
     select
         s.queryid, s.calls, round(s.mean_exec_time::numeric, 3) as mean_ms,
-        round(s.total_exec_time::numeric, 1) as total_ms,
+        round(s.total_exec_time::numeric, 3) as total_ms,
         round(s.max_exec_time::numeric, 3) as max_ms, s.rows, s.query
     from {schema}.pg_stat_statements as s
     cross join names as n
