@@ -18,7 +18,7 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 $(ARGS)
 
 export PG_CONFIG PYTHON
 .NOTPARALLEL:
-.PHONY: build help install uninstall demo test test-all lint release clean venv packages
+.PHONY: build help install uninstall demo test test-all docs lint release clean venv packages
 
 build: ## install script, update scripts and plain bundle, into build/ (the default)
 	@tests/prepare/writable.sh
@@ -56,6 +56,9 @@ test-all: build venv packages lint ## the same on every supported PostgreSQL ver
 	    echo "PostgreSQL $$version"; \
 	    MACHSERIAL_TEST_BIN=$$binaries $(PYTEST); \
 	done
+
+docs: build venv ## docs/cli.md and docs/sql.md, from the command and from the catalog
+	.venv/bin/python -m machserial.reference docs
 
 lint: build venv packages ## ruff, sqlfluff, pgspot, plpgsql_check
 	.venv/bin/python tests/lint.py

@@ -391,6 +391,7 @@ def test_a_statement_that_holds_a_whole_cycle_is_refused(plant, length):
 
 def test_a_long_line_against_the_order_of_the_ids_is_no_cycle(plant):
     ids = serials(plant, 300)
+    plant.execute("update machserial.settings set value = '299' where name = 'propagation_depth_limit'")
     events = value(plant, "select count(*) from machserial.audit_events")
     for parent, child in zip(ids[271:], ids[270:], strict=False):
         insert(plant, (parent, child))

@@ -9,10 +9,17 @@ comment on column machserial.settings.name is 'Name of the setting.';
 comment on column machserial.settings.value is 'What it is set to.';
 comment on column machserial.settings.description is 'What it says, and in which unit.';
 
-insert into machserial.settings (name, value, description) values (
+insert into machserial.settings (name, value, description) values
+(
     'audit_retention_days', '2555',
     'How long audit events stay in the database before machserial audit archive takes them, in days.'
-);
+),
+('batch_size', '100', 'How many serial numbers machserial vendor receive sends in one call.'),
+('propagation_depth_limit', '50', 'The highest max_depth that machserial.lineage() takes, in steps.');
+
+create trigger settings_are_examined
+before insert or update on machserial.settings
+for each row execute function machserial._examine_setting();
 
 create trigger new_settings_are_audited
 after insert on machserial.settings

@@ -9,17 +9,23 @@ from machserial.commands.backup import backup, restore
 from machserial.commands.blocks import blocks_group
 from machserial.commands.completion import completion
 from machserial.commands.conflicts import conflicts_group
+from machserial.commands.connections import connections
 from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
 from machserial.commands.fence import fence
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
+from machserial.commands.indexes import indexes
+from machserial.commands.integrity import integrity
 from machserial.commands.lineage import lineage_group
 from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
+from machserial.commands.privileges import privileges
 from machserial.commands.serial import serial_group
 from machserial.commands.support_bundle import support_bundle
+from machserial.commands.settings import settings_group
+from machserial.commands.slow import slow
 from machserial.commands.triggers import triggers_group
 from machserial.commands.vendor import vendor_group
 from machserial.commands.version import version
@@ -51,11 +57,14 @@ for command in (
     blocks_group,
     completion,
     conflicts_group,
+    connections,
     demo,
     deploy,
     fence,
     format_group,
     generate,
+    indexes,
+    integrity,
     lineage_group,
     migrate_group,
     pause,
@@ -64,6 +73,10 @@ for command in (
     resume,
     serial_group,
     support_bundle,
+    privileges,
+    serial_group,
+    settings_group,
+    slow,
     triggers_group,
     vendor_group,
     version,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import click
 import psycopg
@@ -115,6 +116,39 @@ class _Id(click.ParamType):
 
 
 ID = _Id()
+
+
+class _Interval(click.ParamType):
+    """90s, 10m, 2h, 7d: an interval of PostgreSQL."""
+
+    name = "interval"
+    units: ClassVar = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+        if not found:
+            self.fail(f"{value!r} is not a time such as 90s, 10m, 2h, 7d", parameter, context)
+        return f"{found[1]} {self.units[found[2]]}"
+
+
+INTERVAL = _Interval()
+
+
+def yes_option(command: Callable) -> Callable:
+    """--yes, for scripts; see confirm()."""
+    return click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Goes on if yes, or if somebody answers so. Raises ExpectedError otherwise."""
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise ExpectedError("nothing was done", remedy="--yes does it without asking")
 
 
 def reason_option(command: Callable) -> Callable:

@@ -116,6 +116,12 @@ def print_rows(
         _print_rich_table(rows, title)
 
 
+def message_rows(rows: Sequence[Row]) -> None:
+    """Rows on stderr, which are not a result: what somebody is asked about."""
+    for row in rows:
+        message("  ".join(text_of(value) for value in row.values()))
+
+
 def print_record(record: Row, *, as_json: bool, title: str | None = None) -> None:
     """One thing: a line a field, or a JSON object."""
     if as_json:

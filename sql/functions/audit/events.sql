@@ -55,10 +55,20 @@ begin
     if not machserial._has_audit_partition() then
         perform machserial._require_audit_partition();
     end if;
-    insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+    )
     select
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
-        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id
+        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        -- What goes without saying is not said: serials are ACTIVE, those from vendors PENDING.
+        case
+            when n.status = 'ACTIVE' and n.source <> 'VENDOR' or n.status = 'PENDING' and n.source = 'VENDOR'
+                then null
+            else jsonb_strip_nulls(jsonb_build_object(
+                'status', n.status, 'claim_released', nullif(n.claim_released, false)
+            ))
+        end
     from new_serials as n;
     return null;
 end

@@ -333,6 +333,18 @@ begin
             from machserial._draw_sequenced(issue, wanted, attempt) as d;
             issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
         end if;
+        -- Reads as '' once it has been set, and as null before.
+        if current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1') then
+            perform machserial._tell_choice(
+                issue,
+                case
+                    when generate.format is not null then 'asked for by name'
+                    when generate.pattern is not null then 'of the pattern given'
+                    else 'assigned to the part or its type'
+                end,
+                attempt, numbers, sequence_values
+            );
+        end if;
         -- Every insert goes through its numbers in one and the same order, so that two which meet cannot
         -- deadlock.
         if is_trusting then
@@ -392,7 +404,7 @@ quantity: 1 to 1,000,000. format: a format by name; else pattern: an ad-hoc patt
 of its own; else the part''s format (format_for). site_id: null means DEFAULT. context: an object that may
 hold work_order_id, lot_number, operation_code and what {CTX:…} names. request_id: the same call with the
 same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
-ones drawn again.
+ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
 else · 23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no
 numbers left.';

@@ -192,6 +192,13 @@ begin
         end loop;
         concerned := wanted;
         issue.drawn_from := coalesce(issue.drawn_from, (drawn[1]).sequence_values[1]);
+        if current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1') then
+            perform machserial._tell_choice(
+                issue,
+                case when _generate_each.format is null then 'assigned to the part or its type' else 'by name' end,
+                attempt, (drawn[cardinality(drawn)]).numbers, (drawn[cardinality(drawn)]).sequence_values
+            );
+        end if;
         select r.* into recorded from machserial._record_each(issue, drawn, _generate_each.contexts) as r;
         return query
         select r.* from unnest(

@@ -34,3 +34,53 @@ begin
     return null;
 end
 $$;
+
+-- The settings that machserial knows: what holds where the row is missing, and what they may be.
+create function machserial._known_settings()
+returns table (name text, standard bigint, lowest bigint, highest bigint)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query values
+        ('audit_retention_days'::text, 2555::bigint, 1::bigint, 36500::bigint),
+        ('batch_size', 100, 1, 100000),
+        -- Not below the default of lineage(): that call must stay possible.
+        ('propagation_depth_limit', 50, 50, 1000000),
+        ('uniqueness_cache_ttl', 3600, 1, 2592000);
+end
+$$;
+
+-- SECURITY DEFINER: settings hold for all, also for who may not read their table.
+create function machserial._setting(name text) returns bigint
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        (select s.value::bigint from machserial.settings as s where s.name = _setting.name),
+        (select k.standard from machserial._known_settings() as k where k.name = _setting.name)
+    );
+end
+$$;
+
+create function machserial._examine_setting() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known record;
+begin
+    select k.* into known from machserial._known_settings() as k where k.name = new.name;
+    if known.name is not null and (
+        new.value !~ '^[0-9]{1,18}$' or new.value::numeric not between known.lowest and known.highest
+    ) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s cannot be %L', new.name, new.value),
+            detail = format('It is a whole number from %s to %s.', known.lowest, known.highest),
+            hint = format('%s The standard is %s.', new.description, known.standard);
+    end if;
+    return new;
+end
+$$;

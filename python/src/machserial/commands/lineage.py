@@ -1,4 +1,4 @@
-"""machserial lineage: show"""
+"""machserial lineage: show, verify"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from machserial import output
+from machserial.commands.integrity import report
 from machserial.commands.serial import the_serial
 from machserial.functions import Row, call
 from machserial.options import ID, Group, Settings, pass_settings
@@ -39,6 +40,22 @@ def show(
         output.print_rows(rows, as_json=True)
     else:
         output.print_tree(tree(rows))
+
+
+@lineage_group.command()
+@click.option("--part-id", "--part", "part_id", help="Only what comes from or became a serial of this part.")
+@pass_settings
+def verify(settings: Settings, part_id: str | None) -> None:
+    """Verify that nothing comes of itself, and that lineage is in the order that keeps it so.
+
+    Lineage is never rebuilt, as there is nothing that it could be rebuilt from: what is wrong is named, with what mends
+    it. Exit code 1 if anything is found.
+    """
+    with settings.connect() as connection:
+        if part_id:
+            call(connection, "_require_known_part", part_id=part_id)
+        findings = call(connection, "_find_lineage_faults", part_id=part_id)
+    report(settings, findings)
 
 
 def tree(rows: list[Row]) -> Tree:

@@ -14,9 +14,6 @@ from machserial.errors import ExpectedError
 from machserial.functions import Row, call, call_one
 from machserial.options import ID, Group, Settings, one_of, page_options, pass_settings, reason_option, show_page
 
-# How many serial numbers one call takes: the progress bar moves in between.
-CALL_SIZE = 10_000
-
 # What a file may say a line, and the options that say it for all lines that do not.
 PLACE = ("vendor_name", "part_id", "received_date", "site_id")
 
@@ -97,9 +94,10 @@ def receive(
     FILE is CSV in UTF-8. Either it has one serial number a line; or its first line names its columns:
     serial_number, and if wanted vendor_name, part_id, received_date, site_id, which go before the options.
 
-    Everything is received in one transaction, a big file in calls of 10,000 numbers: if it is interrupted, or a
-    part is unknown, nothing is received. Of a file only the first numbers are listed that were refused or break a
-    rule of their vendor; --json gives all. Exit code 1 also when some were refused, though the others are received.
+    Everything is received in one transaction, a big file in calls of so many numbers as the setting batch_size
+    says: if it is interrupted, or a part is unknown, nothing is received. Of a file only the first numbers are listed
+    that were refused or break a rule of their vendor; --json gives all. Exit code 1 also when some were refused,
+    though the others are received.
     """
     if bool(serials) == bool(file):
         raise click.UsageError("give either serial numbers or --csv")
@@ -132,8 +130,9 @@ def require_vendor_and_part(deliveries: list[Row], *, is_bulk: bool) -> None:
 def receive_with_progress(connection: psycopg.Connection, deliveries: list[Row]) -> list[Row]:
     """The delivered rows in their order, each with what became of it: vendor_serial_id, status, errors."""
     received = []
+    size = call_one(connection, "_setting", name="batch_size")["_setting"]
     with output.progress("serial numbers", len(deliveries)) as advance:
-        for same_place, some in portions(deliveries):
+        for same_place, some in portions(deliveries, size):
             rows = call(
                 connection,
                 "receive_vendor_serials",
@@ -145,8 +144,8 @@ def receive_with_progress(connection: psycopg.Connection, deliveries: list[Row])
     return sorted(received, key=lambda row: row["line"])
 
 
-def portions(deliveries: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
-    """What the deliveries of one call have in common, and those deliveries."""
+def portions(deliveries: list[Row], size: int) -> Iterator[tuple[Row, list[Row]]]:
+    """What the deliveries of one call have in common, and those deliveries: at most size of them."""
 
     def place(delivery: Row) -> list[str]:
         return [delivery[name] or "" for name in PLACE]
@@ -154,7 +153,7 @@ def portions(deliveries: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
     # Numbers that come in the same order in every run cannot make two runs deadlock.
     in_order = sorted(deliveries, key=lambda delivery: (place(delivery), delivery[receipts.NUMBER]))
     for _, together in itertools.groupby(in_order, key=place):
-        while some := list(itertools.islice(together, CALL_SIZE)):
+        while some := list(itertools.islice(together, size)):
             yield {name: some[0][name] for name in PLACE}, some
 
 

@@ -1,0 +1,38 @@
+"""machserial integrity"""
+
+from __future__ import annotations
+
+import click
+
+from machserial import output
+from machserial.errors import ExpectedError
+from machserial.functions import Row, call
+from machserial.options import Command, Settings, pass_settings
+
+IN_A_TABLE = ("severity", "object", "message", "remedy")
+
+
+@click.command(cls=Command)
+@pass_settings
+def integrity(settings: Settings) -> None:
+    """Examine whether what is on record agrees with itself, and whether all that sees to it is in place.
+
+    Serials against claims, events, vendor receipts, blocks and counters; lineage without circles; references, triggers,
+    indexes and constraints. Each finding comes with its remedy. Reads every table; nobody waits for it.
+    Exit code 1 if anything is found.
+    """
+    with settings.connect() as connection:
+        findings = call(connection, "integrity")
+    report(settings, findings)
+
+
+def report(settings: Settings, findings: list[Row]) -> None:
+    """Prints the findings. Raises ExpectedError if there are any."""
+    if findings or settings.json:
+        output.print_rows(findings, as_json=settings.json, columns=IN_A_TABLE)
+    else:
+        output.print_text("sound: nothing was found")
+    if findings:
+        raise ExpectedError(
+            f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}", remedy="each of them says what mends it"
+        )
