@@ -311,3 +311,20 @@ class Server:
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
         return result.stdout
+
+
+class Standby(Server):
+    """A running copy of another server that follows it. Its primary needs listen to nobody but its socket."""
+
+    def __init__(self, primary: Server, **settings: str) -> None:
+        super().__init__(primary.bin, **{**primary.settings, **settings})
+        self.primary = primary
+
+    def _initdb(self, own_binaries: Path, account: pwd.struct_passwd | None) -> None:
+        command = [self.tool("pg_basebackup"), "--pgdata", self.folder / "data", "--dbname", self.primary.dsn("postgres")]
+        command += ["--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
+        result = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, **self._privileges(account)
+        )
+        if result.returncode:
+            raise ServerError(f"pg_basebackup failed: {result.stderr}")

@@ -11,6 +11,7 @@ from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
+from machserial.commands.health import health
 from machserial.commands.lineage import lineage_group
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.serial import serial_group
@@ -47,6 +48,7 @@ for command in (
     deploy,
     format_group,
     generate,
+    health,
     lineage_group,
     placeholders_group,
     serial_group,

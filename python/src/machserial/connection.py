@@ -131,12 +131,13 @@ def find_source(dsn: str | None) -> Source:
 
 
 @contextmanager
-def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
+def connect(dsn: str | None, at_most: int | None = None) -> Iterator[psycopg.Connection]:
     """A connection whose block is one transaction: committed at its end, rolled back on any error.
 
-    Rows are dictionaries. Raises ExpectedError with the exit codes of errors.Exit.
+    Rows are dictionaries. at_most: seconds to wait for the connection, whatever else was said.
+    Raises ExpectedError with the exit codes of errors.Exit.
     """
-    connection = _open(find_source(dsn))
+    connection = _open(find_source(dsn), at_most)
     try:
         try:
             yield connection
@@ -147,8 +148,16 @@ def connect(dsn: str | None) -> Iterator[psycopg.Connection]:
         connection.close()
 
 
-def _open(source: Source) -> psycopg.Connection:
+def ping(dsn: str | None, at_most: int) -> psycopg.pq.Ping:
+    """Whether a server answers there, without logging in. at_most: seconds to wait for it."""
+    parameters = {**_parameters(find_source(dsn)), "connect_timeout": at_most}
+    return psycopg.pq.PGconn.ping(conninfo.make_conninfo(**parameters).encode())
+
+
+def _open(source: Source, at_most: int | None = None) -> psycopg.Connection:
     parameters = _parameters(source)
+    if at_most is not None:
+        parameters["connect_timeout"] = at_most
     log.debug("connecting by %s", source.name)
     try:
         connection = psycopg.connect(
