@@ -18,7 +18,7 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 $(ARGS)
 
 export PG_CONFIG PYTHON
 .NOTPARALLEL:
-.PHONY: build help install uninstall demo test test-all lint release clean venv packages
+.PHONY: build help install uninstall demo test test-all lint release clean docs venv packages
 
 build: ## install script, update scripts and plain bundle, into build/ (the default)
 	@tests/prepare/writable.sh
@@ -59,6 +59,9 @@ test-all: build venv packages lint ## the same on every supported PostgreSQL ver
 
 lint: build venv packages ## ruff, sqlfluff, pgspot, plpgsql_check
 	.venv/bin/python tests/lint.py
+
+docs: build venv ## the generated pages of docs/, from a database as it is now
+	.venv/bin/python tests/make_docs.py
 
 release: build ## freeze the present version: its migrations never change again
 	$(PYTHON) sql/build.py release

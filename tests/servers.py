@@ -321,8 +321,8 @@ class Standby(Server):
         self.primary = primary
 
     def _initdb(self, own_binaries: Path, account: pwd.struct_passwd | None) -> None:
-        command = [self.tool("pg_basebackup"), "--pgdata", self.folder / "data", "--dbname", self.primary.dsn("postgres")]
-        command += ["--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
+        command = [self.tool("pg_basebackup"), "--pgdata", self.folder / "data", "--checkpoint=fast", "--no-sync"]
+        command += ["--write-recovery-conf", "--dbname", self.primary.dsn("postgres")]
         result = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, **self._privileges(account)
         )

@@ -126,9 +126,8 @@ def write_log(database: psycopg.Connection, megabytes: int) -> None:
         "create table if not exists public.filling (content text);"
         "alter table public.filling alter column content set storage plain"
     )
-    database.execute(
-        "insert into public.filling select repeat(md5(n::text), 60) from generate_series(1, %s) as n", (megabytes * 500,)
-    )
+    rows = megabytes * 500
+    database.execute(f"insert into public.filling select repeat(md5(n::text), 60) from generate_series(1, {rows}) as n")
 
 
 # The whole

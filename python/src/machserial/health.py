@@ -118,9 +118,11 @@ class Examination:
     def run(self) -> list[Row]:
         """The rows, the most urgent first. Raises UnknownCheck."""
         try:
-            with connection.connect(self.dsn, CONNECT_SECONDS) as database:
-                with _cut_off_after(database, self.ends - time.monotonic()):
-                    self._ask(database)
+            with (
+                connection.connect(self.dsn, CONNECT_SECONDS) as database,
+                _cut_off_after(database, self.ends - time.monotonic()),
+            ):
+                self._ask(database)
         except ExpectedError as error:
             self.rows.append(from_error("connection", error, _status_of(error)))
         except psycopg.Error as error:
@@ -347,7 +349,7 @@ def as_table(rows: Sequence[Row], units: dict[str, str]) -> list[Row]:
         {
             "name": one["name"],
             "status": one["status"],
-            "value": " ".join(filter(None, (number(one["value"]), one["value"] is not None and units.get(one["name"])))),
+            "value": f"{number(one['value'])} {units.get(one['name'], '')}".strip() if one["value"] is not None else "",
             "warning": number(one["warning"]),
             "critical": number(one["critical"]),
             "message": one["message"],

@@ -133,8 +133,6 @@ set search_path = pg_catalog, pg_temp
 -- A check that waits for a lock tells more by saying so.
 set lock_timeout = '800ms'
 as $$
-declare
-    result machserial.health_result;
 begin
     if not exists (select from machserial._health_checks() as c where c.name = health_check.name) then
         raise exception using
@@ -144,18 +142,16 @@ begin
             hint = 'Name one of these.';
     end if;
     begin
-        execute format('select (c.checked).* from (select machserial.%I() as checked) as c', '_check_' || name)
-        into result;
+        execute format(
+            'select c.name, c.status, c.value, c.warning, c.critical, c.message, c.remedy from machserial.%I() as c',
+            '_check_' || name
+        )
+        into name, status, value, warning, critical, message, remedy;
     exception when others then
-        result := machserial._failed_check(name, sqlstate, sqlerrm);
+        select f.name, f.status, f.value, f.warning, f.critical, f.message, f.remedy
+        into name, status, value, warning, critical, message, remedy
+        from machserial._failed_check(name, sqlstate, sqlerrm) as f;
     end;
-    name := result.name;
-    status := result.status;
-    value := result.value;
-    warning := result.warning;
-    critical := result.critical;
-    message := result.message;
-    remedy := result.remedy;
 end
 $$;
 
@@ -186,44 +182,36 @@ check failed. value against the thresholds warning and critical, in the unit and
 machserial.health_thresholds states; message: what was found; remedy: what mends it. Never fails because
 a check does.';
 
-create function machserial.ready(
-    out name text, out status text, out value numeric, out warning numeric, out critical numeric,
-    out message text, out remedy text
-)
+create function machserial.ready() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '800ms'
 as $$
 declare
     pending constant bigint := (select count(*) from machserial.pending_migrations());
-    paused machserial.health_result;
+    result machserial.health_result;
 begin
-    name := 'ready';
     if pending > 0 then
-        status := 'CRITICAL';
-        message := format('migrations pending: %s', pending);
-        remedy := 'select machserial.migrate();';
-        return;
-    end if;
-    if machserial._strange_migrations() > 0 then
-        status := 'CRITICAL';
-        message := 'the schema is not that of the installed code';
-        remedy := 'Deploy the version that the schema is of, or a newer one.';
-        return;
-    end if;
-    paused := machserial._check_paused();
-    if pg_is_in_recovery() then
-        status := 'WARNING';
-        message := 'this is a standby: it can be read, and gives no numbers';
-        remedy := 'Connect to the primary: target_session_attrs=read-write.';
-    elsif paused.status <> 'OK' then
-        status := paused.status;
-        message := paused.message;
-        remedy := paused.remedy;
+        result.status := 'CRITICAL';
+        result.message := format('migrations pending: %s', pending);
+        result.remedy := 'select machserial.migrate();';
+    elsif machserial._strange_migrations() > 0 then
+        result.status := 'CRITICAL';
+        result.message := 'the schema is not that of the installed code';
+        result.remedy := 'Deploy the version that the schema is of, or a newer one.';
+    elsif pg_is_in_recovery() then
+        result.status := 'WARNING';
+        result.message := 'this is a standby: it can be read, and gives no numbers';
+        result.remedy := 'Connect to the primary: target_session_attrs=read-write.';
     else
-        status := 'OK';
-        message := 'reads and gives numbers';
+        result := machserial._check_paused();
+        if result.status = 'OK' then
+            result.message := 'reads and gives numbers';
+        end if;
     end if;
+    return (
+        'ready', result.status, null, null, null, result.message, result.remedy
+    )::machserial.health_result;
 end
 $$;
 

@@ -1,8 +1,8 @@
 -- Checks of health(): what runs out, and when.
 
--- How each counter stands that still counts: its remaining numbers, what it gives a day, and in how many days it
--- is reset (null: never). The rate is the higher of its average since it was made and its share in the newest
--- serials; less than a day counts as a day, so that a first batch is not taken for a habit.
+-- How each counter stands that still counts: its remaining numbers, what it gives a day, and in how many days
+-- it is reset (null: never). The rate is the higher of its average since it was made and its share in the
+-- newest serials; less than a day counts as a day, so that a first batch is not taken for a habit.
 create function machserial._counter_outlook() returns table (
     counter text, format text, used_percent numeric, remaining numeric, per_day numeric, days_left numeric,
     reset_in numeric

@@ -69,26 +69,27 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    pauses bigint := 0;
-    pause record;
+    relation constant regclass := to_regclass('machserial.pauses');
+    pauses bigint;
+    first_pause text;
 begin
-    if to_regclass('machserial.pauses') is null then
+    if relation is null then
         return machserial._nothing_wrong('paused', 'machserial is not paused');
     end if;
-    execute 'select count(*) from machserial.pauses where resumed_at is null' into pauses;
-    execute $query$
-        select p.reason, p.paused_by, p.paused_at from machserial.pauses as p
-        where p.resumed_at is null
-        order by p.paused_at
-        limit 1
-    $query$ into pause;
+    execute format(
+        $query$
+            select
+                count(*),
+                (array_agg(format('paused by %%s since %%s: %%s', p.paused_by, p.paused_at, p.reason)
+                    order by p.paused_at))[1]
+            from %s as p
+            where p.resumed_at is null
+        $query$,
+        relation
+    )
+    into pauses, first_pause;
     return machserial._checked(
-        'paused', pauses,
-        case pauses
-            when 0 then 'machserial is not paused'
-            else format('paused by %s since %s: %s', pause.paused_by, pause.paused_at, pause.reason)
-        end,
-        'machserial resume'
+        'paused', pauses, coalesce(first_pause, 'machserial is not paused'), 'machserial resume'
     );
 end
 $$;
@@ -139,16 +140,27 @@ begin
 end
 $$;
 
--- The indexes that the migrations which ran here have made, read from their sources, and how each is made again.
+-- The indexes that the migrations which ran here have made, read from their sources, and how each is made
+-- again.
 create function machserial._expected_indexes() returns table (name text, is_unique boolean, definition text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    with statements as (
+    with sources as materialized (
+        select a.source from machserial._applied_sources() as a
+    ),
+    dropped as materialized (
+        select d.words[1] as name
+        from sources as a
+        cross join lateral regexp_matches(
+            a.source, 'drop (?:index machserial[.]|constraint )([a-z0-9_]+)', 'g'
+        ) as d (words)
+    ),
+    statements as materialized (
         select s.words
-        from machserial._applied_sources() as a
+        from sources as a
         cross join lateral regexp_matches(
             a.source, '((?:create|alter) table|create(?: unique)? index) ([a-z0-9_.]+)([^;]*);', 'g'
         ) as s (words)
@@ -183,10 +195,7 @@ begin
     )
     select m.index_name, m.is_unique, m.definition
     from made as m
-    where not exists (
-        select from machserial._applied_sources() as a
-        where a.source ~ format('drop (index machserial[.]|constraint )%s[^a-z0-9_]', m.index_name)
-    );
+    where m.index_name not in (select d.name from dropped as d);
 end
 $$;
 
@@ -219,8 +228,8 @@ begin
 end
 $$;
 
--- What belongs to somebody else than machserial's owner, who is the one of migrate(). The owner of the database is
--- trusted as well.
+-- What belongs to somebody else than machserial's owner, who is the one of migrate(). The schema may be the
+-- database owner's.
 create function machserial._foreign_objects() returns table (description text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -7,8 +7,10 @@ return round(extract(epoch from clock_timestamp() - then_at)::numeric, 1);
 
 -- Sessions of clients, but this one. What sessions of other roles do is hidden from most roles.
 create function machserial._client_sessions()
-returns table (pid integer, usename name, application_name text, state text, xact_start timestamptz,
-    state_change timestamptz, hidden boolean)
+returns table (
+    pid integer, usename name, application_name text, state text, xact_start timestamptz,
+    state_change timestamptz, hidden boolean
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -470,7 +472,9 @@ declare
         select n.nspname from pg_extension as e inner join pg_namespace as n on n.oid = e.extnamespace
         where e.extname = 'pg_stat_statements'
     );
-    slowest record;
+    mean numeric;
+    calls bigint;
+    query text;
 begin
     if place is null then
         return machserial._nothing_wrong(
@@ -491,13 +495,13 @@ begin
         $query$,
         place
     )
-    into slowest;
+    into mean, calls, query;
     return machserial._checked(
-        'slow_statements', coalesce(slowest.mean, 0),
+        'slow_statements', coalesce(mean, 0),
         case
-            when slowest.mean is null then 'no statement has run ten times'
-            else format('slowest of %s calls: %s', slowest.calls,
-                left(regexp_replace(slowest.query, '[[:space:]]+', ' ', 'g'), 100))
+            when mean is null then 'no statement has run ten times'
+            else format('slowest, of %s calls: %s', calls,
+                left(regexp_replace(query, '[[:space:]]+', ' ', 'g'), 100))
         end,
         format('explain (analyze, buffers) it. After mending: select %I.pg_stat_statements_reset();', place)
     );
