@@ -181,6 +181,8 @@ class Server:
     maintenance_dbname = "postgres"
     dbname = "empty"
     template_dbname = None
+    # What else initdb is told.
+    initdb_options: tuple[str, ...] = ()
 
     def __init__(self, binaries: Path, **settings: str) -> None:
         self.bin = binaries
@@ -219,7 +221,7 @@ class Server:
 
     def _initdb(self, own_binaries: Path, account: pwd.struct_passwd | None) -> None:
         command = [own_binaries / "initdb", "--pgdata", self.folder / "data", "--username", SUPERUSER]
-        command += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        command += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", *self.initdb_options]
         result = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, **self._privileges(account)
         )
