@@ -57,8 +57,9 @@ test-all: build venv packages lint ## the same on every supported PostgreSQL ver
 	    MACHSERIAL_TEST_BIN=$$binaries $(PYTEST); \
 	done
 
-docs: build venv ## docs/cli.md and docs/sql.md, from the command and from the catalog
+docs: build venv ## docs/cli.md, docs/sql.md and docs/health.md, from the command and from a database
 	.venv/bin/python -m machserial.reference docs
+	.venv/bin/python tests/make_docs.py
 
 lint: build venv packages ## ruff, sqlfluff, pgspot, plpgsql_check
 	.venv/bin/python tests/lint.py

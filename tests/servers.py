@@ -181,6 +181,8 @@ class Server:
     maintenance_dbname = "postgres"
     dbname = "empty"
     template_dbname = None
+    # What else initdb is told.
+    initdb_options: tuple[str, ...] = ()
 
     def __init__(self, binaries: Path, **settings: str) -> None:
         self.bin = binaries
@@ -219,7 +221,7 @@ class Server:
 
     def _initdb(self, own_binaries: Path, account: pwd.struct_passwd | None) -> None:
         command = [own_binaries / "initdb", "--pgdata", self.folder / "data", "--username", SUPERUSER]
-        command += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        command += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", *self.initdb_options]
         result = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, **self._privileges(account)
         )
@@ -311,3 +313,20 @@ class Server:
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
         return result.stdout
+
+
+class Standby(Server):
+    """A running copy of another server that follows it. Its primary needs listen to nobody but its socket."""
+
+    def __init__(self, primary: Server, **settings: str) -> None:
+        super().__init__(primary.bin, **{**primary.settings, **settings})
+        self.primary = primary
+
+    def _initdb(self, own_binaries: Path, account: pwd.struct_passwd | None) -> None:
+        command = [self.tool("pg_basebackup"), "--pgdata", self.folder / "data", "--checkpoint=fast", "--no-sync"]
+        command += ["--write-recovery-conf", "--dbname", self.primary.dsn("postgres")]
+        result = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, **self._privileges(account)
+        )
+        if result.returncode:
+            raise ServerError(f"pg_basebackup failed: {result.stderr}")

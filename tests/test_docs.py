@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from machserial import reference
 from machserial.cli import main
+from make_docs import PAGES, ROOT
 from support import call, column, generated, make_format, make_part
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -37,6 +38,20 @@ def test_the_reference_of_the_command_is_not_stale():
 
 def test_the_reference_of_the_sql_is_not_stale(connection):
     assert text_of("sql.md") == reference.sql_reference(connection), "run make docs"
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_what_make_docs_writes_now(connection, path):
+    assert (ROOT / path).read_text() == PAGES[path](connection), f"{path} is stale: make docs"
+
+
+def test_the_page_on_health_follows_the_thresholds(connection):
+    page = PAGES["docs/health.md"]
+    before = page(connection)
+    names = column(connection, "select name from machserial.health_thresholds")
+    assert all(f"| `{name}` |" in before for name in names)
+    connection.execute("update machserial.health_thresholds set warning = 81 where name = 'connections'")
+    assert page(connection) == before.replace("| ≥ 80 | ≥ 95 |", "| ≥ 81 | ≥ 95 |", 1)
 
 
 def test_everything_public_says_what_it_is(connection):

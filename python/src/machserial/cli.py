@@ -17,6 +17,7 @@ from machserial.commands.format import format_group
 from machserial.commands.generate import generate
 from machserial.commands.indexes import indexes
 from machserial.commands.integrity import integrity
+from machserial.commands.health import health
 from machserial.commands.lineage import lineage_group
 from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
@@ -65,6 +66,7 @@ for command in (
     generate,
     indexes,
     integrity,
+    health,
     lineage_group,
     migrate_group,
     pause,

@@ -151,13 +151,13 @@ def find_source(dsn: str | None) -> Source:
 
 
 @contextmanager
-def connect(dsn: str | None, **changes: str) -> Iterator[psycopg.Connection]:
+def connect(dsn: str | None, at_most: int | None = None, **changes: str) -> Iterator[psycopg.Connection]:
     """A connection whose block is one transaction: committed at its end, rolled back on any error.
 
-    Rows are dictionaries. changes: of the place, such as another dbname. Raises ExpectedError with the exit codes of
-    errors.Exit.
+    Rows are dictionaries. at_most: seconds to wait for the connection, whatever else was said. changes: of the place,
+    such as another dbname. Raises ExpectedError with the exit codes of errors.Exit.
     """
-    connection = _open(find_source(dsn), changes)
+    connection = _open(find_source(dsn), at_most, changes)
     try:
         try:
             yield connection
@@ -168,8 +168,16 @@ def connect(dsn: str | None, **changes: str) -> Iterator[psycopg.Connection]:
         connection.close()
 
 
-def _open(source: Source, changes: dict[str, str]) -> psycopg.Connection:
+def ping(dsn: str | None, at_most: int) -> psycopg.pq.Ping:
+    """Whether a server answers there, without logging in. at_most: seconds to wait for it."""
+    parameters = {**_parameters(find_source(dsn)), "connect_timeout": at_most}
+    return psycopg.pq.PGconn.ping(conninfo.make_conninfo(**parameters).encode())
+
+
+def _open(source: Source, at_most: int | None, changes: dict[str, str]) -> psycopg.Connection:
     parameters = _parameters(source) | changes
+    if at_most is not None:
+        parameters["connect_timeout"] = at_most
     log.debug("connecting by %s", source.name)
     try:
         connection = psycopg.connect(

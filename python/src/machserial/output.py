@@ -93,7 +93,12 @@ def _as_json(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print_lines([json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)])
+    print_lines([json_text(value)])
+
+
+def json_text(value: Any) -> str:
+    """A JSON document, of values of the database."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)
 
 
 def print_rows(
@@ -111,7 +116,7 @@ def print_rows(
     if not rows:
         message("nothing found")
     elif len(rows) > LARGEST_RICH_TABLE:
-        _print_plain_table(rows)
+        print_lines(plain_table(rows))
     else:
         _print_rich_table(rows, title)
 
@@ -186,15 +191,14 @@ def _print_titled(table: Table, title: str | None) -> None:
     console.print(table)
 
 
-def _print_plain_table(rows: Sequence[Row]) -> None:
+def plain_table(rows: Sequence[Row]) -> list[str]:
+    """A table as lines of text: for files, and for more rows than rich can take."""
     lines = [
         [_heading(name) for name in rows[0]],
         *([text_of(value) for value in row.values()] for row in rows),
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def log_level(verbose: bool) -> int:

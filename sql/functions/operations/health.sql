@@ -1,6 +1,7 @@
--- How the database is: what to look at, from when on, and what to do about it.
+-- How the database is: what to look at, from when on, and what to do about it. A check is a function
+-- _check_<name>() that returns a health_result; its thresholds are a row of health_thresholds.
 
-create type machserial.health_check as (
+create type machserial.health_result as (
     name text,
     status text,
     value numeric,
@@ -10,163 +11,154 @@ create type machserial.health_check as (
     remedy text
 );
 
-comment on type machserial.health_check is 'A row of machserial.health().';
+comment on type machserial.health_result is 'A row of machserial.health().';
 
--- The check with its status: value against the thresholds, beyond which it gets worse the higher it is, or
--- the lower.
-create function machserial._checked(
-    name text, value numeric, warning numeric, critical numeric, message text, remedy text
-)
-returns machserial.health_check
-language sql immutable parallel safe
-return (
-    name,
-    case
-        when value is null then 'UNKNOWN'
-        when critical >= warning and value >= critical or critical < warning and value <= critical
-            then 'CRITICAL'
-        when critical >= warning and value >= warning or critical < warning and value <= warning
-            then 'WARNING'
-        else 'OK'
-    end,
-    value, warning, critical, message, remedy
-)::machserial.health_check;
+-- The check with its status: value against the thresholds. Without a value it is UNKNOWN.
+create function machserial._checked(name text, value numeric, message text, remedy text)
+returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    threshold record;
+    direction integer;
+begin
+    select t.warning, t.critical, t.lower_is_worse into threshold
+    from machserial.health_thresholds as t where t.name = _checked.name;
+    if not found then
+        return (
+            name, 'UNKNOWN', value, null, null, message || '; it has no thresholds',
+            format('insert a row %L into machserial.health_thresholds', name)
+        )::machserial.health_result;
+    end if;
+    direction := case when threshold.lower_is_worse then -1 else 1 end;
+    return (
+        name,
+        case
+            when value is null then 'UNKNOWN'
+            when direction * value >= direction * threshold.critical then 'CRITICAL'
+            when direction * value >= direction * threshold.warning then 'WARNING'
+            else 'OK'
+        end,
+        value, threshold.warning, threshold.critical, message, remedy
+    )::machserial.health_result;
+end
+$$;
 
--- Who keeps events from being sealed: the transaction with the lowest id that is still open.
-create function machserial._oldest_writer() returns text
+-- There is nothing that could be wrong: the message says why.
+create function machserial._nothing_wrong(name text, message text, remedy text default null)
+returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result machserial.health_result := machserial._checked(name, null, message, remedy);
+begin
+    result.status := 'OK';
+    return result;
+end
+$$;
+
+-- What cannot be told by the value alone is critical.
+create function machserial._made_critical(result machserial.health_result)
+returns machserial.health_result
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    result.status := 'CRITICAL';
+    return result;
+end
+$$;
+
+-- What is seen is fine, but not everything is seen: then it is not known whether all is.
+create function machserial._seen_in_part(result machserial.health_result, hidden bigint, what text)
+returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if hidden > 0 and result.status in ('OK', 'UNKNOWN') then
+        result.status := 'UNKNOWN';
+        result.value := null;
+        result.message := format('%I may not see %s %s', current_user, hidden, what);
+        result.remedy := format('grant pg_monitor to %I;', current_user);
+    end if;
+    return result;
+end
+$$;
+
+create function machserial._health_checks() returns table (name text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select substr(p.proname, 8)::text
+    from pg_proc as p
+    where
+        p.pronamespace = 'machserial'::regnamespace and p.proname like '@_check@_%' escape '@'
+        and p.prorettype = 'machserial.health_result'::regtype and p.pronargs = 0
+    order by 1;
+end
+$$;
+
+-- What became of a check that failed.
+create function machserial._failed_check(name text, sqlstate_of_it text, error text)
+returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select w.description
-        from (
-            select
-                age(a.backend_xid) as age,
-                format('process %s of %s, in a transaction since %s', a.pid, a.usename, a.xact_start) as description
-            from pg_stat_activity as a
-            where a.backend_xid is not null and a.pid <> pg_backend_pid()
-            union all
-            select age(p.transaction), format('prepared transaction %L of %s, since %s', p.gid, p.owner, p.prepared)
-            from pg_prepared_xacts as p
-        ) as w
-        order by w.age desc
-        limit 1
-    );
-end
-$$;
-
--- Since when events wait to be sealed, and how many they are.
-create function machserial._waiting_events(out events bigint, out oldest timestamptz)
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-as $$
-declare
-    everything constant bigint := 9223372036854775807;
-    present constant integer := (machserial._newest_seal()).incarnation;
-    stretch machserial._stretch;
-    in_month bigint;
-    oldest_in_month timestamptz;
-begin
-    events := 0;
-    for stretch in
-        select p.relation, i.after_id, everything, u.transaction_id, u.event_id, everything, everything
-        from machserial._audit_partitions() as p
-        inner join machserial._incarnations() as i on i.incarnation = present
-        cross join lateral machserial._sealed_up_to(i.incarnation, p.month, everything) as u
-    loop
-        execute format(
-            'select count(*) as events, min(e.performed_at) as oldest from %s as e where %s',
-            stretch.relation, machserial._in_stretch(stretch)
-        )
-        into in_month, oldest_in_month;
-        events := events + in_month;
-        oldest := least(oldest, oldest_in_month);
-    end loop;
-end
-$$;
-
--- Seconds since the oldest event that is not sealed.
-create function machserial._check_seal_lag() returns machserial.health_check
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    waiting record;
-    writer constant text := machserial._oldest_writer();
-begin
-    select w.events, w.oldest into waiting from machserial._waiting_events() as w;
-    return machserial._checked(
-        'audit_seal_lag', round(coalesce(extract(epoch from now() - waiting.oldest), 0)), 86400, 7 * 86400,
-        case
-            when waiting.events = 0 then 'every audit event is sealed'
-            else format(
-                '%s audit events are not sealed, the oldest of %s%s', waiting.events, waiting.oldest,
-                '; the oldest open transaction: ' || writer
+        name, 'UNKNOWN', null, null, null, error,
+        case sqlstate_of_it
+            when '42501' then format(
+                'Ask as the owner of machserial, or let it grant %I what the message names.', current_user
             )
-        end,
-        case
-            when writer is null then 'select machserial.seal_audit();'
-            else 'End the open transaction, then: select machserial.seal_audit();'
+            when '55P03' then 'See who holds the lock: select * from pg_locks where granted;'
+            else format('See what fails: select machserial.%I();', '_check_' || name)
         end
-    );
+    )::machserial.health_result;
 end
 $$;
 
--- Days since everything that is sealed was last verified; a run that found something is no verification.
-create function machserial._check_verification() returns machserial.health_check
+-- "inout": the argument and the result column are both called name.
+create function machserial.health_check(
+    inout name text, out status text, out value numeric, out warning numeric, out critical numeric,
+    out message text, out remedy text
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+-- A check that waits for a lock tells more by saying so.
+set lock_timeout = '800ms'
 as $$
-declare
-    last_run record;
-    verified_at timestamptz;
-    first_seal timestamptz;
 begin
-    select v.verified_at, v.problems into last_run from machserial.audit_verifications as v order by v.id desc limit 1;
-    select v.verified_at into verified_at
-    from machserial.audit_verifications as v where v.problems = 0
-    order by v.id desc
-    limit 1;
-    select min(s.sealed_at) into first_seal from machserial.audit_seals as s where s.month is not null;
-    if last_run.problems > 0 then
-        return (
-            'audit_verification', 'CRITICAL', null, 7, 30,
-            format('verify_audit() found %s problems at %s', last_run.problems, last_run.verified_at),
-            'select * from machserial.verify_audit(full => true);'
-        )::machserial.health_check;
+    if not exists (select from machserial._health_checks() as c where c.name = health_check.name) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('there is no check %L', name),
+            detail = 'Checks: ' || (select string_agg(c.name, ', ') from machserial._health_checks() as c) || '.',
+            hint = 'Name one of these.';
     end if;
-    return machserial._checked(
-        'audit_verification',
-        coalesce(round(extract(epoch from now() - coalesce(verified_at, first_seal)) / 86400, 1), 0), 7, 30,
-        case
-            when verified_at is not null then format('the audit trail was verified at %s', verified_at)
-            when first_seal is not null then 'the audit trail has never been verified'
-            else 'there is nothing to verify yet'
-        end,
-        'select * from machserial.verify_audit();'
-    );
+    begin
+        execute format(
+            'select c.name, c.status, c.value, c.warning, c.critical, c.message, c.remedy from machserial.%I() as c',
+            '_check_' || name
+        )
+        into name, status, value, warning, critical, message, remedy;
+    exception when others then
+        select f.name, f.status, f.value, f.warning, f.critical, f.message, f.remedy
+        into name, status, value, warning, critical, message, remedy
+        from machserial._failed_check(name, sqlstate, sqlerrm) as f;
+    end;
 end
 $$;
 
--- How many months after this one have a partition.
-create function machserial._check_audit_partitions() returns machserial.health_check
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    ahead constant bigint := (
-        select count(*) from machserial._audit_partitions() as p
-        where p.month > date_trunc('month', now() at time zone 'UTC')
-    );
-begin
-    return machserial._checked(
-        'audit_partitions', ahead, 1, 0,
-        format('the audit trail has partitions for %s months to come', ahead), 'select machserial.maintain();'
-    );
-end
-$$;
+comment on function machserial.health_check(text) is
+'One check of machserial.health(), by its name. A check that fails or waits for a lock is UNKNOWN, with the
+error as its message.
+Errors: 22023 no such check.';
 
 create function machserial.health()
 returns table (
@@ -177,18 +169,53 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select (c.checked).*
-    from (
-        select machserial._check_seal_lag() as checked
-        union all
-        select machserial._check_verification()
-        union all
-        select machserial._check_audit_partitions()
-    ) as c;
+    select r.name, r.status, r.value, r.warning, r.critical, r.message, r.remedy
+    from machserial._health_checks() as c
+    cross join lateral machserial.health_check(c.name) as r
+    order by c.name;
 end
 $$;
 
 comment on function machserial.health() is
-'How the database is, a row a check. status: OK, WARNING, CRITICAL, or UNKNOWN where it may not be seen.
-value against the thresholds warning and critical, in the unit of the check: seconds (audit_seal_lag),
-days (audit_verification), months (audit_partitions). remedy: what mends it.';
+'How the database is, a row a check. status: OK, WARNING, CRITICAL, or UNKNOWN where it may not be seen or the
+check failed. value against the thresholds warning and critical, in the unit and meaning that
+machserial.health_thresholds states; message: what was found; remedy: what mends it. Never fails because
+a check does.';
+
+create function machserial.ready() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '800ms'
+as $$
+declare
+    pending constant bigint := (select count(*) from machserial.pending_migrations());
+    result machserial.health_result;
+begin
+    if pending > 0 then
+        result.status := 'CRITICAL';
+        result.message := format('migrations pending: %s', pending);
+        result.remedy := 'select machserial.migrate();';
+    elsif machserial._strange_migrations() > 0 then
+        result.status := 'CRITICAL';
+        result.message := 'the schema is not that of the installed code';
+        result.remedy := 'Deploy the version that the schema is of, or a newer one.';
+    elsif pg_is_in_recovery() then
+        result.status := 'WARNING';
+        result.message := 'this is a standby: it can be read, and gives no numbers';
+        result.remedy := 'Connect to the primary: target_session_attrs=read-write.';
+    else
+        result := machserial._check_paused();
+        if result.status = 'OK' then
+            result.message := 'reads and gives numbers';
+        end if;
+    end if;
+    return (
+        'ready', result.status, null, null, null, result.message, result.remedy
+    )::machserial.health_result;
+end
+$$;
+
+comment on function machserial.ready() is
+'Whether applications can work now, as a row like those of machserial.health(). OK: yes; WARNING: they can
+read only, on a standby or while machserial is paused; CRITICAL: the schema is not that of the code.
+Errors: 42501 the role may not see that.';

@@ -1,0 +1,122 @@
+"""machserial health"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from machserial import health as checks
+from machserial import output
+from machserial.errors import ExpectedError
+from machserial.masking import masked
+from machserial.options import Command, Settings, one_of, pass_settings
+
+EPILOG = """\b
+Exit status, other than that of all other commands:
+    0  OK
+    1  WARNING
+    2  CRITICAL; also: no connection, or machserial is not deployed
+    3  UNKNOWN: nothing worse was found, but not everything could be seen
+A wrong command line ends with 2 as well, and prints nothing on stdout.
+
+\b
+Limits: 2 s for the connection, 1 s for a check, 5 s for all. REDIS_URL: a Redis to ask as well, within 50 ms;
+REDIS_ENABLED=false: not."""
+
+
+@click.command(cls=Command, epilog=EPILOG)
+@click.option("--live", "kind", flag_value="live", help="Only whether the server answers, without SQL.")
+@click.option("--ready", "kind", flag_value="ready", help="Only whether applications can work now: one query.")
+@click.option("--check", "names", metavar="NAME", multiple=True, help="Only this check. May be repeated.")
+@click.option(
+    "--format",
+    "style",
+    type=one_of("table", "json", "nagios", "prometheus"),
+    help="How the answer is printed. Default: table; --json means json.",
+)
+@click.option(
+    "--output",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the answer into this file, at once and as a whole, instead of printing it.",
+)
+@pass_settings
+@click.pass_context
+def health(
+    context: click.Context,
+    settings: Settings,
+    kind: str | None,
+    names: tuple[str, ...],
+    style: str | None,
+    path: Path | None,
+) -> None:
+    """Say how the database is: what was measured, from when on it is bad, and what mends it.
+
+    The thresholds are in the table machserial.health_thresholds. docs/health.md explains every check.
+    """
+    if kind and names:
+        raise click.UsageError(f"--check and --{kind} exclude each other")
+    if settings.json and style not in (None, "json"):
+        raise click.UsageError(f"--json and --format {style} exclude each other")
+    rows, units = _examine(settings, kind, names)
+    show(rows, units, "json" if settings.json else style or "table", path)
+    context.exit(checks.STATUSES.index(checks.worst(rows)))
+
+
+def _examine(settings: Settings, kind: str | None, names: Sequence[str]) -> tuple[list[checks.Row], dict[str, str]]:
+    if kind:
+        return [{"live": checks.live, "ready": checks.ready}[kind](settings.dsn)], {}
+    examination = checks.Examination(settings.dsn, names)
+    try:
+        return examination.run(), examination.units
+    except checks.UnknownCheck as unknown:
+        raise click.UsageError(f"there is no check {unknown.name!r}; there are: {', '.join(unknown.known)}") from None
+
+
+def show(rows: list[checks.Row], units: dict[str, str], style: str, path: Path | None) -> None:
+    """Prints the rows in that style, or writes them into a file."""
+    rows = [{**one, "message": masked(one["message"] or "")} for one in rows]
+    if path is None and style == "table":
+        output.print_rows(checks.as_table(rows, units), as_json=False)
+    elif path is None and style == "json":
+        output.print_rows(rows, as_json=True)
+    elif path is None:
+        output.print_lines(_lines(rows, units, style))
+    else:
+        replace_file(path, "\n".join(_lines(rows, units, style)) + "\n")
+
+
+def _lines(rows: list[checks.Row], units: dict[str, str], style: str) -> list[str]:
+    if style == "json":
+        return [output.json_text(rows)]
+    if style == "nagios":
+        return checks.as_nagios(rows, units)
+    if style == "prometheus":
+        return checks.as_prometheus(rows).splitlines()
+    return output.plain_table(checks.as_table(rows, units))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes the file as a whole: whoever reads it sees the old text or the new one, never a part."""
+    try:
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            # For others to read, such as node_exporter: mkstemp makes it the owner's alone.
+            os.chmod(draft, 0o644)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    except OSError as error:
+        raise ExpectedError(
+            f"{path} cannot be written",
+            detail=error.strerror,
+            remedy="name a file in a folder that you may write to",
+            code=checks.STATUSES.index(checks.UNKNOWN),
+        ) from error
