@@ -22,6 +22,7 @@ INTERNAL = {
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
     "generation_requests",  # what a repeated call is answered from; its serials have events
     "python_paths",  # of the server, not of the data: where a superuser lets machserial_plpython find libraries
+    "cache_epochs",  # no fact about a serial: what a cache is to forget; each row says who began it and why
     "trigger_executions",  # a count, which maintain() folds; what a firing makes has events
 }
 

@@ -6,6 +6,7 @@ import click
 
 from machserial.commands.audit import audit_group
 from machserial.commands.blocks import blocks_group
+from machserial.commands.cache import cache_group
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.demo import demo
 from machserial.commands.deploy import deploy
@@ -42,6 +43,7 @@ def main() -> None:
 for command in (
     audit_group,
     blocks_group,
+    cache_group,
     conflicts_group,
     demo,
     deploy,
