@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 DEFAULT_TTL = 3600  # seconds
-URL_EXAMPLE = "redis://:password@host:6379/0"
+URL_EXAMPLE = "redis://host:6379/0"
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 # In the place of a fact that no longer is one. It keeps out whoever has read the fact before and writes it now; nobody

@@ -73,7 +73,7 @@ class Warmed:
 
 @dataclass
 class Synced:
-    """What sync() did. waits_for: whose open transaction keeps later events back; epoch_begun: the facts were
+    """What sync() did. waits_for: whose open transaction keeps its own and later events back; epoch_begun: the facts were
     forgotten, because it is not known what happened since they were written."""
 
     events: int = 0
@@ -152,8 +152,7 @@ def sync(connection: Connection, client: Redis, *, ttl: int | None = None) -> Sy
     if is_full:
         raise is_full
     _move(client, epoch, Position(epoch.horizon - 1))
-    if epoch.horizon < epoch.next_transaction_id:
-        done.waits_for = connection.execute("select machserial._oldest_writer() as who").fetchone()["who"]
+    done.waits_for = connection.execute("select machserial._oldest_writer() as who").fetchone()["who"]
     connection.commit()
     return done
 
