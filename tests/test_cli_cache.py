@@ -59,7 +59,7 @@ def command(plant, deployed_dsn, redis_server) -> Command:
 
 
 def taken_from(url: str, dsn: str, number: str) -> str:
-    with UniquenessCache(dsn, url) as cache:
+    with UniquenessCache(dsn, url, timeout=20) as cache:
         answer = cache.is_taken(number, "P")
         assert answer
         return answer.source
@@ -131,7 +131,7 @@ def await_followed(plant, redis_server, process, prefix: str) -> None:
     """Registers numbers until a fact comes up in Redis, which nobody but the process writes."""
     deadline = time.monotonic() + 30
     count = 0
-    while not any(len(key.split(b":")) == 4 and not key.endswith(b":position") for key in redis_server.client.keys("*")):
+    while not any(len(key.rpartition(b":")[2]) == 22 for key in redis_server.client.keys("machserial:*:*:*")):
         assert time.monotonic() < deadline and process.poll() is None
         register(plant, [f"{prefix}-{count}"])
         count += 1
@@ -145,7 +145,7 @@ def test_stats(plant, command, deployed_dsn, redis_server):
     numbers = [f"N{n}" for n in range(30)]
     register(plant, numbers)
     command.answer("warm")
-    with UniquenessCache(deployed_dsn, redis_server.url) as cache:
+    with UniquenessCache(deployed_dsn, redis_server.url, timeout=20) as cache:
         for number in [*numbers, *(f"FREE{n}" for n in range(10))]:
             cache.is_taken(number, "P")
     stats = command.answer("stats")
@@ -161,7 +161,7 @@ def test_stats(plant, command, deployed_dsn, redis_server):
     assert ("as fast" in stats["verdict"]) == as_fast
     assert "hit ratio" in command.run("stats").stdout
     # Two applications are added up; what somebody else wrote there is passed over.
-    with UniquenessCache(deployed_dsn, redis_server.url) as cache:
+    with UniquenessCache(deployed_dsn, redis_server.url, timeout=20) as cache:
         cache.is_taken("N1", "P")
     (key,) = redis_server.client.keys("*:statistics")
     redis_server.client.hset(key, mapping={"misses": "many", "lies": "inf", "\xff": "1"})

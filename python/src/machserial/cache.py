@@ -393,9 +393,9 @@ class UniquenessCache:
         if self.circuit in ("off", "open") or not (place := self._place(asked)) or not (epoch := self._epoch()):
             return False
         wanted = [scope.upper() for scope in scopes] if scopes is not None else SCOPES
-        keys = [epoch.key(claim) for claim in _claims(number, wanted, place)]
+        keys = [epoch.fact(claim)[0] for claim in _claims(number, wanted, place)]
         done = self._ask_redis(
-            self._writing, lambda client: store.remember(client, epoch, taken=(), ttl=1, released=keys) or True
+            self._writing, lambda client: store.remember(client, taken=(), ttl=1, released=keys) or True
         )
         return bool(done)
 
@@ -448,13 +448,14 @@ class UniquenessCache:
             # PostgreSQL says what is wrong.
             return None
         claims = [claim for number in dict.fromkeys(numbers) for claim in _claims(number, scopes, place)]
-        keys = [epoch.key(claim) for claim in claims]
-        values = self._ask_redis(self._reading, lambda client: _values(client, [epoch.pointer_key, *keys]))
+        facts = [epoch.fact(claim) for claim in claims]
+        keys = [epoch.pointer_key, *(key for key, _ in facts)]
+        values = self._ask_redis(self._reading, lambda client: _values(client, keys))
         if values is None:
             return None
         found = _Found(epoch, pointer=values[0])
-        for claim, key, value in zip(claims, keys, values[1:], strict=True):
-            if value == epoch.signature(key):
+        for claim, (key, proof), value in zip(claims, facts, values[1:], strict=True):
+            if value == proof:
                 found.taken[claim[2]] = (*found.taken.get(claim[2], ()), claim[0])
             elif value not in (None, store.RELEASED):
                 found.lies.append(key)
@@ -467,25 +468,25 @@ class UniquenessCache:
         """Writes what PostgreSQL has said, at a time not before since: the claims that the numbers have."""
         epoch, place = found.epoch, self._place(asked)
         known = {(number, scope) for number, scopes in found.taken.items() for scope in scopes}
-        keys = [
-            epoch.key(claim)
+        facts = [
+            epoch.fact(claim)
             for number in numbers
             for claim in _claims(number, taken.get(number, ()), place or {})
             if (number, claim[0]) not in known
         ]
-        if not keys or time.monotonic() - since > FRESH or not self._writing.may_try():
+        if not facts or time.monotonic() - since > FRESH or not self._writing.may_try():
             return
 
         def write(client: Redis) -> bool:
-            lies = set(found.lies).intersection(keys)
+            lies = set(found.lies).intersection(key for key, _ in facts)
             if lies:
                 client.unlink(*lies)
-            for chunk in store.in_chunks(keys, KEYS_AT_ONCE):
-                store.add(client, epoch, chunk, self._seconds_to_live(epoch))
+            for chunk in store.in_chunks(facts, KEYS_AT_ONCE):
+                store.add(client, chunk, self._seconds_to_live(epoch))
             return True
 
         if self._ask_redis(self._writing, write):
-            self._count(stored=len(keys))
+            self._count(stored=len(facts))
 
     def _seconds_to_live(self, epoch: Epoch) -> int:
         return self._ttl or epoch.seconds_to_live() or store.DEFAULT_TTL

@@ -39,11 +39,14 @@ RELEASED = b"-"
 RELEASED_FOR = 60  # seconds
 
 POSITION_LIFETIME = 30 * 86400
+KEY_LENGTH = 22  # 132 bits
+PROOF_LENGTH = 16  # 96 bits
 # After the last event of a transaction.
 LAST_EVENT = 2**63 - 1
 
 READ_EPOCH = "select * from machserial.cache_epoch()"
 Claim = tuple[str, str, str]  # scope, site or part type (or nothing), serial number
+Fact = tuple[str, bytes]  # key and value that say of a claim that it holds
 
 
 def _digest(text: str | bytes, length: int, secret: bytes = b"", purpose: bytes = b"") -> str:
@@ -106,13 +109,15 @@ class Epoch:
     def position_key(self) -> str:
         return f"{self.prefix}position"
 
-    def key(self, claim: Claim) -> str:
-        # None of the three holds a null character: PostgreSQL has none in its texts.
-        return self.prefix + _digest("\0".join(claim), 22, self._signing_secret, b"fact")
+    def fact(self, claim: Claim) -> Fact:
+        # None of the three holds a null character: PostgreSQL has none in its texts. Of the one digest, who sees the
+        # key cannot tell the value.
+        digest = _digest("\0".join(claim), KEY_LENGTH + PROOF_LENGTH, self._signing_secret, b"fact")
+        return self.prefix + digest[:KEY_LENGTH], digest[KEY_LENGTH:].encode()
 
-    def signature(self, key: str, content: str = "") -> bytes:
-        """The value that says of a key that its number is taken; or the end of a value with other content."""
-        return _digest(f"{key}\0{content}", 16, self._signing_secret, b"signature").encode()
+    def signature(self, key: str, content: str) -> bytes:
+        """That somebody who knows the secret has written this content to this key."""
+        return _digest(f"{key}\0{content}", PROOF_LENGTH, self._signing_secret, b"signature").encode()
 
     def signed(self, key: str, content: str) -> bytes:
         return content.encode() + b" " + self.signature(key, content)
@@ -134,8 +139,8 @@ class Epoch:
         return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
-def remember(client: Redis, epoch: Epoch, *, taken: Iterable[str], released: Iterable[str], ttl: int) -> None:
-    """Writes what holds now over whatever is there. taken is only for who follows the events; others use add()."""
+def remember(client: Redis, *, taken: Iterable[Fact], released: Iterable[str], ttl: int) -> None:
+    """Writes what holds now over whatever is there. taken: only for who follows the events; others use add()."""
     pipeline = client.pipeline(transaction=False)
     gone = list(released)
     if gone:
@@ -143,16 +148,16 @@ def remember(client: Redis, epoch: Epoch, *, taken: Iterable[str], released: Ite
         pipeline.unlink(*gone)
     for key in gone:
         pipeline.set(key, RELEASED, ex=RELEASED_FOR)
-    for key in taken:
-        pipeline.set(key, epoch.signature(key), ex=ttl)
+    for key, proof in taken:
+        pipeline.set(key, proof, ex=ttl)
     pipeline.execute()
 
 
-def add(client: Redis, epoch: Epoch, taken: Iterable[str], ttl: int, *, renew: bool = False) -> None:
+def add(client: Redis, taken: Iterable[Fact], ttl: int, *, renew: bool = False) -> None:
     """Writes facts where nothing is. renew: those that are there live as long again."""
     pipeline = client.pipeline(transaction=False)
-    for key in taken:
-        pipeline.set(key, epoch.signature(key), nx=True, ex=ttl)
+    for key, proof in taken:
+        pipeline.set(key, proof, nx=True, ex=ttl)
         if renew:
             pipeline.expire(key, ttl)
     pipeline.execute()

@@ -73,8 +73,11 @@ class Warmed:
 
 @dataclass
 class Synced:
-    """What sync() did. waits_for: whose open transaction keeps its own and later events back; epoch_begun: the facts were
-    forgotten, because it is not known what happened since they were written."""
+    """What sync() did.
+
+    waits_for: whose open transaction keeps its own events back, and later ones; epoch_begun: the facts were forgotten,
+    because it is not known what happened since they were written.
+    """
 
     events: int = 0
     taken: int = 0
@@ -115,15 +118,15 @@ def warm(
             for serial in serials
             if serial["holds_claim"] and part_id in (None, serial["part_id"]) and site_id in (None, serial["site_id"])
         ]
-        keys = [epoch.key(claim) for serial in wanted for claim in _claims(serial)]
+        facts = [epoch.fact(claim) for serial in wanted for claim in _claims(serial)]
         after = serials[-1]["id"]
         with store.redis_troubles("the claims"):
-            for chunk in store.in_chunks(keys, KEYS_AT_ONCE):
-                store.add(client, epoch, chunk, seconds, renew=True)
+            for chunk in store.in_chunks(facts, KEYS_AT_ONCE):
+                store.add(client, chunk, seconds, renew=True)
             client.set(mark, epoch.signed(mark, str(after)), ex=seconds)
         connection.commit()
         done.serials += len(wanted)
-        done.claims += len(keys)
+        done.claims += len(facts)
         advance(len(serials))
         if _read_epoch(connection).identity != epoch.identity:
             raise ExpectedError("the cache was emptied while it was being warmed", remedy="run it again")
@@ -250,15 +253,15 @@ def _follow(
     """Brings the cache to what holds now of the serials that the events are about, whatever the events say."""
     serial_ids = list({event["serial_id"] for event in events})
     claims = connection.execute("select * from machserial._claims_around(%s::bigint[])", (serial_ids,)).fetchall()
-    keys = {epoch.key((one["scope"], one["place"], one["serial_number"])): one["is_taken"] for one in claims}
-    taken = [key for key, is_taken in keys.items() if is_taken]
-    released = [key for key, is_taken in keys.items() if not is_taken]
+    facts = [(epoch.fact((one["scope"], one["place"], one["serial_number"])), one["is_taken"]) for one in claims]
+    taken = [fact for fact, is_taken in facts if is_taken]
+    released = [key for (key, _), is_taken in facts if not is_taken]
     done.events += len(events)
     done.taken += len(taken)
     done.released += len(released)
     seconds = ttl or epoch.seconds_to_live() or store.DEFAULT_TTL
     with store.redis_troubles("what happened"):
-        store.remember(client, epoch, taken=taken, released=released, ttl=seconds)
+        store.remember(client, taken=taken, released=released, ttl=seconds)
 
 
 def _claims(serial: dict) -> list[store.Claim]:
@@ -351,7 +354,7 @@ def _times(connection: Connection, client: Redis, epoch: Epoch) -> dict[str, Any
     serials = connection.execute(NEWEST_CLAIMS, (SAMPLE,)).fetchall()
     in_redis, in_database = [], []
     for serial in serials:
-        keys = [epoch.pointer_key, *(epoch.key(claim) for claim in _claims(serial))]
+        keys = [epoch.pointer_key, *(epoch.fact(claim)[0] for claim in _claims(serial))]
         question = {
             "serial_numbers": [serial["serial_number"]],
             "part_id": serial["part_id"],

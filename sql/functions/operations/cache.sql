@@ -76,6 +76,8 @@ create function machserial.claims_of(
 returns table (serial_number text, serial_ids bigint[], claimed_scopes text[])
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+-- The plan is always the same three look-ups by index, and making it takes longer than they do.
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
