@@ -626,8 +626,10 @@ def test_a_position_that_nobody_signed_is_none(plant, keeper, redis_server):
     register(plant, ["A"])
     epoch = epoch_of(plant)
     client.set(epoch.position_key, b"999999999999 1 1.0 " + b"x" * 16)
-    done = sync(keeper, redis_server)
-    assert done.epoch_begun
+    assert sync(keeper, redis_server).epoch_begun
+    client.delete(epoch_of(plant).position_key)
+    client.rpush(epoch_of(plant).position_key, "a list")
+    assert sync(keeper, redis_server).epoch_begun
     assert not sync(keeper, redis_server).epoch_begun
 
 
@@ -641,7 +643,11 @@ def test_flush_empties_what_all_applications_know_at_once(plant, cache, open_cac
         assert [said(one, "A") for _ in range(2)][1] == (True, "cache")
     release(plant, "A")
     assert said(other, "A") == (True, "cache")
+    removed = {key: redis_server.client.dump(key) for key in facts(redis_server)}
     assert cache_upkeep.flush(keeper, redis_server.client) == 2
+    # Even if the keys were there still, or came back.
+    for key, content in removed.items():
+        redis_server.client.restore(key, 100_000, content)
     assert said(other, "A") == (False, "database")
     assert said(cache, "A") == (False, "database")
     receive(plant, "A")
@@ -715,6 +721,22 @@ def test_a_restored_database_believes_nothing_of_the_original(
         copy.register_serial("COPY", "P")
         assert [said(copy, "COPY") for _ in range(2)][1] == (True, "cache")
         assert said(known, "COPY") == (False, "database")
+
+
+def test_a_database_that_is_copied_file_by_file_believes_nothing_of_the_original(
+    plant, deployed_dsn, server, redis_server
+):
+    register(plant, ["A"])
+    with patient(deployed_dsn, redis_server.url) as cache:
+        assert [said(cache, "A") for _ in range(2)][1] == (True, "cache")
+    name = plant.info.dbname
+    plant.close()
+    server.execute(f'create database copied template "{name}"')
+    try:
+        with patient(server.dsn("copied"), redis_server.url) as copy:
+            assert said(copy, "A") == (True, "database")
+    finally:
+        server.execute("drop database copied with (force)")
 
 
 def test_a_database_that_is_restored_over_itself_forgets(plant, open_cache, server, redis_server, tmp_path):

@@ -32,7 +32,12 @@ has_program redis-server || wanted="$wanted redis-server"
 has_program pgbouncer || wanted="$wanted pgbouncer"
 if [ -n "$wanted" ]; then
     # Unquoted: it is a list.
-    install_stopped $wanted || echo 'make: going on without the tests that need them'
+    if install_stopped $wanted; then
+        # Nor at the next start of the machine.
+        systemctl --quiet disable $wanted > /dev/null 2>&1 || true
+    else
+        echo 'make: going on without the tests that need them'
+    fi
 fi
 
 [ -z "${MACHSERIAL_TEST_BIN:-}" ] || exit 0
