@@ -83,11 +83,9 @@ as $$
 declare
     place record;
 begin
-    if serial_numbers is null or exists (
-        select from unnest(serial_numbers) as n (number) where coalesce(btrim(n.number), '') = ''
-    ) then
-        perform machserial._require_text('a serial number', '');
-    end if;
+    perform machserial._require_text('a serial number', n.number)
+    from unnest(coalesce(claims_of.serial_numbers, array[null::text])) as n (number)
+    where coalesce(btrim(n.number), '') = '';
     select p.* into place from machserial._place(claims_of.part_id, claims_of.site_id) as p;
     return query
     select claims_of.serial_numbers[c.ordinal], c.serial_ids, c.claimed_scopes
