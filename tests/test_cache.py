@@ -26,6 +26,8 @@ from psycopg_pool import ConnectionPool
 from servers import server_account
 from support import HOSTILE, at_once, call, make_part, register, value
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
 SITES = ("DEFAULT", "BER")
 
 

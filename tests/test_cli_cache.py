@@ -36,6 +36,10 @@ def plant(connection):
     return connection
 
 
+# Long, and nothing in it depends on how machserial was installed.
+ONE_MODE = True
+
+
 @dataclass(frozen=True)
 class Command:
     """machserial cache at one database, with these variables in its environment."""
