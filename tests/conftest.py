@@ -192,3 +192,24 @@ def new_database(server: Server, clean_roles: None) -> Iterator[Callable[..., st
     yield create
     for janitor in janitors:
         janitor.drop()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[object]:
+    """A Redis of the test's own; tests/redis_server.py."""
+    # Here, because everybody else can do without the package.
+    from redis_server import RedisServer
+
+    running = RedisServer()
+    yield running
+    running.remove()
+
+
+@pytest.fixture
+def bouncer_dsn(server: Server, deployed_dsn: str) -> Iterator[str]:
+    """The connection string of the test's database through a PgBouncer in transaction mode."""
+    from redis_server import PgBouncer
+
+    bouncer = PgBouncer(server)
+    yield bouncer.dsn(psycopg.conninfo.conninfo_to_dict(deployed_dsn)["dbname"])
+    bouncer.stop()

@@ -1,11 +1,46 @@
 #!/bin/sh
 # For root on Debian: a PostgreSQL server to test on, with plpgsql_check, PL/Python and its libraries, where they are
-# missing. Everybody else tests on the server that is there, else on the embedded one; make lint and the tests say what
-# they had to leave out.
+# missing; and Redis and PgBouncer, which some tests start for themselves. Everybody else tests on the server that is
+# there, else on the embedded one; make lint and the tests say what they had to leave out.
 set -eu
 . tests/prepare/apt.sh
 
-can_apt && [ -z "${MACHSERIAL_TEST_BIN:-}" ] || exit 0
+can_apt || exit 0
+
+# Nobody asked for running services: the packages are to start none.
+install_stopped() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e $policy ]; then
+        apt_install "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' > $policy
+    chmod 755 $policy
+    trap 'rm -f "$apt_log" "$policy"' EXIT
+    result=0
+    apt_install "$@" || result=$?
+    rm -f $policy
+    return $result
+}
+
+has_program() {
+    [ -n "$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1")" ]
+}
+
+wanted=
+has_program redis-server || wanted="$wanted redis-server"
+has_program pgbouncer || wanted="$wanted pgbouncer"
+if [ -n "$wanted" ]; then
+    # Unquoted: it is a list.
+    if install_stopped $wanted; then
+        # Nor at the next start of the machine.
+        systemctl --quiet disable $wanted > /dev/null 2>&1 || true
+    else
+        echo 'make: going on without the tests that need them'
+    fi
+fi
+
+[ -z "${MACHSERIAL_TEST_BIN:-}" ] || exit 0
 
 # Debian's newest installed version, unless PG_CONFIG leads to a server elsewhere.
 chosen=$("$PG_CONFIG" --bindir 2> /dev/null || true)

@@ -8,6 +8,7 @@ from machserial.commands.audit import audit_group
 from machserial.commands.backup import backup, restore
 from machserial.commands.blocks import blocks_group
 from machserial.commands.completion import completion
+from machserial.commands.cache import cache_group
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.connections import connections
 from machserial.commands.demo import demo
@@ -57,6 +58,7 @@ for command in (
     backup,
     blocks_group,
     completion,
+    cache_group,
     conflicts_group,
     connections,
     demo,

@@ -357,3 +357,8 @@ def _pending_migrations(connection: psycopg.Connection) -> int:
     except psycopg.errors.InsufficientPrivilege:
         return 0
     return row["pending"]
+
+
+def connection_string(dsn: str | None) -> str:
+    """What connect() goes by, for who makes connections of his own. Raises ExpectedError."""
+    return conninfo.make_conninfo(**_parameters(find_source(dsn)))
