@@ -307,8 +307,17 @@ def build(source: Path, output: Path) -> None:
     (output / f"{PLPYTHON}.control").write_text(control.replace("@VERSION@", sources.version))
     write_products(sources, released, output)
     write_products(plpython, read_released(source, PLPYTHON, []), output)
+    check_plain(output)
     updates = ", ".join(released) or "none"
     print(f"machserial {sources.version}: {len(sources.migrations)} migrations, updates from {updates}")
+
+
+def check_plain(output: Path) -> None:
+    """Databases of every encoding take ASCII; what else is in a script, some of them cannot even read."""
+    for product in sorted(output.glob("machserial*")):
+        for number, line in enumerate(product.read_text().splitlines(), start=1):
+            if not line.isascii():
+                raise BuildError(f"{product.name}, line {number} is not ASCII: {line.strip()}")
 
 
 def ship_with_python(output: Path, version: str) -> None:

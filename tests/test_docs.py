@@ -74,27 +74,6 @@ def test_everything_public_says_what_it_is(connection):
 # Commands
 
 
-# Named in the guides, but not part of this command yet.
-NOT_YET = {
-    "backup",
-    "cache flush",
-    "cache stats",
-    "cache sync",
-    "cache warm",
-    "fence",
-    "health",
-    "migrate history",
-    "migrate plan",
-    "migrate status",
-    "migrate up",
-    "migrate verify",
-    "pause",
-    "restore",
-    "resume",
-    "support-bundle",
-}
-
-
 def command_lines(text: str) -> Iterator[list[str]]:
     """The words after machserial, of lines of code and of code within a line."""
     inline = re.findall(r"`(machserial [^`]+)`", BLOCK.sub("", text))
@@ -109,8 +88,6 @@ def resolve(words: list[str]) -> tuple[str, click.Command | None, list[str]]:
     command, name = main, []
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, command, words = [*name, words[0]], command.commands.get(words[0]), words[1:]
-        if command is None and words and " ".join([*name, words[0]]) in NOT_YET:
-            name, words = [*name, words[0]], words[1:]
     return " ".join(name), command, words
 
 
@@ -122,8 +99,7 @@ def test_every_command_line_is_one(name):
     for words in lines:
         command_name, command, rest = resolve(words)
         if command is None:
-            if command_name not in NOT_YET:
-                wrong.append(f"no such command: {' '.join(words)}")
+            wrong.append(f"no such command: {' '.join(words)}")
             continue
         try:
             # Placeholders stand for values: FILE, 17, …
@@ -135,10 +111,6 @@ def test_every_command_line_is_one(name):
             if rest or not isinstance(error, click.MissingParameter):
                 wrong.append(f"{' '.join(words)}: {error.format_message()}")
     assert wrong == []
-
-
-def test_what_is_not_yet_there_is_really_not_there():
-    assert [name for name in NOT_YET if resolve(name.split())[1] is not None] == []
 
 
 # The SQL of the troubleshooting guide

@@ -396,13 +396,13 @@ def test_a_fault_is_found_by_its_name_alone_and_mended_by_its_remedy(plant, faul
     assert severity == ("WARNING" if name.startswith(("inactive", "attachment")) else "CRITICAL")
     assert message and remedy
     plant.commit()
-    remedy = remedy.rpartition("if it is this one: ")[2].replace("reason => …", "reason => 'found'")
+    remedy = remedy.rpartition("if it is this one: ")[2].replace("reason => ...", "reason => 'found'")
     steps = BY_HAND.get(fault, [remedy])
     if steps is None:
         return
     plant.autocommit = True
     for step in steps:
-        assert "…" not in step
+        assert "..." not in step
         for single in step.split("; "):
             plant.execute(single)
     assert findings(plant) == []

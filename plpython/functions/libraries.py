@@ -17,7 +17,7 @@ def library(plpy, name, package):
         return sys.modules[name], None
     remedy = (
         f"On Debian, as root: apt-get install {package}. Elsewhere make a virtual environment with the server's"
-        " Python, install it there, and: select machserial.set_python_path('/…');"
+        " Python, install it there, and: select machserial.set_python_path('/...');"
     )
     for path in plpy.execute("select machserial._python_paths() as paths")[0]["paths"]:
         reason = fault(path)

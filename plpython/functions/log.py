@@ -84,5 +84,5 @@ def printable(value, encoding):
         return value
     text = value.replace("\0", "")
     if len(text) > LONGEST:
-        text = text[:LONGEST] + " …"
+        text = text[:LONGEST] + " ..."
     return text if encoding == "UTF8" else text.encode("ascii", "backslashreplace").decode()

@@ -40,5 +40,5 @@ comment on function machserial.recent_errors(integer) is
 csvlog or stderr, there as log_line_prefix says; what the log does not say is null. n: 1 to 1000. At most the
 last 16 MiB are read, earlier files of the same log included. What may be a password is left out, and with it
 the rest of its text; texts end after 4000 characters.
-Errors: 22023 another n · 0A000 the log goes to where the server cannot read it · 55000 there is no file yet,
+Errors: 22023 another n; 0A000 the log goes to where the server cannot read it; 55000 there is no file yet,
 or it cannot be read.';

@@ -74,7 +74,7 @@ comment on function machserial.set_python_path(text) is
 install. path: a folder of libraries, or a virtual environment made with /usr/bin/python3 -m venv; absolute;
 it and what is above it may be written to by root and the server''s user only. Null: only the operating
 system''s. Libraries that a session has loaded it keeps. Returns the folder, without symbolic links.
-Errors: 42501 not a superuser · 22023 another folder.';
+Errors: 42501 not a superuser; 22023 another folder.';
 
 -- The owner of the schema can put another table in the place of this one, or a view that runs his functions:
 -- whatever a superuser does not own is not read. The lock keeps what was looked at in its place.
@@ -107,7 +107,7 @@ begin
             detail = format(
                 'It is no plain table, others may write to it, or its owner %I is no superuser.', owner.rolname
             ),
-            hint = 'Drop it, and set the path again: select machserial.set_python_path(…);';
+            hint = 'Drop it, and set the path again: select machserial.set_python_path(...);';
     end if;
     return array(select p.path from only machserial.python_paths as p order by p.path);
 end

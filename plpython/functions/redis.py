@@ -40,7 +40,7 @@ def refuse(plpy, reason):
     plpy.error(
         "this is no address of a Redis",
         detail=reason,
-        hint="Write it as redis://user:password@host:6379/0, rediss://… for TLS, or unix:///path/to/socket.",
+        hint="Write it as redis://user:password@host:6379/0, rediss://... for TLS, or unix:///path/to/socket.",
         sqlstate="22023",
     )
 

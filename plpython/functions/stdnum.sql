@@ -46,4 +46,4 @@ $$;
 comment on function machserial.stdnum_is_valid(text, text) is
 'Whether a number is valid by a numbering scheme of the world, as python-stdnum knows them; null of a null.
 kind: the name of its module, such as imei, ean, isbn, iso6346, luhn, gs1_128, us.ein, in any case. Separators
-that the scheme allows are skipped. Errors: 22023 unknown kind · 0A000 the server''s Python lacks stdnum.';
+that the scheme allows are skipped. Errors: 22023 unknown kind; 0A000 the server''s Python lacks stdnum.';

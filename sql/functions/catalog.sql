@@ -43,7 +43,7 @@ begin
         errcode = 'foreign_key_violation',
         message = format('%s %s is unknown', kind, coalesce(quote_literal(id), 'null')),
         detail = format('No %s has this id.', kind),
-        hint = format('Make it known with %s(…).', remedy);
+        hint = format('Make it known with %s(...).', remedy);
 end
 $$;
 
@@ -242,4 +242,4 @@ $$;
 comment on function machserial.register_part(text, text, text, text[]) is
 'Registers a part, or changes the one with this id; what is left out stays. scopes: where its numbers must not
 repeat, of ENTERPRISE, SITE, PART_TYPE (a new part: {SITE,PART_TYPE}).
-Errors: 22023 missing or unknown argument · 55000 another part_type for a part that has serials.';
+Errors: 22023 missing or unknown argument; 55000 another part_type for a part that has serials.';

@@ -290,7 +290,7 @@ comment on function machserial.check_digit(text, text) is
 'The check character, or the two check characters, that protect payload. algorithm, in any letter case:
 luhn (US patent 2,950,048), luhn36 (Luhn mod N over 0-9A-Z), mod10 (GS1 General Specifications: weights 3 and
 1 from the right), gs1_pair (GS1 General Specifications: check character pair of the Global Model Number; at
-most 23 characters before it), mod11 (ISBN-10 of ISO 2108: weights 2, 3, 4 … from the right, X is 10; also
+most 23 characters before it), mod11 (ISBN-10 of ISO 2108: weights 2, 3, 4 ... from the right, X is 10; also
 modulo11), verhoeff (Verhoeff 1969; also custom), damm (Damm 2004), and of ISO/IEC 7064:2003 mod11_2, mod37_2
 (* is 36), mod97_10 (digits; letters count as 10 to 35, as in IBAN and LEI; result 02 to 98), mod661_26,
 mod1271_36, mod11_10, mod27_26, mod37_36. Letters are capital ones, except for gs1_pair. Null in gives null.
@@ -315,7 +315,7 @@ end
 $$;
 
 comment on function machserial.has_valid_check_digit(text, text) is
-'Whether value ends with the check character(s) that check_digit(algorithm, …) yields for what stands before
+'Whether value ends with the check character(s) that check_digit(algorithm, ...) yields for what stands before
 them. One payload has one valid ending: mod97_10 accepts 02 to 98 only, as ISO 13616 and ISO 17442 do. A value
 that is too short or has characters, spaces and hyphens among them, that the algorithm does not know is not
 valid. Null in gives null. Sources: see check_digit.

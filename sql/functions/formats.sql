@@ -73,7 +73,7 @@ begin
         errcode = 'object_not_in_prerequisite_state',
         message = format('format %s version %s cannot be changed', old.name, old.version),
         detail = 'Numbers have been or may have been issued by it as it is.',
-        hint = format('Make a new version: machserial.revise_format(%L, pattern => …).', old.name);
+        hint = format('Make a new version: machserial.revise_format(%L, pattern => ...).', old.name);
 end
 $$;
 
@@ -273,7 +273,7 @@ begin
                     select f.pattern from machserial.serial_formats as f
                     where f.name = create_format.name and f.is_active
                 )),
-            hint = 'Choose another name, or make a new version: machserial.revise_format(name, pattern => …).';
+            hint = 'Choose another name, or make a new version: machserial.revise_format(name, pattern => ...).';
     end if;
     return made;
 end
@@ -283,7 +283,7 @@ comment on function machserial.create_format(text, text, text, bigint, bigint, t
 'Makes a format. reset: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site. counter_per: FORMAT,
 PART, SITE, SITE_PART. allocation: SEQUENCE (never waits; a rolled-back number is a gap) or GAPLESS (no gap,
 allocators of one counter wait for each other). letter_case: EXACT or UPPER.
-Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart ·
+Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart;
 23505 the name is in use.';
 
 -- The active version of a named format; 55000 if there is none any more, 23503 if there never was one.
@@ -335,8 +335,8 @@ begin
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format('format %s is made of an ad-hoc pattern', name),
-            detail = 'generate(pattern => …) finds it by its pattern.',
-            hint = 'Give the other pattern to generate(), or make a format: machserial.create_format(…).';
+            detail = 'generate(pattern => ...) finds it by its pattern.',
+            hint = 'Give the other pattern to generate(), or make a format: machserial.create_format(...).';
     end if;
     update machserial.serial_formats as f set is_active = false
     where f.name = revise_format.name and f.is_active;
@@ -357,7 +357,7 @@ $$;
 comment on function machserial.revise_format(text, text, text, bigint, bigint, text, text, text, text) is
 'Makes a new version of a format and its assignments follow; what is left out stays as it was. Serials keep
 the version that issued them. Counting goes on where the old version stands, unless sequence_start is given.
-Errors: 22023 as create_format · 23503 unknown format.';
+Errors: 22023 as create_format; 23503 unknown format.';
 
 create function machserial.deactivate_format(name text) returns machserial.serial_format
 language plpgsql
@@ -373,7 +373,7 @@ end
 $$;
 
 comment on function machserial.deactivate_format(text) is
-'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format · 55000 deactivated
+'Takes a format out of use: it issues no more numbers. Errors: 23503 unknown format; 55000 deactivated
 already.';
 
 -- What an event says of an assignment; its part is said by the event itself.
@@ -502,7 +502,7 @@ $$;
 comment on function machserial.assign_format(text, text, integer, timestamptz, timestamptz) is
 'A part uses this format from effective_from until effective_until (exclusive; null: for good); of several,
 the one of the highest priority. Returns the assignment''s id.
-Errors: 22023 an empty period · 23503 unknown part or format · 55000 a deactivated format.';
+Errors: 22023 an empty period; 23503 unknown part or format; 55000 a deactivated format.';
 
 create function machserial.assign_format_to_type(
     part_type text, format text, priority integer default 0, effective_from timestamptz default now(),
@@ -520,7 +520,7 @@ $$;
 
 comment on function machserial.assign_format_to_type(text, text, integer, timestamptz, timestamptz) is
 'Every part of the type uses this format, unless it has one of its own. Returns the assignment''s id.
-Errors: 22023 no part_type, an empty period · 23503 unknown format · 55000 a deactivated format.';
+Errors: 22023 no part_type, an empty period; 23503 unknown format; 55000 a deactivated format.';
 
 create function machserial.unassign_format(part_id text, format text) returns integer
 language plpgsql

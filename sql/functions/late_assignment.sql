@@ -235,9 +235,9 @@ $$;
 comment on function machserial.create_placeholders(text, integer, text, text, text, text, jsonb) is
 'Puts units on record that get their serial later, one placeholder a unit. quantity: 1 to 1,000,000. What
 the serials will be told: work_order_id, lot_number, operation_code (where they are to be given) and context
-(an object with what {CTX:…} in the part''s format names). site_id: null means DEFAULT. Returns the
+(an object with what {CTX:...} in the part''s format names). site_id: null means DEFAULT. Returns the
 placeholders.
-Errors: 22023 a bad argument · 23503 unknown part or site.';
+Errors: 22023 a bad argument; 23503 unknown part or site.';
 
 -- What became of the first of those that are not PENDING any more, and how many they are.
 create function machserial._raise_finished(placeholder_ids bigint[], quantity integer) returns void
@@ -426,7 +426,7 @@ begin
             coalesce(claim, 'a concurrent transaction')
         ),
         hint = 'Check the part. A serial that is on record already is assigned by update '
-            'machserial.late_assignment_placeholders set serial_id = … where id = …',
+            'machserial.late_assignment_placeholders set serial_id = ... where id = ...',
         table = 'serials', schema = 'machserial';
 end
 $$;
@@ -566,8 +566,8 @@ comment on function machserial.assign_placeholder(bigint, text, text, text) is
 generates one by the part''s format. The serial gets the placeholder''s work order, lot and context.
 operation_code: where it happens (null: as planned on the placeholder). notes: null leaves them. Returns the
 placeholder. A serial that is on record already is assigned by updating serial_id.
-Errors: 22023 a bad argument, a context that lacks what the format needs · 23503 no format assigned · 23505
-the number is taken · 2200H no numbers left · 55000 the placeholder is not PENDING · P0002 there is none.';
+Errors: 22023 a bad argument, a context that lacks what the format needs; 23503 no format assigned; 23505
+the number is taken; 2200H no numbers left; 55000 the placeholder is not PENDING; P0002 there is none.';
 
 create function machserial.assign_placeholders(
     work_order_id text default null, placeholder_ids bigint[] default null,
@@ -608,8 +608,8 @@ comment on function machserial.assign_placeholders(text, bigint[], text[], text,
 its that are PENDING, or placeholder_ids: those, of whatever part, site and work order. serial_numbers: as
 many, in the order of placeholder_ids (of a work order: in the order of the ids); null generates them,
 ascending in that order. Returns the placeholders in that order.
-Errors: 22023 a bad argument, another count of numbers, an id given twice · 23503 no format assigned · 23505
-a number is taken · 2200H no numbers left · 55000 one is not PENDING, none of the work order is · P0002
+Errors: 22023 a bad argument, another count of numbers, an id given twice; 23503 no format assigned; 23505
+a number is taken; 2200H no numbers left; 55000 one is not PENDING, none of the work order is; P0002
 no such placeholder, none of the work order.';
 
 create function machserial.fail_placeholder(placeholder_id bigint, reason text)
@@ -634,7 +634,7 @@ $$;
 comment on function machserial.fail_placeholder(bigint, text) is
 'Declares that a unit will never get a serial: it was scrapped, or is not needed. That is for good.
 reason: why; null means machserial.reason. Returns the placeholder.
-Errors: 22023 no reason · 55000 the placeholder is not PENDING · P0002 no such placeholder.';
+Errors: 22023 no reason; 55000 the placeholder is not PENDING; P0002 no such placeholder.';
 
 create function machserial.pending_placeholders(part_id text default null)
 returns setof machserial.late_assignment_placeholder

@@ -209,4 +209,4 @@ $$;
 comment on function machserial.migrate() is
 'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views. Returns how
 many ran.
-Errors: 55P03 another session migrates now · 55000 the schema is newer than the code · 42501 not the owner.';
+Errors: 55P03 another session migrates now; 55000 the schema is newer than the code; 42501 not the owner.';

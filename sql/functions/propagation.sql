@@ -185,12 +185,12 @@ declare
     target constant text := numbers[2];
 begin
     if cardinality(numbers) > 20 then
-        numbers := numbers[:10] || '…'::text || numbers[cardinality(numbers) - 8:];
+        numbers := numbers[:10] || '...'::text || numbers[cardinality(numbers) - 8:];
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
         message = format('%s cannot become %s: it would become part of itself', source, target),
-        detail = format('The cycle is %s.', array_to_string(numbers, ' → ')),
+        detail = format('The cycle is %s.', array_to_string(numbers, ' -> ')),
         hint = 'Check which is the source (it was there before) and which the target (it came of it).';
 end
 $$;
@@ -643,7 +643,7 @@ comment on function machserial.pass_through(bigint, text, integer, text, numeric
 'Puts on record that a serial has gone through an operation and is the same as before. operation_code,
 routing_sequence (0 or more), work_center_id: where. quantity: how much of it, more than 0, in the unit of
 the part. Returns the row of serial_propagations.
-Errors: 22023 a bad argument · 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID · P0002 no such
+Errors: 22023 a bad argument; 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such
 serial.';
 
 create function machserial.split(
@@ -668,9 +668,9 @@ comment on function machserial.split(bigint, bigint[], text, integer, text, nume
 'Puts on record that one serial has become several: a bar cut up, a panel separated. One target is
 allowed: the others may follow in another call. quantity: how much of the source went into each target;
 the other arguments as in pass_through(). Returns a row for each target, in their order.
-Errors: 22023 a bad argument, a serial given twice, a target that the source itself comes from · 0A000 a
-target older than the source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT,
-REJECTED, RETIRED or INVALID · P0002 no such serial.';
+Errors: 22023 a bad argument, a serial given twice, a target that the source itself comes from; 0A000 a
+target older than the source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT,
+REJECTED, RETIRED or INVALID; P0002 no such serial.';
 
 create function machserial.merge(
     source_serial_ids bigint[], target_serial_id bigint, operation_code text, routing_sequence integer,
@@ -694,9 +694,9 @@ comment on function machserial.merge(bigint[], bigint, text, integer, text, nume
 'Puts on record that several serials have become one: an assembly, a batch. One source is allowed: the
 others may follow in another call. quantity: how much of each source went into the target; the other
 arguments as in pass_through(). Returns a row for each source, in their order.
-Errors: 22023 a bad argument, a serial given twice, a target that a source itself comes from · 0A000 a
-target older than a source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT, REJECTED,
-RETIRED or INVALID · P0002 no such serial.';
+Errors: 22023 a bad argument, a serial given twice, a target that a source itself comes from; 0A000 a
+target older than a source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED,
+RETIRED or INVALID; P0002 no such serial.';
 
 create function machserial.transform(
     source_serial_id bigint, operation_code text, routing_sequence integer,
@@ -720,8 +720,8 @@ comment on function machserial.transform(bigint, text, integer, bigint, text, nu
 'Puts on record that a serial has become something else: a casting machined, a unit converted.
 target_serial_id: the number that it bears now; null: it keeps its own. The other arguments as in
 pass_through(). Returns the row of serial_propagations.
-Errors: 22023 a bad argument, a target that the source itself comes from · 0A000 a target older than the
-source, under REPEATABLE READ or SERIALIZABLE · 55000 a serial is CONFLICT, REJECTED, RETIRED or INVALID ·
+Errors: 22023 a bad argument, a target that the source itself comes from; 0A000 a target older than the
+source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED, RETIRED or INVALID;
 P0002 no such serial.';
 
 -- Lineage
@@ -847,7 +847,7 @@ begin
             message = format('no lineage of serial %s so deep', start.serial_number),
             detail = format('max_depth is %s, propagation_depth_limit is %s.', lineage.max_depth, deepest),
             hint = 'Follow it from the last serial on, or raise the limit: '
-                'update machserial.settings set value = ''…'' where name = ''propagation_depth_limit'';';
+                'update machserial.settings set value = ''...'' where name = ''propagation_depth_limit'';';
     end if;
     return query select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
     return query
@@ -862,7 +862,7 @@ comment on function machserial.lineage(bigint, integer) is
 direction, at its least depth; nearest first. propagation_type, operation_code: of the step by which it
 was reached. path: the ids from the serial to this one, both included. max_depth: so many steps either
 way, 0 for the serial alone; a NOTICE says if there is more.
-Errors: 22023 max_depth is null, negative or above the setting propagation_depth_limit · P0002 no such serial.';
+Errors: 22023 max_depth is null, negative or above the setting propagation_depth_limit; P0002 no such serial.';
 
 -- Reports
 
@@ -924,7 +924,7 @@ comment on function machserial.propagation_history(text, timestamptz, timestampt
 'The propagations of serials of a part, as source or as target, newest first. since (inclusive), until
 (exclusive): when they were put on record. page_size: at most so many. after: the id that the page before
 ended with; null for the first page.
-Errors: 22023 page_size is null or below 1 · 23503 unknown part.';
+Errors: 22023 page_size is null or below 1; 23503 unknown part.';
 
 create function machserial.propagation_statistics(
     part_id text,

@@ -182,7 +182,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('a rule for vendor %s says nothing', new.vendor_name),
             detail = 'pattern, regex, min_length, max_length, check_algorithm and stdnum_kind are all null.',
-            hint = 'Give at least one of them; machserial.delete_vendor_rule(…) takes a rule away.';
+            hint = 'Give at least one of them; machserial.delete_vendor_rule(...) takes a rule away.';
     elsif new.min_length > new.max_length then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -298,7 +298,7 @@ general one does not hold. pattern: see parse_pattern(). regex: as for the opera
 $. min_length, max_length: characters. check_algorithm: see check_digit(); what it does not know, such as
 separators, is skipped. stdnum_kind: see stdnum_is_valid() of machserial_plpython, such as imei. At least one
 of the six. It holds for what is received from now on. Returns the rule.
-Errors: 22023 a faulty argument, or no criterion · 23503 unknown part · 0A000 stdnum_kind where
+Errors: 22023 a faulty argument, or no criterion; 23503 unknown part; 0A000 stdnum_kind where
 machserial_plpython or its library is not installed.';
 
 create function machserial.delete_vendor_rule(vendor_name text, part_id text default null)
@@ -915,7 +915,7 @@ as $$
 begin
     perform machserial._raise_absent(
         'vendor serial', vendor_serial_id, 'vendor_serials',
-        'Look the number up: select * from machserial.vendor_serials where serial_number = ''…''.'
+        'Look the number up: select * from machserial.vendor_serials where serial_number = ''...''.'
     );
 end
 $$;
@@ -946,7 +946,7 @@ comment on function machserial.receive_vendor_serial(text, text, text, timestamp
 'Puts a vendor''s number on record: PENDING, claimed at once in the part''s default scopes, trimmed and else
 as it is. What breaks the vendor''s rule is in validation_errors and does not lose the receipt. Returns the
 vendor serial.
-Errors: 22023 a missing or faulty argument · 23503 unknown part or site · 23505 the number is taken.';
+Errors: 22023 a missing or faulty argument; 23503 unknown part or site; 23505 the number is taken.';
 
 -- Why a number was not received.
 create function machserial._receipt_fault(serial_number text, is_repeated boolean, claims text) returns text
@@ -1063,7 +1063,7 @@ comment on function machserial.receive_vendor_serials(text, text, text[], timest
 good are PENDING, with what they break of the vendor''s rule in errors; the others are REFUSED, without
 vendor_serial_id, with the reason in errors. Numbers that are taken, or given again in the call, are also put
 on record in serial_conflicts. serial_number: as stored, trimmed.
-Errors: 22023 a missing argument · 23503 unknown part or site.';
+Errors: 22023 a missing argument; 23503 unknown part or site.';
 
 
 -- Acceptance and rejection
@@ -1104,7 +1104,7 @@ begin
             ),
             hint = case done.status
                 when 'REJECTED' then 'If the vendor sends it again, receive it again.'
-                when 'ACTIVE' then 'It is accepted; machserial.retire_serial(…) takes it out of use.'
+                when 'ACTIVE' then 'It is accepted; machserial.retire_serial(...) takes it out of use.'
                 else 'Only a PENDING serial is accepted or rejected.'
             end;
     end if;
@@ -1145,9 +1145,9 @@ $$;
 comment on function machserial.accept_vendor_serial(bigint, bigint) is
 'Accepts a PENDING vendor serial: it becomes ACTIVE. internal_serial_id: the serial that is our own number of
 the vendor''s part, if it has one. Returns the vendor serial.
-Errors: P0002 no such vendor serial · 55000 it is not PENDING, it breaks its vendor''s rule and nobody has
-waived that, or the internal serial is RETIRED, INVALID, REJECTED or the vendor serial itself · 23503 unknown
-internal serial · 23505 the internal serial belongs to another vendor serial.';
+Errors: P0002 no such vendor serial; 55000 it is not PENDING, it breaks its vendor''s rule and nobody has
+waived that, or the internal serial is RETIRED, INVALID, REJECTED or the vendor serial itself; 23503 unknown
+internal serial; 23505 the internal serial belongs to another vendor serial.';
 
 create function machserial.accept_vendor_serials(vendor_serial_ids bigint[])
 returns setof machserial.vendor_serial
@@ -1170,7 +1170,7 @@ $$;
 
 comment on function machserial.accept_vendor_serials(bigint[]) is
 'Accepts many PENDING vendor serials, all or none. Returns them by id.
-Errors: P0002 one does not exist · 55000 one is not PENDING, or breaks its vendor''s rule without a waiver ·
+Errors: P0002 one does not exist; 55000 one is not PENDING, or breaks its vendor''s rule without a waiver;
 22023 no array.';
 
 create function machserial.reject_vendor_serial(vendor_serial_id bigint, reason text)
@@ -1190,7 +1190,7 @@ $$;
 comment on function machserial.reject_vendor_serial(bigint, text) is
 'Sends a PENDING vendor serial back: it becomes REJECTED and its number is free. The vendor may send it again,
 as a new vendor serial. reason: why; null means machserial.reason. Returns the vendor serial.
-Errors: P0002 no such vendor serial · 22023 no reason · 55000 it is not PENDING.';
+Errors: P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING.';
 
 create function machserial.waive_vendor_rule(vendor_serial_id bigint, reason text)
 returns machserial.vendor_serial
@@ -1222,7 +1222,7 @@ $$;
 comment on function machserial.waive_vendor_rule(bigint, text) is
 'Lets a PENDING vendor serial be accepted although it breaks its vendor''s rule. reason: why; null means
 machserial.reason. Returns the vendor serial.
-Errors: P0002 no such vendor serial · 22023 no reason · 55000 it is not PENDING, broke no rule, or the rule is
+Errors: P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING, broke no rule, or the rule is
 waived already.';
 
 create function machserial.validate_vendor_serial(

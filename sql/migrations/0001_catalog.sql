@@ -57,7 +57,7 @@ for each statement execute function machserial._audit_places_and_parts();
 create trigger sites_are_not_truncated
 before truncate on machserial.sites
 for each statement execute function machserial._refuse_removal(
-    'sites', 'Delete a site that nothing refers to: delete from machserial.sites where id = ''…''.'
+    'sites', 'Delete a site that nothing refers to: delete from machserial.sites where id = ''...''.'
 );
 
 create trigger new_parts_are_audited
@@ -78,5 +78,5 @@ for each statement execute function machserial._audit_places_and_parts();
 create trigger parts_are_not_truncated
 before truncate on machserial.parts
 for each statement execute function machserial._refuse_removal(
-    'parts', 'Delete a part that nothing refers to: delete from machserial.parts where id = ''…''.'
+    'parts', 'Delete a part that nothing refers to: delete from machserial.parts where id = ''...''.'
 );

@@ -42,7 +42,7 @@ comment on table machserial.serial_formats is
 'How numbers are written and counted. A format never changes: a revision is a new version.';
 comment on column machserial.serial_formats.id is 'Key.';
 comment on column machserial.serial_formats.name is 'Name; of one name at most one version is active.';
-comment on column machserial.serial_formats.version is '1, 2, 3, … within the name.';
+comment on column machserial.serial_formats.version is '1, 2, 3, ... within the name.';
 comment on column machserial.serial_formats.pattern is 'Pattern in the token language of parse_pattern().';
 comment on column machserial.serial_formats.description is 'What the format is for.';
 comment on column machserial.serial_formats.sequence_start is 'First sequence number of a counter.';
@@ -56,7 +56,7 @@ comment on column machserial.serial_formats.allocation is
 comment on column machserial.serial_formats.letter_case is 'EXACT, or UPPER: the whole number in capitals.';
 comment on column machserial.serial_formats.is_active is 'Whether the format still issues numbers.';
 comment on column machserial.serial_formats.is_ad_hoc is
-'Made by generate(pattern => …) rather than by create_format().';
+'Made by generate(pattern => ...) rather than by create_format().';
 comment on column machserial.serial_formats.revises is
 'The version that this one replaces; null: made by create_format().';
 comment on column machserial.serial_formats.continues is 'The version whose counters this one takes up.';

@@ -14,7 +14,7 @@ create table machserial.counters (
 );
 
 comment on table machserial.counters is
-'One row a counter: format × key × period. SEQUENCE counters count in the sequence machserial.counter_<id>.';
+'One row a counter: format x key x period. SEQUENCE counters count in the sequence machserial.counter_<id>.';
 comment on column machserial.counters.id is 'Key, and the number in the name of the counter''s sequence.';
 comment on column machserial.counters.format_id is 'The format that counts.';
 comment on column machserial.counters.part_id is

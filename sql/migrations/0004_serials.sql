@@ -50,7 +50,7 @@ create index serials_work_order_id on machserial.serials (work_order_id) where w
 create index serials_generation_request_id on machserial.serials (generation_request_id)
 where generation_request_id is not null;
 
--- Numbers that a person or a scanner takes for one another. The expression is that of machserial._look(…),
+-- Numbers that a person or a scanner takes for one another. The expression is that of machserial._look(...),
 -- which is inlined; written out, the index needs nothing of the extension.
 create index serials_look_alike on machserial.serials (
     translate(upper(serial_number collate "C"), 'OILZSB -', '011258')

@@ -35,7 +35,7 @@ with (pages_per_range = 16, autosummarize = on);
 comment on table machserial.audit_events is 'Who did what, when and why. Rows are only ever added.';
 comment on column machserial.audit_events.id is 'Key.';
 comment on column machserial.audit_events.event_type is
-'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, …';
+'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, ...';
 comment on column machserial.audit_events.event_source is
 'Through which program it came: the session''s application_name.';
 comment on column machserial.audit_events.serial_id is 'The serial that it happened to.';

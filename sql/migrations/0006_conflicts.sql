@@ -84,7 +84,7 @@ for each row execute function machserial._refuse_conflict_change();
 create trigger conflicts_are_kept
 before delete or truncate on machserial.serial_conflicts
 for each statement execute function machserial._refuse_removal(
-    'conflicts', 'Resolve a conflict with machserial.resolve_conflict(…).'
+    'conflicts', 'Resolve a conflict with machserial.resolve_conflict(...).'
 );
 
 create trigger new_conflicts_are_audited

@@ -53,7 +53,7 @@ comment on column machserial.late_assignment_placeholders.lot_number is
 comment on column machserial.late_assignment_placeholders.operation_code is
 'Operation at which it is to get its serial.';
 comment on column machserial.late_assignment_placeholders.context is
-'What else is known of it, for {CTX:…} in the number; its serial is told.';
+'What else is known of it, for {CTX:...} in the number; its serial is told.';
 comment on column machserial.late_assignment_placeholders.status is
 'PENDING, until it is SERIALIZED or FAILED for good.';
 comment on column machserial.late_assignment_placeholders.serial_id is 'The serial that it got.';

@@ -60,7 +60,7 @@ create trigger propagations_are_kept
 before delete or truncate on machserial.serial_propagations
 for each statement execute function machserial._refuse_removal(
     'propagations',
-    'Lineage is kept for good. Say in notes what was wrong, or machserial.invalidate_serial(…).'
+    'Lineage is kept for good. Say in notes what was wrong, or machserial.invalidate_serial(...).'
 );
 
 create trigger lineage_stays_free_of_cycles

@@ -33,9 +33,9 @@ create index audit_seals_last_event_id on machserial.audit_seals (last_event_id)
 comment on table machserial.audit_seals is
 'Stretches of the audit trail that can no longer be changed unnoticed, each with the hash of the one before. A
 seal without events opens an incarnation: the trail in one cluster.';
-comment on column machserial.audit_seals.id is 'Place in the chain: 1, 2, 3, … without a gap.';
+comment on column machserial.audit_seals.id is 'Place in the chain: 1, 2, 3, ... without a gap.';
 comment on column machserial.audit_seals.incarnation is
-'1, 2, 3, …: a new one begins when the database has come to another cluster.';
+'1, 2, 3, ...: a new one begins when the database has come to another cluster.';
 comment on column machserial.audit_seals.begins_after_id is
 'Events of the incarnation have ids above this one.';
 comment on column machserial.audit_seals.system_identifier is 'The cluster''s, from pg_control_system().';

@@ -32,4 +32,4 @@ comment on column machserial.attachments.context_columns is
 'What else goes into the context: columns, or key=column.';
 comment on column machserial.attachments.serial_column is 'The column that gets the generated numbers.';
 comment on column machserial.attachments.enabled is
-'Whether the table''s own trigger is on: alter table … disable trigger turns it off.';
+'Whether the table''s own trigger is on: alter table ... disable trigger turns it off.';

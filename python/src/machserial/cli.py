@@ -7,8 +7,8 @@ import click
 from machserial.commands.audit import audit_group
 from machserial.commands.backup import backup, restore
 from machserial.commands.blocks import blocks_group
-from machserial.commands.completion import completion
 from machserial.commands.cache import cache_group
+from machserial.commands.completion import completion
 from machserial.commands.conflicts import conflicts_group
 from machserial.commands.connections import connections
 from machserial.commands.demo import demo
@@ -16,18 +16,18 @@ from machserial.commands.deploy import deploy
 from machserial.commands.fence import fence
 from machserial.commands.format import format_group
 from machserial.commands.generate import generate
+from machserial.commands.health import health
 from machserial.commands.indexes import indexes
 from machserial.commands.integrity import integrity
-from machserial.commands.health import health
 from machserial.commands.lineage import lineage_group
 from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.privileges import privileges
 from machserial.commands.serial import serial_group
-from machserial.commands.support_bundle import support_bundle
 from machserial.commands.settings import settings_group
 from machserial.commands.slow import slow
+from machserial.commands.support_bundle import support_bundle
 from machserial.commands.triggers import triggers_group
 from machserial.commands.vendor import vendor_group
 from machserial.commands.version import version

@@ -1,7 +1,7 @@
 -- What is hashed, and how: the canonical form of events and seals, and Merkle trees over them. docs/audit.md
 -- describes it for those who verify without this code.
 --
--- Whatever a session may set (time zone, style of dates, client encoding, …) must not reach a hash.
+-- Whatever a session may set (time zone, style of dates, client encoding, ...) must not reach a hash.
 
 -- One column as it enters a canonical form; nothing if it is null, so that a column which is added later
 -- leaves the hashes of old rows as they are.

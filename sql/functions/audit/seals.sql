@@ -649,7 +649,7 @@ $$;
 
 comment on function machserial.audit_anchor() is
 'The newest seal as ID:HASH. Keep it where nobody who could change the database can change it, and give it to
-verify_audit(anchor => …) later: it also tells of a history that was rewritten as a whole.';
+verify_audit(anchor => ...) later: it also tells of a history that was rewritten as a whole.';
 
 create function machserial.inclusion_proof(
     event_id bigint, out seal_id bigint, out leaf_index integer, out tree_size integer, out leaf_hash bytea,
@@ -676,7 +676,7 @@ begin
             hint = 'Call machserial.seal_audit().';
     elsif seal.id is null then
         perform machserial._raise_absent(
-            'audit event', event_id, 'audit_events', 'Look it up: select * from machserial.audit_trail(…).'
+            'audit event', event_id, 'audit_events', 'Look it up: select * from machserial.audit_trail(...).'
         );
     end if;
     seal_id := seal.id;
@@ -693,4 +693,4 @@ comment on function machserial.inclusion_proof(bigint) is
 'That an event stands in its seal, for somebody who has only the event and the seal: place (from 0), number of
 leaves, hash of the event''s canonical form (docs/audit.md) and the nodes beside the way to the root, as in
 RFC 6962, section 2.1.1. verify_inclusion() checks it.
-Errors: 55000 not sealed yet · P0002 no such event.';
+Errors: 55000 not sealed yet; P0002 no such event.';

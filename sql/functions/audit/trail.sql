@@ -120,7 +120,7 @@ comment on function machserial.audit_trail(
 ) is
 'The audit events, newest first, page by page. Of what is given (serial, part, type, who; from since on,
 before until) all must hold. after: id of the last event of the page before. page_size: 1 to 10,000.
-Errors: 22023 a bad page_size · P0002 after is no event.';
+Errors: 22023 a bad page_size; P0002 after is no event.';
 
 create function machserial.audit_statistics(since timestamptz default null)
 returns table (

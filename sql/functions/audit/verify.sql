@@ -39,7 +39,7 @@ begin
 end
 $$;
 
--- What can be told of all seals without looking at them: that they are 1, 2, 3, … up to the newest.
+-- What can be told of all seals without looking at them: that they are 1, 2, 3, ... up to the newest.
 create function machserial._verify_seal_count(newest_id bigint) returns setof machserial.audit_problem
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -310,7 +310,7 @@ begin
 end
 $$;
 
--- One seal against its events. from_…: the position of the seal before it in its month and incarnation.
+-- One seal against its events. from_...: the position of the seal before it in its month and incarnation.
 create function machserial._verify_seal(
     seal machserial._seal, relation regclass, last_id bigint, from_transaction_id bigint,
     from_event_id bigint, is_away boolean
@@ -764,8 +764,8 @@ comment on function machserial.verify_audit(boolean, text) is
 'What is wrong with the audit trail; no rows: it is intact, as far as it is sealed. full: every event; else
 those that were sealed since the last clean run, and a share of the old ones, so that 32 runs go through
 all. anchor: of audit_anchor(), taken earlier.
-problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED · SEAL_CHANGED, SEAL_MISSING,
-CHAIN_BROKEN · LEAVES_CHANGED, LEAVES_MISSING · ANCHOR_MISMATCH · PARTITION_UNKNOWN ·
+problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED; SEAL_CHANGED, SEAL_MISSING,
+CHAIN_BROKEN; LEAVES_CHANGED, LEAVES_MISSING; ANCHOR_MISMATCH; PARTITION_UNKNOWN;
 ARCHIVE_CHANGED. Of a seal at most 100
 events are named. Months whose partitions were dropped after they were archived are not missing.
 Errors: 22023 an anchor that is none.';

@@ -193,8 +193,8 @@ comment on function machserial.reset_counter(text, bigint, text, text, text) is
 'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id
 choose the counter where the format counts per part or site. A sequence keeps the move even if the
 transaction is rolled back. reason: why; null means machserial.reason.
-Errors: 22023 no reason, or next_value is not above the last number given, or is more than the pattern holds ·
-23503 unknown format, part or site · 55000 a deactivated format.';
+Errors: 22023 no reason, or next_value is not above the last number given, or is more than the pattern holds;
+23503 unknown format, part or site; 55000 a deactivated format.';
 
 -- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that
 -- somebody is using is left for the next time.

@@ -42,7 +42,7 @@ begin
             'format %s has not enough free numbers left for a quantity of %s', format_name, quantity
         ),
         detail = detail,
-        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => …) with a longer '
+        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => ...) with a longer '
             '{SEQ:n} or {RANDOM:n}.';
 end
 $$;
@@ -346,7 +346,7 @@ begin
             message = format(
                 'the numbers of format %s would be longer than 255 characters', issue.format_name
             ),
-            detail = format('They have %s: %s…', length(numbers[1]), left(numbers[1], 60)),
+            detail = format('They have %s: %s...', length(numbers[1]), left(numbers[1], 60)),
             hint = 'Shorten the pattern, or what the context gives to it.';
     end if;
     return numbers;

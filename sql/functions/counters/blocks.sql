@@ -602,7 +602,7 @@ request_id gives the same block, whatever expires_at says (it is often counted f
 holder may still report. The block of a SEQUENCE format that is rolled back stays a gap, as with generate().
 Returns the block.
 Errors: 22023 a bad argument, a pattern whose numbers cannot be known beforehand, a request_id used for
-something else · 23503 unknown format, part or site · 55000 a deactivated format · 2200H not so many numbers
+something else; 23503 unknown format, part or site; 55000 a deactivated format; 2200H not so many numbers
 left.';
 
 
@@ -801,7 +801,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('block %s does not have all of these numbers', block_id),
             detail = format('%s are not its own: %s%s.', cardinality(strange),
-                array_to_string(strange[:3], ', '), case when cardinality(strange) > 3 then ', …' end),
+                array_to_string(strange[:3], ', '), case when cardinality(strange) > 3 then ', ...' end),
             hint = format('Its numbers are those of machserial.block_serials(%s).', block_id);
     elsif block.status <> 'OPEN' and fresh_numbers <> '{}' then
         raise exception using
@@ -809,8 +809,8 @@ begin
             message = format('block %s is %s', block_id, block.status),
             detail = format('%s numbers had not been reported when it was closed at %s: %s%s.',
                 cardinality(fresh_numbers), block.closed_at, array_to_string(fresh_numbers[:3], ', '),
-                case when cardinality(fresh_numbers) > 3 then ', …' end),
-            hint = 'If they are on parts all the same, register them: machserial.register_serials(…).';
+                case when cardinality(fresh_numbers) > 3 then ', ...' end),
+            hint = 'If they are on parts all the same, register them: machserial.register_serials(...).';
     end if;
 end
 $$;
@@ -883,8 +883,8 @@ format is not assigned to one alone. One row a number, in the order given; a num
 registered meanwhile is recorded in serial_conflicts and comes back with has_conflict. Sent again once that
 conflict has been resolved, it becomes a serial if it is free. When all numbers are used, the block is USED.
 What a closed block was used for is still answered.
-Errors: 22023 used is null, numbers that are not the block''s, no part or another than the block''s · 23503
-unknown part · 55000 new numbers of a closed block · P0002 no such block.';
+Errors: 22023 used is null, numbers that are not the block''s, no part or another than the block''s; 23503
+unknown part; 55000 new numbers of a closed block; P0002 no such block.';
 
 
 -- The end of a block
@@ -913,7 +913,7 @@ $$;
 comment on function machserial.return_block(bigint) is
 'Closes a block: what has not been reported is never used, and counts as returned in the view blocks. Set
 machserial.reason to say why. Returns the block.
-Errors: 55000 the block is closed already · P0002 no such block.';
+Errors: 55000 the block is closed already; P0002 no such block.';
 
 -- Closes the blocks whose time is over; returns how many. One that is being reported is left for the next
 -- time.

@@ -65,7 +65,7 @@ begin
                     where f.name = _ad_hoc_format.pattern and not f.is_ad_hoc
                 ) then ' (ad hoc)' else ''
             end,
-            1, pattern, 'Made by generate(pattern => …)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
+            1, pattern, 'Made by generate(pattern => ...)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
             null, null
         );
         if made.id is not null then
@@ -402,9 +402,9 @@ comment on function machserial.generate(text, integer, text, text, text, jsonb, 
 'Issues serial numbers for a part and puts them on record; they exist if and only if the transaction commits.
 quantity: 1 to 1,000,000. format: a format by name; else pattern: an ad-hoc pattern, which becomes a format
 of its own; else the part''s format (format_for). site_id: null means DEFAULT. context: an object that may
-hold work_order_id, lot_number, operation_code and what {CTX:…} names. request_id: the same call with the
+hold work_order_id, lot_number, operation_code and what {CTX:...} names. request_id: the same call with the
 same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
-else · 23503 unknown part, site or format, no format assigned · 55000 a deactivated format · 2200H no
+else; 23503 unknown part, site or format, no format assigned; 55000 a deactivated format; 2200H no
 numbers left.';

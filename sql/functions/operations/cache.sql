@@ -68,7 +68,7 @@ $$;
 
 comment on function machserial.begin_cache_epoch(text) is
 'Has every cache of taken numbers forget what it knows. reason: why. Returns the new epoch.
-Errors: 22023 no reason · 42501 no right to insert into cache_epochs.';
+Errors: 22023 no reason; 42501 no right to insert into cache_epochs.';
 
 create function machserial.claims_of(
     serial_numbers text[], part_id text, site_id text default null, scopes text[] default null
@@ -100,7 +100,7 @@ comment on function machserial.claims_of(text[], text, text, text[]) is
 'Which of many numbers are taken for a part, by whom and in which scopes; no row for one that is free. It is
 advice, as check_uniqueness(), of which it is the form for many. site_id: null means DEFAULT; scopes: null
 means the part''s default.
-Errors: 22023 no number, unknown scope · 23503 unknown part or site.';
+Errors: 22023 no number, unknown scope; 23503 unknown part or site.';
 
 -- For every scope of some serials, whether their number is taken there, by them or by others. place: the
 -- site, or the type of the part, within which the scope holds.

@@ -390,4 +390,4 @@ the number, else it is the present one. reason: why; null means machserial.reaso
 outcome: MOVED, ALREADY_PAST, CONFIRMED, or VERSION_ENDED for a number of a version that counts no more. A
 sequence keeps the move even if the transaction is rolled back.
 Errors: 22023 no reason, a number that the format cannot have written or that can be read in several ways, a
-missing part_id · 23503 unknown format, part or site · 42501 not the owner · 55000 a deactivated format.';
+missing part_id; 23503 unknown format, part or site; 42501 not the owner; 55000 a deactivated format.';

@@ -93,7 +93,7 @@ begin
         machserial._counter_message(
             fullest.counter, fullest.used_percent, fullest.remaining, fullest.per_day, fullest.days_left
         ),
-        format('More digits: select machserial.revise_format(%L, pattern => …);', coalesce(fullest.format, '…'))
+        format('More digits: select machserial.revise_format(%L, pattern => ...);', coalesce(fullest.format, '...'))
     );
 end
 $$;
@@ -115,7 +115,7 @@ begin
             first_to_end.counter, first_to_end.used_percent, first_to_end.remaining, first_to_end.per_day,
             first_to_end.days_left
         ),
-        format('More digits: select machserial.revise_format(%L, pattern => …);', first_to_end.format)
+        format('More digits: select machserial.revise_format(%L, pattern => ...);', first_to_end.format)
     );
 end
 $$;
@@ -161,7 +161,7 @@ begin
                 )
                 else 'no id was given yet'
             end,
-            'select machserial.set_node(…); with the number of a node that no other database has.'
+            'select machserial.set_node(...); with the number of a node that no other database has.'
         ),
         hidden, 'sequences'
     );

@@ -118,7 +118,7 @@ begin
             when 0 then 'every index is valid'
             else format('not valid: %s', machserial._first_of(invalid))
         end,
-        format('reindex index concurrently %s; or drop it.', coalesce(invalid[1], '…'))
+        format('reindex index concurrently %s; or drop it.', coalesce(invalid[1], '...'))
     );
 end
 $$;
@@ -296,7 +296,7 @@ begin
             else array_to_string(drift[1:5], '; ')
                 || case when cardinality(drift) > 5 then format('; and %s more', cardinality(drift) - 5) else '' end
         end,
-        'revoke all on … from public; or: alter … owner to the owner of machserial. Find out who did it.'
+        'revoke all on ... from public; or: alter ... owner to the owner of machserial. Find out who did it.'
     );
 end
 $$;

@@ -141,7 +141,7 @@ begin
         end,
         format(
             'In database %I: commit prepared %2$L; or: rollback prepared %2$L;',
-            coalesce(oldest.database, current_database()), coalesce(oldest.gid, '…')
+            coalesce(oldest.database, current_database()), coalesce(oldest.gid, '...')
         )
     );
 end
@@ -254,7 +254,7 @@ begin
             when found.names is null then 'every replication slot is read, or there is none'
             else format('replication slots that nobody reads: %s', found.names)
         end,
-        format('Start its reader again, or: select pg_drop_replication_slot(%L);', coalesce(found.one, '…'))
+        format('Start its reader again, or: select pg_drop_replication_slot(%L);', coalesce(found.one, '...'))
     );
     if found.lost > 0 then
         return machserial._made_critical(result);
@@ -287,7 +287,7 @@ begin
                 pg_size_pretty(furthest.kept))
         end,
         format('Get its reader going, or: select pg_drop_replication_slot(%L); max_slot_wal_keep_size limits it.',
-            coalesce(furthest.slot_name, '…'))
+            coalesce(furthest.slot_name, '...'))
     );
 end
 $$;
@@ -378,7 +378,7 @@ begin
         end,
         case
             when places = '{the server}' then 'alter system set synchronous_commit = on; select pg_reload_conf();'
-            else 'alter role … (or database …) reset synchronous_commit;'
+            else 'alter role ... (or database ...) reset synchronous_commit;'
         end
     );
 end

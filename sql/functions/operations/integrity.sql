@@ -82,7 +82,7 @@ begin
         format(
             'update machserial.serials set status = ''CONFLICT'', status_reason = ''found by integrity()'' '
             'where id in (%s); then for each of them: select machserial.resolve_conflict('
-            'serial_number => %L, part_id => …, resolution => ''KEEP'', keep_serial_id => %s, reason => …); '
+            'serial_number => %L, part_id => ..., resolution => ''KEEP'', keep_serial_id => %s, reason => ...); '
             'then: reindex index concurrently machserial.serials_%s_key;',
             array_to_string(d.ids[2:], ', '), d.serial_number, d.ids[1], lower(d.scope)
         )
@@ -195,7 +195,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     here_since constant timestamptz := machserial._events_are_here_since();
-    account constant text := 'select machserial.account_for_serial(serial_id => %s, reason => …);';
+    account constant text := 'select machserial.account_for_serial(serial_id => %s, reason => ...);';
 begin
     return query
     select f.name, 'CRITICAL', format('serial %s', f.serial_id), f.message, format(account, f.serial_id)
@@ -290,7 +290,7 @@ comment on function machserial.account_for_serial(bigint, text) is
 'Writes the event that integrity() misses for a serial: that it is there, or that its status is another than
 its events say, because it was changed behind the back of the triggers. The row stays as it is; details say
 accounted_for. For the owner. Returns the event''s id.
-Errors: 22023 no reason · P0002 no such serial · 55000 its events say what its row says · 42501 not the
+Errors: 22023 no reason; P0002 no such serial; 55000 its events say what its row says; 42501 not the
 owner.';
 
 create function machserial._find_vendor_faults() returns setof machserial.integrity_finding
@@ -922,7 +922,7 @@ begin
     select
         'inactive_format', 'WARNING', format('trigger %s', d.id),
         format('trigger %s of part %s numbers by format %s, which is not active', d.id, d.part_id, d.format),
-        format('select machserial.update_trigger(trigger_id => %s, format => …);', d.id)
+        format('select machserial.update_trigger(trigger_id => %s, format => ...);', d.id)
     from machserial.trigger_definitions as d
     where
         d.enabled and d.format is not null and not exists (
@@ -1085,6 +1085,6 @@ $$;
 comment on function machserial.integrity() is
 'Whether what is on record agrees with itself and everything that sees to it is in place: a row a fault, none
 if all is sound. severity: CRITICAL, or WARNING where nothing is wrong yet. Of one kind of fault (name) at
-most a hundred are told, and how many more there are. remedy: what mends it, for the owner; … is for you to
+most a hundred are told, and how many more there are. remedy: what mends it, for the owner; ... is for you to
 fill in. Reads every table once; nobody waits for it.
 Errors: 42501 row-level security hides rows from you.';

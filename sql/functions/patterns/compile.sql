@@ -33,7 +33,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('the pattern needs %s, and the context has no %s', token, key),
             detail = format('The context is %s.', coalesce(context::text, 'null')),
-            hint = format('Give context => jsonb_build_object(%L, …).', key);
+            hint = format('Give context => jsonb_build_object(%L, ...).', key);
     end if;
     return context ->> key;
 end

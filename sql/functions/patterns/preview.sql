@@ -72,4 +72,4 @@ $$;
 comment on function machserial.preview(text, integer, timestamptz, text, text, jsonb, bigint) is
 'Serial numbers as a pattern would give them, from sequence number start on; consumes nothing. at: the moment
 whose date is written, in the time zone of the site. Errors: 22023 a faulty pattern, a part or context that
-it needs · 23503 unknown site · 2200H the sequence numbers do not fit.';
+it needs; 23503 unknown site; 2200H the sequence numbers do not fit.';

@@ -103,7 +103,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('the conflict about %s needs a resolution', new.serial_number),
             detail = 'resolution is null.',
-            hint = 'KEEP, RETIRE or MARK_INVALID; machserial.resolve_conflict(…) also carries it out.';
+            hint = 'KEEP, RETIRE or MARK_INVALID; machserial.resolve_conflict(...) also carries it out.';
     end if;
     if new.resolution = 'KEEP' and new.kept_serial_id is null then
         if cardinality(new.conflicting_serial_ids) <> 1 then
@@ -113,7 +113,7 @@ begin
                 detail = format('It is between: %s.', machserial._described(
                     new.conflicting_serial_ids || new.serial_id
                 )),
-                hint = 'Say whose number it is; machserial.resolve_conflict(…) also carries it out.';
+                hint = 'Say whose number it is; machserial.resolve_conflict(...) also carries it out.';
         end if;
         new.kept_serial_id := new.conflicting_serial_ids[1];
     end if;
@@ -158,7 +158,7 @@ begin
                 'the conflict about %s is on record: it cannot be changed', old.serial_number
             ),
             detail = format('It is %s; the change is %s.', old.status, changes),
-            hint = 'A PENDING conflict is resolved, once: machserial.resolve_conflict(…).';
+            hint = 'A PENDING conflict is resolved, once: machserial.resolve_conflict(...).';
     end if;
     return new;
 end
@@ -318,7 +318,7 @@ begin
                 'This id means: %s. The conflict is between: %s.',
                 machserial._described(array[serial_id]), machserial._described(parties)
             ),
-            hint = 'Give one of these ids; machserial.uniqueness_report(…) tells about them.';
+            hint = 'Give one of these ids; machserial.uniqueness_report(...) tells about them.';
     end if;
 end
 $$;
@@ -602,9 +602,9 @@ retired_serial_id becomes RETIRED or INVALID and its claim is released, so that 
 anew; left out, it is all others than keep_serial_id, or else the only serial that holds the number. What is
 kept and was in CONFLICT becomes ACTIVE (a vendor''s, if not yet accepted, PENDING). reason: why; null means
 machserial.reason. Returns the conflicts. Everything happens or nothing, and leaves its events.
-Errors: 22023 a missing or faulty argument, or a serial that has no part in it · 23503 unknown part · 23505
-the serial to be kept cannot have the number, because another claims it that was not to give way · 55000 the
-conflict is resolved already, or the serial named is out of use · P0002 there never was such a conflict.';
+Errors: 22023 a missing or faulty argument, or a serial that has no part in it; 23503 unknown part; 23505
+the serial to be kept cannot have the number, because another claims it that was not to give way; 55000 the
+conflict is resolved already, or the serial named is out of use; P0002 there never was such a conflict.';
 
 
 -- What is on record

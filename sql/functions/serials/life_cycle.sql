@@ -32,7 +32,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('%s needs a reason', what),
             detail = 'None was given, and machserial.reason is not set.',
-            hint = 'Give reason, or set it for the transaction: set local machserial.reason = ''…'';';
+            hint = 'Give reason, or set it for the transaction: set local machserial.reason = ''...'';';
     end if;
     return given;
 end
@@ -67,7 +67,7 @@ begin
             detail = format(
                 'It is %s; only a RETIRED or INVALID serial gives its number up, and for good.', new.status
             ),
-            hint = 'Settle whose number it is with machserial.resolve_conflict(…).';
+            hint = 'Settle whose number it is with machserial.resolve_conflict(...).';
     end if;
     -- The reason of an earlier step is none for this one.
     if new.status_reason is not distinct from old.status_reason then
@@ -99,7 +99,7 @@ begin
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),
         detail = format('It has %s, the change says %s.', old.scopes, new.scopes),
-        hint = 'Scopes may be added. Who gives up a number does so by machserial.resolve_conflict(…).';
+        hint = 'Scopes may be added. Who gives up a number does so by machserial.resolve_conflict(...).';
 end
 $$;
 
@@ -186,7 +186,7 @@ $$;
 comment on function machserial.retire_serial(bigint, text) is
 'Takes a serial out of use: the part is scrapped, worn out or used up. Its number is never used again.
 reason: why; null means machserial.reason. Returns the serial.
-Errors: 22023 no reason · 55000 the serial is not PENDING, ACTIVE or CONFLICT · P0002 no such serial.';
+Errors: 22023 no reason; 55000 the serial is not PENDING, ACTIVE or CONFLICT; P0002 no such serial.';
 
 create function machserial.invalidate_serial(serial_id bigint, reason text) returns machserial.serial
 language plpgsql
@@ -200,4 +200,4 @@ $$;
 comment on function machserial.invalidate_serial(bigint, text) is
 'Declares that a serial should never have been: a misprint, a forgery. Its number is never used again.
 reason: why; null means machserial.reason. Returns the serial.
-Errors: 22023 no reason · 55000 the serial is INVALID or REJECTED already · P0002 no such serial.';
+Errors: 22023 no reason; 55000 the serial is INVALID or REJECTED already; P0002 no such serial.';

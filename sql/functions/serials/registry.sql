@@ -27,7 +27,7 @@ begin
         hint = case
             when was ? 'sequence_number'
                 then 'Issued numbers stay. To move a counter on: '
-                    'machserial.reset_counter(format, next_value, reason => …).'
+                    'machserial.reset_counter(format, next_value, reason => ...).'
             else 'Register the right number, and take this one out of use.'
         end;
 end
@@ -222,7 +222,7 @@ comment on function machserial.register_serials(text[], text, text, text[], text
 'Puts numbers on record that somebody else has chosen. scopes: where they must not repeat (null: the part''s
 default). source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict: RAISE, or
 RECORD, which writes each duplicate to serial_conflicts and registers the others.
-Errors: 22023 a bad argument · 23503 unknown part or site · 23505 a number is taken.';
+Errors: 22023 a bad argument; 23503 unknown part or site; 23505 a number is taken.';
 
 create function machserial.register_serial(
     serial_number text, part_id text, site_id text default null, scopes text[] default null,
@@ -242,7 +242,7 @@ $$;
 
 comment on function machserial.register_serial(text, text, text, text[], text, text) is
 'Puts one number on record; see register_serials().
-Errors: 22023 a bad argument · 23503 unknown part or site · 23505 the number is taken.';
+Errors: 22023 a bad argument; 23503 unknown part or site; 23505 the number is taken.';
 
 create function machserial.find_serial(serial_number text) returns setof machserial.serial
 language plpgsql stable

@@ -57,7 +57,7 @@ registered. scopes: where it must not repeat (null: the part''s default). site_i
 conflicting_serial_ids, conflicting_scopes: who holds it, and where; conflict_type: DUPLICATE, NEAR_MATCH
 (free, but easily taken for another) or NONE. near_matches: up to 20 numbers on record, of any part, that
 differ only by case, spaces, hyphens or look-alikes (0 O, 1 I L, 2 Z, 5 S, 8 B).
-Errors: 22023 no number, unknown scope · 23503 unknown part or site.';
+Errors: 22023 no number, unknown scope; 23503 unknown part or site.';
 
 -- "inout": the arguments and the result columns have one name.
 create function machserial.uniqueness_report(
@@ -123,7 +123,7 @@ of others that share one of its scopes. Oldest first. One row a serial, and one 
 duplicate that was not put into the registry (CONFLICT while it is undecided, then RESOLVED). scopes: where it
 claims the number, if holds_claim, or would; conflict_ids: the conflicts that it has to do with; since,
 entered_by: when it was put on record and by whom; reason: why it has its status.
-Errors: 22023 no number · 23503 unknown part.';
+Errors: 22023 no number; 23503 unknown part.';
 
 create function machserial.uniqueness_statistics(
     part_id text default null, out total_serials bigint, out claiming bigint, out released bigint,

@@ -148,7 +148,7 @@ begin
                 missing.argument, array_to_string(known, ', ')
             ),
             hint = format(
-                'Attach it anew: machserial.detach(%L, %L), then machserial.attach(…, %s => …).',
+                'Attach it anew: machserial.detach(%L, %L), then machserial.attach(..., %s => ...).',
                 relation, settings ->> 'trigger_type', missing.argument
             );
     end if;
@@ -387,7 +387,7 @@ begin
             errcode = 'feature_not_supported',
             message = format('%s cannot be attached', relation),
             detail = format('It is %s.', kind),
-            hint = 'Attach the table that the rows come to, or call machserial.fire(…).';
+            hint = 'Attach the table that the rows come to, or call machserial.fire(...).';
     end if;
 end
 $$;
@@ -482,7 +482,7 @@ varchar[] an array, jsonb an array. A row that comes with a value there is numbe
 is no event.
 An error names the row, and nothing of the insert is kept. Whoever inserts needs the rights to do by
 functions what the triggers do. Returns the attachment.
-Errors: 22023 a bad argument, a column that does not exist or fit · 0A000 no table · 42501 not your table ·
+Errors: 22023 a bad argument, a column that does not exist or fit; 0A000 no table; 42501 not your table;
 55000 attached already, no primary key for serial_column.';
 
 create function machserial.detach(relation regclass, trigger_type text) returns machserial.attachment
@@ -509,4 +509,4 @@ $$;
 
 comment on function machserial.detach(regclass, text) is
 'An insert into the table is no longer an event of this type; what it has made stays. Returns the attachment
-as it was. Errors: 22023 no such trigger_type · 42501 not your table · P0002 not attached.';
+as it was. Errors: 22023 no such trigger_type; 42501 not your table; P0002 not attached.';

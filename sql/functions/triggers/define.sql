@@ -197,7 +197,7 @@ LATE_ASSIGNMENT makes placeholders. operation_code: it fires only at this operat
 that the context must contain, or a JSONPath as a JSON string: a predicate ("$.quantity > 5") or a filter
 ("$.quantity ? (@ > 5)"). batch_size: how
 many it makes for each unit, 1 to 1,000,000. Returns the trigger.
-Errors: 22023 a bad argument · 23503 unknown part or format · 55000 a deactivated format.';
+Errors: 22023 a bad argument; 23503 unknown part or format; 55000 a deactivated format.';
 
 create function machserial.update_trigger(
     trigger_id bigint, trigger_type text default null, assignment_type text default null,
@@ -231,7 +231,7 @@ $$;
 comment on function machserial.update_trigger(bigint, text, text, text, text, jsonb, integer) is
 'Changes a trigger. The arguments are those of create_trigger(); what is left out stays. format => '''' goes
 back to the part''s format, operation_code => '''' to every operation. Returns the trigger.
-Errors: 22023 a bad argument · 23503 unknown format · 55000 a deactivated format · P0002 no such trigger.';
+Errors: 22023 a bad argument; 23503 unknown format; 55000 a deactivated format; P0002 no such trigger.';
 
 create function machserial._set_enabled(trigger_id bigint, enabled boolean)
 returns machserial.serial_assignment_trigger

@@ -11,7 +11,7 @@ create table machserial.cache_epochs (
 comment on table machserial.cache_epochs is
 'Caches of taken numbers, such as that in Redis, hold facts of the newest epoch only: with each new one all
 that they knew is forgotten. Rows are only ever added.';
-comment on column machserial.cache_epochs.epoch is 'Key: 1, 2, 3, …; the greatest is the present one.';
+comment on column machserial.cache_epochs.epoch is 'Key: 1, 2, 3, ...; the greatest is the present one.';
 comment on column machserial.cache_epochs.secret is
 'With what entries of the cache are signed, so that none is believed that somebody else has made. Whoever may
 read it may write to the cache.';
