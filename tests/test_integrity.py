@@ -322,6 +322,14 @@ FAULTS = {
         "disabled_trigger", "trigger new_serials_are_audited",
         ["alter table machserial.serials disable trigger new_serials_are_audited"],
     ),
+    "a pause that nobody keeps": (
+        "disabled_trigger",
+        "trigger new_serials_are_refused_while_paused",
+        [
+            "select machserial.pause('stock taking')",
+            "alter table machserial.serials disable trigger new_serials_are_refused_while_paused",
+        ],
+    ),
     "trigger for replicas": (
         "disabled_trigger", "trigger serials_are_kept",
         ["alter table machserial.serials enable replica trigger serials_are_kept"],

@@ -845,7 +845,13 @@ begin
     from own as o
     inner join pg_trigger as t on t.tgrelid = o.oid
     left join pg_constraint as k on k.oid = t.tgconstraint
-    where t.tgenabled in ('D', 'R')
+    where
+        t.tgenabled in ('D', 'R')
+        -- Those that refuse new numbers wait for a pause.
+        and (
+            t.tgfoid <> 'machserial._refuse_while_paused()'::regprocedure
+            or exists (select from machserial.pauses as p where p.resumed_at is null)
+        )
     union all
     select
         'missing_constraint', 'CRITICAL', format('constraint %s', e.name),
