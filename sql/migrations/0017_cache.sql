@@ -27,8 +27,3 @@ for each statement execute function machserial._refuse_removal(
 );
 
 select machserial.begin_cache_epoch('installed');
-
-insert into machserial.settings (name, value, description) values (
-    'uniqueness_cache_ttl', '3600',
-    'How long a cache may remember that a number is taken, in seconds; SERIAL_UNIQUENESS_CACHE_TTL wins.'
-);
