@@ -333,7 +333,7 @@ def test_the_host_is_told_as_health_tells(plant, server):
     host = plant.execute("select * from machserial.host_health()").description
     assert [(c.name, c.type_code) for c in host] == [(c.name, c.type_code) for c in health]
     told = checks(plant, "host_health")
-    assert list(told) == ["disk_data", "disk_wal", "memory", "swap", "load", "open_files", "file_limit"]
+    assert list(told) == ["disk_data", "disk_wal", "host_memory", "swap", "load", "open_files", "file_limit"]
     assert all(is_consistent(row) and row.message and row.remedy for row in told.values())
     facts = os.statvfs(server.folder)
     used = facts.f_blocks - facts.f_bfree
@@ -342,7 +342,7 @@ def test_the_host_is_told_as_health_tells(plant, server):
     assert "pg_wal" in told["disk_wal"].message and "pg_replication_slots" in told["disk_wal"].remedy
     known = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
     available = Decimal(100 * int(known["MemAvailable"]) / int(known["MemTotal"]))
-    assert told["memory"].value == pytest.approx(available, abs=10)
+    assert told["host_memory"].value == pytest.approx(available, abs=10)
     per_processor = Decimal(os.getloadavg()[1] / len(os.sched_getaffinity(server.process.pid)))
     assert told["load"].value == pytest.approx(per_processor, abs=1)
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
@@ -448,15 +448,19 @@ def test_memory_swap_and_open_files_against_their_thresholds(available, swap_fre
     }
     known = host_functions(files)
     told = [
-        known["examined"](name, known[name], *limits, None)
-        for name, limits in (("memory", (10, 5)), ("swap", (50, 80)), ("open_files", (80, 90)))
+        known["examined"](name, known[function], *limits, None)
+        for name, function, limits in (
+            ("host_memory", "memory", (10, 5)),
+            ("swap", "swap", (50, 80)),
+            ("open_files", "open_files", (80, 90)),
+        )
     ]
     assert [row["status"] for row in told] == expected
 
 
 def test_a_machine_without_proc_is_unknown():
     known = host_functions({})
-    told = known["examined"]("memory", known["memory"], 10, 5, None)
+    told = known["examined"]("host_memory", known["memory"], 10, 5, None)
     assert (told["status"], told["value"]) == ("UNKNOWN", None)
     assert "/proc/meminfo" in told["message"] and told["remedy"]
 

@@ -13,7 +13,7 @@ def host_checks(plpy):
         ("disk_data", disk, 80, 90, "."),
         ("disk_wal", disk, 80, 90, "pg_wal"),
         *((f"disk_tablespace_{s['spcname']}", disk, 80, 90, f"pg_tblspc/{s['oid']}") for s in spaces),
-        ("memory", memory, 10, 5, None),
+        ("host_memory", memory, 10, 5, None),
         ("swap", swap, 50, 80, None),
         ("load", load, 2, 4, None),
         ("open_files", open_files, 80, 90, None),
@@ -73,7 +73,7 @@ def swap(_):
     return (
         round(100 * used / total, 1),
         f"{size(used)} of {size(total)} used",
-        "The machine is short of memory: see the check memory.",
+        "The machine is short of memory: see the check host_memory.",
     )
 
 
