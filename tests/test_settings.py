@@ -33,7 +33,7 @@ def test_the_standard(connection):
         *((name, text) for name in ("audit_retention_days", "batch_size", "uniqueness_cache_ttl")
           for text in ("0", "-1", "1.5", "", "many", "9" * 30)),
         ("batch_size", "100001"),
-        ("propagation_depth_limit", "49"),
+        ("propagation_depth_limit", "0"),
     ],
 )  # fmt: skip
 def test_what_a_setting_cannot_be(connection, name, wrong):
@@ -51,20 +51,17 @@ def test_a_setting_that_is_not_there_has_its_standard(connection):
         connection.execute("insert into machserial.settings values ('batch_size', 'x', 'y')")
 
 
-def test_how_deep_a_lineage_may_be_followed(connection):
+def test_how_deep_a_lineage_is_followed_unless_it_is_told(connection):
     make_part(connection, "P")
     ids = [row.serial_id for row in register(connection, [f"N{n}" for n in range(60)])]
     for parent, child in pairwise(ids):
         call(connection, "merge", source_serial_ids=[parent], target_serial_id=child, operation_code="O",
              routing_sequence=1)  # fmt: skip
     assert len(call(connection, "lineage", serial_id=ids[0])) == 51
-    with refused(connection, "22023") as refusal:
-        call(connection, "lineage", serial_id=ids[0], max_depth=51)
-    assert "51" in refusal.detail and "propagation_depth_limit" in refusal.hint
-    set_to(connection, "propagation_depth_limit", "60")
-    assert len(call(connection, "lineage", serial_id=ids[0], max_depth=60)) == 60
-    with refused(connection, "22023"):
-        call(connection, "lineage", serial_id=ids[0], max_depth=61)
+    assert len(call(connection, "lineage", serial_id=ids[0], max_depth=59)) == 60
+    set_to(connection, "propagation_depth_limit", "7")
+    assert len(call(connection, "lineage", serial_id=ids[0])) == 8
+    assert len(call(connection, "lineage", serial_id=ids[0], max_depth=59)) == 60
 
 
 def test_how_many_numbers_a_receipt_sends_in_one_call(deployed_dsn):

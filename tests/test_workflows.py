@@ -867,7 +867,6 @@ def test_lineage_stops_at_max_depth_and_says_so(plant):
     assert max(depth for _, depth, _ in walk(plant, "C000")) == 50
     assert any("50" in message for message in said), said
     said.clear()
-    plant.execute("update machserial.settings set value = '59' where name = 'propagation_depth_limit'")
     assert max(depth for _, depth, _ in walk(plant, "C000", max_depth=59)) == 59
     assert not said
     assert len(walk(plant, "C000", max_depth=0)) == 1

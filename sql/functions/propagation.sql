@@ -810,15 +810,16 @@ begin
                 lower(direction)
             ),
             hint = format(
-                'To see more: machserial.lineage(serial_id => %s, max_depth => %s), up to '
-                'propagation_depth_limit in machserial.settings.', start.id, greatest(max_depth, 1)::bigint * 10
+                'To see more: machserial.lineage(serial_id => %s, max_depth => %s)', start.id,
+                greatest(max_depth, 1)::bigint * 10
             );
     end if;
 end
 $$;
 
 create function machserial.lineage(
-    out direction text, out depth integer, inout serial_id bigint, in max_depth integer default 50,
+    out direction text, out depth integer, inout serial_id bigint,
+    in max_depth integer default machserial._setting('propagation_depth_limit')::integer,
     out serial_number text, out part_id text, out propagation_type text, out operation_code text,
     out path bigint[]
 )
@@ -829,10 +830,6 @@ as $$
 #variable_conflict use_column
 declare
     start constant machserial.serial := machserial._serial(lineage.serial_id);
-    -- Where it is not above the default, nobody asks for more than there is.
-    deepest constant bigint := case
-        when lineage.max_depth > 50 then machserial._setting('propagation_depth_limit')
-    end;
 begin
     if lineage.max_depth is null or lineage.max_depth < 0 then
         raise exception using
@@ -840,14 +837,6 @@ begin
             message = format('no lineage of serial %s without a depth', start.serial_number),
             detail = format('max_depth is %s.', coalesce(lineage.max_depth::text, 'null')),
             hint = 'Give 0 for the serial alone, 1 for its parents and children, and so on.';
-    end if;
-    if lineage.max_depth > deepest then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('no lineage of serial %s so deep', start.serial_number),
-            detail = format('max_depth is %s, propagation_depth_limit is %s.', lineage.max_depth, deepest),
-            hint = 'Follow it from the last serial on, or raise the limit: '
-                'update machserial.settings set value = ''...'' where name = ''propagation_depth_limit'';';
     end if;
     return query select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
     return query
@@ -861,8 +850,9 @@ comment on function machserial.lineage(bigint, integer) is
 'Where a serial comes from and what it became: ANCESTOR, SELF and DESCENDANT rows, each serial once a
 direction, at its least depth; nearest first. propagation_type, operation_code: of the step by which it
 was reached. path: the ids from the serial to this one, both included. max_depth: so many steps either
-way, 0 for the serial alone; a NOTICE says if there is more.
-Errors: 22023 max_depth is null, negative or above the setting propagation_depth_limit; P0002 no such serial.';
+way, 0 for the serial alone; if left out, the setting propagation_depth_limit (50). A NOTICE says if there is
+more.
+Errors: 22023 max_depth is null or negative; P0002 no such serial.';
 
 -- Reports
 

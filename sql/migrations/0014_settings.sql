@@ -15,7 +15,7 @@ insert into machserial.settings (name, value, description) values
     'How long audit events stay in the database before machserial audit archive takes them, in days.'
 ),
 ('batch_size', '100', 'How many serial numbers machserial vendor receive sends in one call.'),
-('propagation_depth_limit', '50', 'The highest max_depth that machserial.lineage() takes, in steps.'),
+('propagation_depth_limit', '50', 'How many steps machserial.lineage() goes unless it is told.'),
 (
     'uniqueness_cache_ttl', '3600',
     'How long a cache may remember that a number is taken, in seconds; SERIAL_UNIQUENESS_CACHE_TTL wins.'

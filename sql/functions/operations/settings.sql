@@ -46,7 +46,7 @@ begin
         ('audit_retention_days'::text, 2555::bigint, 1::bigint, 36500::bigint),
         ('batch_size', 100, 1, 100000),
         -- Not below the default of lineage(): that call must stay possible.
-        ('propagation_depth_limit', 50, 50, 1000000),
+        ('propagation_depth_limit', 50, 1, 1000000),
         ('uniqueness_cache_ttl', 3600, 1, 2592000);
 end
 $$;
