@@ -12,6 +12,7 @@ import pytest
 from audit_support import (
     SEAL_COLUMNS,
     assert_intact,
+    begin_empty,
     canonical,
     leaf_hash,
     make_month,
@@ -93,6 +94,7 @@ def laid(server, mode):
     with psycopg.connect(server.dsn("attacked"), autocommit=True) as shared:
         with shared.transaction():
             install(shared, mode)
+        begin_empty(shared)
         yield shared, lay_trail(shared)
     server.execute("drop database attacked")
 
@@ -114,6 +116,7 @@ def fresh(request, mode, clean_roles):
     """An autocommitting connection to a database of the test's own."""
     found = request.getfixturevalue(f"{mode}_client")
     found.autocommit = True
+    begin_empty(found)
     return found
 
 

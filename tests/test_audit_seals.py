@@ -20,6 +20,7 @@ from audit_support import (
     Clock,
     Standby,
     assert_intact,
+    begin_empty,
     burn_transaction_ids,
     crash,
     leaf_hash,
@@ -50,6 +51,7 @@ SEALED_IDS = "select unnest(l.event_ids) from machserial.audit_leaves as l order
 @pytest.fixture
 def writer(connection):
     connection.autocommit = True
+    begin_empty(connection)
     return connection
 
 
@@ -82,6 +84,16 @@ def own(own_server):
 
 
 # What a seal is
+
+
+def test_what_installing_has_written_is_sealed_like_all_else(connection):
+    connection.commit()
+    connection.autocommit = True
+    count = value(connection, "select count(*) from machserial.audit_events")
+    assert_intact(connection)
+    assert seal(connection) == count
+    assert_intact(connection)
+    recompute(connection)
 
 
 def test_all_that_has_ended_is_sealed_once(writer):
@@ -683,6 +695,7 @@ def test_an_ordinary_owner_seals_and_verifies(server, new_database, mode):
     with psycopg.connect(dsn, user="plant") as connection:
         install(connection, mode)
     with psycopg.connect(dsn, user="plant", autocommit=True) as plant, psycopg.connect(dsn) as other:
+        seal(plant)
         record(plant, 3)
         # A session that an ordinary role may not look into.
         other.execute("select now()")
@@ -707,6 +720,7 @@ def test_a_database_in_another_encoding_moves_to_utf8(own_server, encoding):
     with psycopg.connect(own_server.dsn("encoded"), autocommit=True) as connection:
         connection.execute("create extension machserial")
         connection.execute("select machserial.migrate()")
+        begin_empty(connection)
         record(connection, 2, reason="é ß", details='{"é": "ß\\u00e9"}')
         assert seal(connection) == 2
         assert_intact(connection)
@@ -735,6 +749,7 @@ def test_bytes_that_are_no_characters_do_not_stop_the_sealing(own_server):
             # Also an answer.
             assert refusal.sqlstate == "0A000"
             return
+        begin_empty(connection)
         connection.execute(
             b"insert into machserial.audit_events (event_type, event_source, reason) values ('X', 'x', E'caf\\351')"
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from audit_support import make_month, month_of, record
+from audit_support import begin_empty, make_month, month_of, record
 from support import at_once, call, column, refused, value
 
 # Long, and nothing in it depends on how machserial was installed.
@@ -21,6 +21,7 @@ NEWEST_FIRST = "select id from machserial.audit_events where {} order by perform
 @pytest.fixture
 def events(connection):
     """600 events over three months, many at the very same moment, of few kinds, parts, serials and people."""
+    begin_empty(connection)
     now = value(connection, "select now()")
     for distance in (-2, -1):
         month = make_month(connection, month_of(now, distance))[-7:].replace("_", "-")
@@ -134,6 +135,7 @@ def test_many_readers_while_many_write(events, connect):
 
 
 def test_ties_are_broken_by_the_id(connection):
+    begin_empty(connection)
     record(connection, 100)
     record(connection, 1, id=1 << 40)
     ids = read(connection, 9)
@@ -199,6 +201,7 @@ def test_statistics_count_each_type(events):
 @pytest.fixture
 def deep(connection):
     """40,000 events of two months."""
+    begin_empty(connection)
     now = value(connection, "select now()")
     make_month(connection, month_of(now, -1))
     for distance in (-1, 1):
