@@ -1,6 +1,6 @@
 #!/bin/sh
 # For root on Debian: a PostgreSQL server to test on, with plpgsql_check, PL/Python and its libraries, where they are
-# missing; and Redis and PgBouncer, which some tests start for themselves. Everybody else tests on the server that is
+# missing; Redis and PgBouncer, which some tests start for themselves; and clocks that can be set. Everybody else tests on the server that is
 # there, else on the embedded one; make lint and the tests say what they had to leave out.
 set -eu
 . tests/prepare/apt.sh
@@ -30,6 +30,7 @@ has_program() {
 wanted=
 has_program redis-server || wanted="$wanted redis-server"
 has_program pgbouncer || wanted="$wanted pgbouncer"
+has_program faketime || wanted="$wanted faketime"
 if [ -n "$wanted" ]; then
     # Unquoted: it is a list.
     if install_stopped $wanted; then
