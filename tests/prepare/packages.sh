@@ -1,7 +1,7 @@
 #!/bin/sh
 # For root on Debian: a PostgreSQL server to test on, with plpgsql_check, PL/Python and its libraries, where they are
-# missing; Redis and PgBouncer, which some tests start for themselves; and clocks that can be set. Everybody else tests on the server that is
-# there, else on the embedded one; make lint and the tests say what they had to leave out.
+# missing; Redis and PgBouncer, which some tests start for themselves; and a clock that can be set. Everybody else tests
+# on the server that is there, else on the embedded one; make lint and the tests say what they had to leave out.
 set -eu
 . tests/prepare/apt.sh
 
