@@ -201,7 +201,6 @@ def test_an_ad_hoc_pattern_waits_for_nobody_once_it_is_known(plant, connect):
         ("reset_counter", {"format": "F", "next_value": 500, "reason": "moved"}),
         ("register_site", {"site_id": "EAST", "time_zone": "Asia/Tokyo"}),
         ("register_part", {"part_id": "P", "part_type": "TYPE", "name": "Bracket"}),
-        ("set_node", {"node": 3}),
     ],
 )
 def test_a_sequence_does_not_wait_for_those_who_administer(plant, connect, function, arguments):
@@ -212,6 +211,20 @@ def test_a_sequence_does_not_wait_for_those_who_administer(plant, connect, funct
     session.execute(NO_WAITING)
     for quantity in (1, 150):
         assert len(generated(session, quantity=quantity, format="F", site_id="EAST")) == quantity
+
+
+def test_only_the_move_to_another_node_keeps_the_others_waiting(plant, connect):
+    """The audit trail goes on in another range of ids: from one moment on, for everybody."""
+    make_format(plant, "F", "F{SEQ:6}")
+    plant.commit()
+    administrator, session = connect(), connect(autocommit=True)
+    call(administrator, "set_node", node=3)
+    session.execute(NO_WAITING)
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        generated(session, format="F")
+    administrator.commit()
+    (issued,) = generated(session, format="F")
+    assert value(session, "select id >> 48 from machserial.serials where serial_number = %s", issued) == 3
 
 
 def test_a_gapless_counter_waits_for_the_open_transaction_and_takes_up_what_it_leaves(plant, connect, background):

@@ -105,7 +105,7 @@ TROUBLES = (
         "wait, end idle sessions, raise max_connections, or put PgBouncer before it",
     ),
     (
-        r"is starting up|is shutting down|recovery mode|not yet accepting",
+        r"is starting up|is shutting down|recovery mode|system is not (yet )?accepting",
         "the server is starting up or shutting down",
         "try again in a moment",
     ),
