@@ -449,29 +449,27 @@ begin
                 place.relation, machserial._in_stretch(stretch), named
             );
         end if;
-        if place.is_present and not is_copy then
-            -- Only this transaction's own events can be of one that has not ended.
-            return query execute format(
-                $query$
-                select null::bigint, 'EVENT_INSERTED', e.id, 'There has been no such transaction.'
-                from %s as e
-                where
-                    e.transaction_id is null
-                    or (
-                        e.id > $1 and e.id <= $2
-                        and e.transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
-                        and e.transaction_id is distinct from pg_current_xact_id_if_assigned()::text::bigint
-                    )
-                order by e.id
-                limit %s
-                $query$,
-                place.relation, named
-            )
-            using place.after_id, place.last_id;
-        end if;
-        if place.is_present and not is_copy and clock_timestamp() > newest.sealed_at
-            and newest.oldest_transaction_at is not null
-        then
+        -- What follows tells of transactions: only those of this cluster are known.
+        continue when is_copy or not place.is_present;
+        -- Only this transaction's own events can be of one that has not ended.
+        return query execute format(
+            $query$
+            select null::bigint, 'EVENT_INSERTED', e.id, 'There has been no such transaction.'
+            from %s as e
+            where
+                e.transaction_id is null
+                or (
+                    e.id > $1 and e.id <= $2
+                    and e.transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+                    and e.transaction_id is distinct from pg_current_xact_id_if_assigned()::text::bigint
+                )
+            order by e.id
+            limit %s
+            $query$,
+            place.relation, named
+        )
+        using place.after_id, place.last_id;
+        if clock_timestamp() > newest.sealed_at and newest.oldest_transaction_at is not null then
             stretch.from_transaction_id := newest.next_transaction_id - 1;
             stretch.from_event_id := everything;
             stretch.to_transaction_id := everything;
@@ -479,7 +477,7 @@ begin
             return query
             select b.* from machserial._backdated(null, stretch, newest.oldest_transaction_at, named) as b;
         end if;
-        if place.is_present and not is_copy and newest.last_given_id is not null then
+        if newest.last_given_id is not null then
             return query execute format(
                 $query$
                 select null::bigint, 'EVENT_INSERTED', e.id, 'Its id had been given before its transaction began.'
