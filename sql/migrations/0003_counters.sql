@@ -52,3 +52,121 @@ comment on column machserial.generation_requests.arguments is
 comment on column machserial.generation_requests.created_at is 'When it was asked first.';
 comment on column machserial.generation_requests.created_by is
 'Who asked: machserial.actor, else the session''s user.';
+
+-- How often the configuration has changed: the sum over the rows.
+create table machserial.configuration_changes (
+    id bigint not null generated always as identity primary key,
+    changes bigint not null
+);
+
+insert into machserial.configuration_changes (changes) values (0);
+
+comment on table machserial.configuration_changes is
+'How often parts, sites, formats and assignments have changed: the sum over the rows. Numbering plans go by it.';
+comment on column machserial.configuration_changes.id is 'Key.';
+comment on column machserial.configuration_changes.changes is 'How many of the changes this row counts.';
+
+create table machserial.numbering_plans (
+    part_id text not null,
+    site_id text not null references machserial.sites (id) on update cascade on delete cascade,
+    format text not null,
+    pattern text not null,
+    part_type text not null,
+    scopes text[] not null,
+    time_zone text not null,
+    format_id bigint not null references machserial.serial_formats (id),
+    format_name text not null,
+    allocation text not null,
+    sequence_increment bigint not null,
+    sequence_maximum bigint,
+    random_space bigint,
+    counter_id bigint references machserial.counters (id),
+    sequence regclass,
+    lock_class integer,
+    lock_object integer,
+    trusted_until numeric,
+    head text,
+    width integer,
+    tail text,
+    valid_on date,
+    valid_from timestamptz not null,
+    valid_until timestamptz not null,
+    configuration numeric not null,
+    constraint numbering_plans_pkey primary key (part_id, site_id, format, pattern),
+    -- The serials that a plan vouches for may refer to what it refers to.
+    constraint numbering_plans_part_fkey foreign key (part_id, part_type)
+    references machserial.parts (id, part_type) on update cascade on delete cascade
+    -- There is no other index: the planner, who does not know how many plans there will be, could prefer it.
+);
+
+comment on table machserial.numbering_plans is
+'What generate() has to know of a part, a site and a format, kept from call to call. All of it follows from other
+tables: whoever deletes a row loses nothing but time.';
+comment on column machserial.numbering_plans.part_id is 'The part.';
+comment on column machserial.numbering_plans.site_id is 'The site.';
+comment on column machserial.numbering_plans.format is 'The format that was asked for by name; else empty.';
+comment on column machserial.numbering_plans.pattern is 'The pattern that was asked for; else empty.';
+comment on column machserial.numbering_plans.part_type is 'The part''s type.';
+comment on column machserial.numbering_plans.scopes is 'Where the part''s numbers must not repeat.';
+comment on column machserial.numbering_plans.time_zone is 'The site''s time zone.';
+comment on column machserial.numbering_plans.format_id is 'The format that issues the numbers.';
+comment on column machserial.numbering_plans.format_name is 'Its name.';
+comment on column machserial.numbering_plans.allocation is 'SEQUENCE or GAPLESS.';
+comment on column machserial.numbering_plans.sequence_increment is 'Distance of two sequence numbers.';
+comment on column machserial.numbering_plans.sequence_maximum is
+'Highest sequence number; null without {SEQ}.';
+comment on column machserial.numbering_plans.random_space is
+'How many random values there are, where they can be counted through; else null.';
+comment on column machserial.numbering_plans.counter_id is 'The counter; null without {SEQ}.';
+comment on column machserial.numbering_plans.sequence is
+'The counter''s sequence; null if it counts in its row.';
+comment on column machserial.numbering_plans.lock_class is 'With lock_object: what keeps draws out of blocks.';
+comment on column machserial.numbering_plans.lock_object is 'See lock_class.';
+comment on column machserial.numbering_plans.trusted_until is
+'Below this the counter is not near its end, so that a value may be drawn without looking.';
+comment on column machserial.numbering_plans.head is
+'What stands before the sequence number, if nothing else varies; else null.';
+comment on column machserial.numbering_plans.width is 'Digits of the sequence number, if nothing else varies.';
+comment on column machserial.numbering_plans.tail is 'What stands after the sequence number.';
+comment on column machserial.numbering_plans.valid_on is
+'The day, at the site, that the plan is for; null: every day.';
+comment on column machserial.numbering_plans.valid_from is 'Since when this format is assigned.';
+comment on column machserial.numbering_plans.valid_until is
+'Until when, exclusive; not longer than there are partitions for the events.';
+comment on column machserial.numbering_plans.configuration is
+'How often the configuration had changed when the plan was made: with one change more it no longer holds.';
+
+create trigger changed_parts_outdate_plans
+after update on machserial.parts
+referencing old table as old_rows new table as new_rows
+for each statement execute function machserial._outdate_plans_by_part();
+
+create trigger changed_sites_outdate_plans
+after update on machserial.sites
+referencing old table as old_rows new table as new_rows
+for each statement execute function machserial._outdate_plans_by_site();
+
+create trigger new_formats_outdate_plans
+after insert on machserial.serial_formats
+referencing new table as changed
+for each statement execute function machserial._outdate_plans_by_change();
+
+create trigger changed_formats_outdate_plans
+after update on machserial.serial_formats
+referencing new table as changed
+for each statement execute function machserial._outdate_plans_by_change();
+
+create trigger new_assignments_outdate_plans
+after insert on machserial.format_assignments
+referencing new table as changed
+for each statement execute function machserial._outdate_plans_by_change();
+
+create trigger changed_assignments_outdate_plans
+after update on machserial.format_assignments
+referencing new table as changed
+for each statement execute function machserial._outdate_plans_by_change();
+
+create trigger deleted_assignments_outdate_plans
+after delete on machserial.format_assignments
+referencing old table as changed
+for each statement execute function machserial._outdate_plans_by_change();

@@ -97,12 +97,8 @@ after update on machserial.serial_conflicts
 referencing old table as old_conflicts new table as new_conflicts
 for each statement execute function machserial._audit_resolved_conflicts();
 
--- By row, so that a serial without a conflict, which is nearly every one, costs nothing here.
-create trigger serials_arrive_in_conflict
-after insert on machserial.serials
-for each row when (new.status = 'CONFLICT')
-execute function machserial._record_conflict_of_serial();
-
+-- By row, so that a serial without a conflict, which is nearly every one, costs nothing here. For those that
+-- arrive in conflict the trigger serials_are_admitted does the same.
 create trigger serials_get_into_conflict
 after update of status on machserial.serials
 for each row when (old.status <> 'CONFLICT' and new.status = 'CONFLICT')

@@ -46,34 +46,6 @@ begin
 end
 $$;
 
-create function machserial._audit_new_serials() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Said in place: a call would cost more than what it asks.
-    if not machserial._has_audit_partition() then
-        perform machserial._require_audit_partition();
-    end if;
-    insert into machserial.audit_events (
-        event_type, event_source, serial_id, serial_number, part_id, site_id, details
-    )
-    select
-        case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
-        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
-        -- What goes without saying is not said: serials are ACTIVE, those from vendors PENDING.
-        case
-            when n.status = 'ACTIVE' and n.source <> 'VENDOR' or n.status = 'PENDING' and n.source = 'VENDOR'
-                then null
-            else jsonb_strip_nulls(jsonb_build_object(
-                'status', n.status, 'claim_released', nullif(n.claim_released, false)
-            ))
-        end
-    from new_serials as n;
-    return null;
-end
-$$;
-
 -- Not in the details: what the event itself says (when, by whom, why), what follows from the rest, and the
 -- rank, which is no fact about the serial.
 create function machserial._audit_changed_serials() returns trigger

@@ -9,6 +9,24 @@ create function machserial._has_audit_partition() returns boolean
 language sql stable parallel safe
 return to_regclass('machserial.' || machserial._audit_partition(now() at time zone 'UTC')) is not null;
 
+-- The end of the last month that has a partition, without a gap from now() on; now() if this month has none.
+create function machserial._audited_until() returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    month timestamp := date_trunc('month', now() at time zone 'UTC');
+begin
+    if to_regclass('machserial.' || machserial._audit_partition(month)) is null then
+        return now();
+    end if;
+    while to_regclass('machserial.' || machserial._audit_partition(month)) is not null loop
+        month := month + '1 month'::interval;
+    end loop;
+    return month at time zone 'UTC';
+end
+$$;
+
 -- The first moment of a month, as every session reads it.
 create function machserial._month_begins(month date) returns text
 language sql stable parallel safe

@@ -328,6 +328,19 @@ begin
 end
 $$;
 
+create function machserial._raise_too_long(format_name text, number text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('the numbers of format %s would be longer than 255 characters', format_name),
+        detail = format('They have %s: %s...', length(number), left(number, 60)),
+        hint = 'Shorten the pattern, or what the context gives to it.';
+end
+$$;
+
 -- The serial numbers for these values, in their order. Renderers are nobody's to call directly.
 create function machserial._render(issue machserial._issue, sequence_values bigint[], random_values bigint[])
 returns text[]
@@ -341,15 +354,33 @@ begin
     using sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id, issue.context;
     -- The numbers of one call are all of one length.
     if length(numbers[1]) > 255 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format(
-                'the numbers of format %s would be longer than 255 characters', issue.format_name
-            ),
-            detail = format('They have %s: %s...', length(numbers[1]), left(numbers[1], 60)),
-            hint = 'Shorten the pattern, or what the context gives to it.';
+        perform machserial._raise_too_long(issue.format_name, numbers[1]);
     end if;
     return numbers;
+end
+$$;
+
+-- The serial number for one value: the same, for the call that needs no more.
+create function machserial._render_one(
+    format_id bigint, format_name text, sequence_value bigint, random_space bigint, time_zone text,
+    site_id text, part_id text, context jsonb
+)
+returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    number text;
+begin
+    execute 'select (machserial._render_' || format_id || '($1, $2, $3, $4, $5, $6))[1]' into number
+    using
+        array[sequence_value],
+        array[case when random_space > 1 then machserial._random_number(random_space) else 0 end],
+        now() at time zone time_zone, site_id, part_id, context;
+    if length(number) > 255 then
+        perform machserial._raise_too_long(format_name, number);
+    end if;
+    return number;
 end
 $$;
 
@@ -542,6 +573,74 @@ begin
 end
 $$;
 
+-- The next value of a SEQUENCE counter that is not near its end; else null. This is the commonest draw of all,
+-- and an exception would cost a tenth of the call: so the lock is the session's. No cancellation comes within
+-- an expression that waits for nothing.
+create function machserial._draw_one(counter_id bigint, trusted_until numeric) returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lock_class constant integer := hashtext('machserial.block');
+    lock_object constant integer := hashint8(counter_id);
+    sequence constant regclass := 'machserial.counter_' || counter_id;
+begin
+    if pg_sequence_last_value(sequence) < trusted_until
+        and current_setting('transaction_read_only') = 'off'
+    then
+        return (case
+            when pg_try_advisory_lock_shared(lock_class, lock_object) then array[
+                case when pg_sequence_last_value(sequence) < trusted_until then nextval(sequence) end,
+                pg_advisory_unlock_shared(lock_class, lock_object)::integer
+            ]
+        end)[1];
+    end if;
+    return null;
+end
+$$;
+
+-- So many values of a SEQUENCE counter that is not near its end; else null. Nobody is waited for but who is
+-- moving the sequence. The lock is the session's where it can be had at once, because ending the block by an
+-- exception costs as much as thirty serials; whatever happens while it is held, it is let go.
+create function machserial._draw_on_trust(counter_id bigint, trusted_until numeric, wanted integer)
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lock_class constant integer := hashtext('machserial.block');
+    lock_object constant integer := hashint8(counter_id);
+    sequence constant regclass := 'machserial.counter_' || counter_id;
+    is_held boolean := false;
+    drawn bigint[];
+begin
+    begin
+        is_held := pg_try_advisory_lock_shared(lock_class, lock_object);
+        if is_held then
+            if pg_sequence_last_value(sequence) < trusted_until then
+                drawn := array(select nextval(sequence) from generate_series(1, wanted));
+            end if;
+            is_held := not pg_advisory_unlock_shared(lock_class, lock_object);
+            return drawn;
+        end if;
+    exception when query_canceled or others then
+        if is_held then
+            perform pg_advisory_unlock_shared(lock_class, lock_object);
+        end if;
+        raise;
+    end;
+    begin
+        perform pg_advisory_xact_lock_shared(lock_class, lock_object);
+        if pg_sequence_last_value(sequence) < trusted_until then
+            drawn := array(select nextval(sequence) from generate_series(1, wanted));
+        end if;
+        raise sqlstate 'MS000';
+    exception when sqlstate 'MS000' then null;
+    end;
+    return drawn;
+end
+$$;
+
 -- What a sequence pattern gives next: numbers and their sequence values. The first attempt trusts that they
 -- are free, a later one looks.
 create function machserial._draw_sequenced(
@@ -551,40 +650,19 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    lock_class constant integer := hashtext('machserial.block');
-    lock_object constant integer := hashint8(issue.counter_id);
-    sequence regclass;
     trusted_until numeric;
 begin
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then
-        sequence := machserial._sequence_of(issue.counter_id)::regclass;
         -- Not near the end: twice the quantity and a thousand more cover what others may take meanwhile.
         trusted_until := issue.sequence_maximum
             - (2 * wanted::bigint + 1000) * issue.sequence_increment::numeric;
-        if wanted = 1 and pg_sequence_last_value(sequence) < trusted_until
-            and current_setting('transaction_read_only') = 'off'
-        then
-            -- The commonest draw of all: an exception would cost a tenth of the call. So the lock is the
-            -- session's: no cancellation comes within an expression that waits for nothing.
-            sequence_values := (case
-                when pg_try_advisory_lock_shared(lock_class, lock_object) then array[
-                    case when pg_sequence_last_value(sequence) < trusted_until then nextval(sequence) end,
-                    pg_advisory_unlock_shared(lock_class, lock_object)::integer
-                ]
-            end)[:1];
+        if wanted = 1 then
+            sequence_values := array[machserial._draw_one(issue.counter_id, trusted_until)];
         end if;
         if sequence_values[1] is null then
-            sequence_values := null;
-            begin
-                perform pg_advisory_xact_lock_shared(lock_class, lock_object);
-                if pg_sequence_last_value(sequence) < trusted_until then
-                    sequence_values := array(select nextval(sequence) from generate_series(1, wanted));
-                end if;
-                raise sqlstate 'MS000';
-            exception when sqlstate 'MS000' then null;
-            end;
+            sequence_values := machserial._draw_on_trust(issue.counter_id, trusted_until, wanted);
         end if;
     end if;
     if sequence_values is null then

@@ -77,6 +77,9 @@ begin
     task := 'counters retired';
     done := machserial._retire_counters();
     return next;
+    task := 'numbering plans dropped';
+    done := machserial._drop_outdated_plans();
+    return next;
     task := 'blocks expired';
     done := machserial._expire_blocks();
     return next;

@@ -97,6 +97,7 @@ begin
     values (given_reason, coalesce(pause.until_fenced, false))
     returning p.id into begun_id;
     update machserial.counters as c set has_runway = false where c.has_runway;
+    perform machserial._outdate_plans();
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks enable trigger new_blocks_are_refused_while_paused;
     perform machserial._audit_pause('PAUSED', given_reason, jsonb_strip_nulls(jsonb_build_object(

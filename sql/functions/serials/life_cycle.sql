@@ -95,6 +95,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if new.scopes @> old.scopes then
+        if not new.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] then
+            perform machserial._refuse_serial(
+                new.serial_number, new.source, new.status, new.claim_released, new.scopes
+            );
+        end if;
+        return new;
+    end if;
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),

@@ -1,0 +1,220 @@
+-- Numbering plans: what generate() has to know of a part, a site and a format, looked up once and kept.
+--
+-- A plan holds while nothing of the configuration has changed. It carries the number of changes that there had
+-- been when it was made, and that number is read together with it, in one snapshot. So nobody has to wait:
+-- whoever changes the configuration need not know of the plans, and whoever makes a plan locks nothing.
+
+-- One more change of the configuration. The number is the sum over the rows, so that two who change something
+-- at the same time need not wait for one another: each takes a row that is free, or adds one.
+create function machserial._outdate_plans() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') = 'read committed' then
+        update machserial.configuration_changes as c set changes = c.changes + 1
+        where c.id = (
+            select f.id from machserial.configuration_changes as f order by f.id limit 1 for update skip locked
+        );
+        if found then
+            return;
+        end if;
+    end if;
+    insert into machserial.configuration_changes (changes) values (1);
+end
+$$;
+
+create function machserial._outdate_plans_by_change() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from changed) then
+        perform machserial._outdate_plans();
+    end if;
+    return null;
+end
+$$;
+
+-- Whoever registers what is known already, as an import does every night, changes nothing.
+create function machserial._outdate_plans_by_part() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    if exists (
+        select p.id, p.part_type, p.default_scopes from new_rows as p
+        except all
+        select p.id, p.part_type, p.default_scopes from old_rows as p
+    ) then
+        perform machserial._outdate_plans();
+    end if;
+    return null;
+end
+$$;
+
+create function machserial._outdate_plans_by_site() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+begin
+    if exists (
+        select s.id, s.time_zone from new_rows as s except all select s.id, s.time_zone from old_rows as s
+    ) then
+        perform machserial._outdate_plans();
+    end if;
+    return null;
+end
+$$;
+
+-- What stands before and after the sequence number, if all the rest of the pattern is the same for every
+-- number of a day; nulls if it is not.
+create function machserial._plain_parts(
+    format_id bigint, pattern text, issued_at timestamp, site_id text, part_id text,
+    out head text, out width integer, out tail text
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lowest text;
+    place integer;
+begin
+    select min(t.size) filter (where t.token = 'SEQ' and t.alphabet = '0123456789') into width
+    from machserial._tokenize(pattern) as t
+    having not bool_or(t.token in ('CHECK', 'RANDOM', 'UUID', 'WO', 'LOT', 'CTX'));
+    if width is null then
+        return;
+    end if;
+    execute format('select (machserial.%I($1, $2, $3, $4, $5, $6))[1]', '_render_' || format_id) into lowest
+    using array[0::bigint], array[0::bigint], issued_at, site_id, part_id, '{}'::jsonb;
+    if length(lowest) > 255 then
+        width := null;
+        return;
+    end if;
+    -- Nothing but the sequence number can differ between the lowest and the highest number.
+    execute format(
+        'select min(i) from generate_series(1, length($1)) as i '
+        'where substr($1, i, 1) <> substr((machserial.%I($2, $3, $4, $5, $6, $7))[1], i, 1)',
+        '_render_' || format_id
+    )
+    into place
+    using lowest, array[(10 ^ width::numeric)::bigint - 1], array[0::bigint], issued_at, site_id, part_id,
+        '{}'::jsonb;
+    head := left(lowest, place - 1);
+    tail := substr(lowest, place + width);
+end
+$$;
+
+-- Keeps the plan of a call that has been resolved. Whoever finds another session at it leaves it to that one.
+create function machserial._keep_plan(part_id text, site_id text, format text, pattern text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if current_setting('transaction_isolation') <> 'read committed'
+        -- What an index can hold.
+        or octet_length(concat(part_id, site_id, format, pattern)) > 2000
+        or not pg_try_advisory_xact_lock(
+            hashtext('machserial.plan'), hashtext(concat_ws('/', part_id, site_id, format, pattern))
+        )
+    then
+        return;
+    end if;
+    -- One statement, and so one snapshot of the configuration and of the number of its changes.
+    insert into machserial.numbering_plans as n (
+        part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
+        sequence_increment, sequence_maximum, random_space, counter_id, sequence, lock_class, lock_object, trusted_until, head, width, tail,
+        valid_on, valid_from, valid_until, configuration
+    )
+    select
+        p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id, f.name,
+        f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
+        case when f.allocation = 'SEQUENCE' then machserial._sequence_of(c.id)::regclass end,
+        hashtext('machserial.block'), hashint8(c.id),
+        -- Not near the end: a thousand more cover what others may take meanwhile.
+        f.sequence_maximum - 1002 * f.sequence_increment::numeric, w.head, w.width, w.tail,
+        case when f.reset <> 'NEVER' or d.is_dated then l.local_time::date end,
+        coalesce(a.since, '-infinity'), least(a.until, machserial._audited_until()),
+        (select sum(v.changes) from machserial.configuration_changes as v)
+    from machserial.parts as p
+    inner join machserial.sites as s on s.id = _keep_plan.site_id
+    inner join machserial.serial_formats as f on f.id = case
+        when _keep_plan.format <> ''
+            then (select k.id from machserial.serial_formats as k where k.name = _keep_plan.format and k.is_active)
+        when _keep_plan.pattern <> '' then (
+            select k.id from machserial.serial_formats as k
+            where k.pattern = _keep_plan.pattern and k.is_ad_hoc and k.is_active
+        )
+        else machserial._format_id_for(p.id, p.part_type, now())
+    end
+    cross join lateral (select now() at time zone s.time_zone as local_time) as l
+    cross join lateral (
+        select bool_or(t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')) as is_dated
+        from machserial._tokenize(f.pattern) as t
+    ) as d
+    cross join lateral machserial._plain_parts(f.id, f.pattern, l.local_time, s.id, p.id) as w
+    cross join lateral (
+        select
+            max(b.at) filter (where b.at <= now()) as since, min(b.at) filter (where b.at > now()) as until
+        from machserial.format_assignments as g
+        cross join lateral (values (g.effective_from), (g.effective_until)) as b (at)
+        where g.part_id = p.id or g.part_type = p.part_type
+    ) as a
+    left join machserial.counters as c
+        on c.format_id = f.id and c.has_runway and c.retired_at is null
+        and c.part_id = case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end
+        and c.site_id = case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end
+        and c.period = machserial._period(f.reset, l.local_time)
+    where p.id = _keep_plan.part_id and (c.id is not null or f.sequence_maximum is null)
+    on conflict on constraint numbering_plans_pkey do update
+    set
+        part_type = excluded.part_type, scopes = excluded.scopes, time_zone = excluded.time_zone,
+        format_id = excluded.format_id, format_name = excluded.format_name, allocation = excluded.allocation,
+        sequence_increment = excluded.sequence_increment, sequence_maximum = excluded.sequence_maximum,
+        random_space = excluded.random_space, counter_id = excluded.counter_id,
+        sequence = excluded.sequence, lock_class = excluded.lock_class, lock_object = excluded.lock_object,
+        trusted_until = excluded.trusted_until, head = excluded.head, width = excluded.width,
+        tail = excluded.tail, valid_on = excluded.valid_on, valid_from = excluded.valid_from,
+        valid_until = excluded.valid_until, configuration = excluded.configuration;
+end
+$$;
+
+-- What no call will use again. Returns how many plans.
+create function machserial._drop_outdated_plans() returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    dropped integer;
+begin
+    delete from machserial.numbering_plans as n
+    using (
+        select o.part_id, o.site_id, o.format, o.pattern
+        from machserial.numbering_plans as o
+        where
+            o.configuration <> (select sum(c.changes) from machserial.configuration_changes as c)
+            or o.valid_until <= now() or o.valid_on < (now() at time zone o.time_zone)::date
+        for update skip locked
+    ) as outdated
+    where
+        n.part_id = outdated.part_id and n.site_id = outdated.site_id and n.format = outdated.format
+        and n.pattern = outdated.pattern;
+    get diagnostics dropped = row_count;
+    -- The sum stays, in every snapshot.
+    if (select count(*) from machserial.configuration_changes) > 1 then
+        with taken as (
+            delete from machserial.configuration_changes as c
+            where c.id in (select f.id from machserial.configuration_changes as f for update skip locked)
+            returning c.changes
+        )
+        insert into machserial.configuration_changes (changes)
+        select sum(t.changes) from taken as t having count(*) > 0;
+    end if;
+    return dropped;
+end
+$$;

@@ -1,0 +1,281 @@
+-- What every serial goes through that is put on record, by whatever statement: it must be sound, refer to what
+-- there is, and has its event.
+--
+-- These rules are a trigger and not constraints because of what constraints cost. PostgreSQL reads each CHECK anew
+-- from its catalog for every statement, and a foreign key asks for every row, and locks the row of the site and
+-- of the part, which all writers share. docs/performance.md has the figures. Here each statement is looked at as
+-- a whole, and the other side, that a part or a site is not taken away under its serials, is a trigger of
+-- those tables.
+
+-- Raises what is wrong with a serial, as a CHECK constraint would.
+create function machserial._refuse_serial(
+    serial_number text, source text, status text, claim_released boolean, scopes text[]
+)
+returns jsonb
+-- As it only raises; a volatile function would keep the planner from reading new serials directly.
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    fault record;
+begin
+    select f.* into fault
+    from (values
+        (
+            serial_number = '' or length(serial_number) > 255, 'serials_serial_number_is_given',
+            'a serial number has 1 to 255 characters', pg_catalog.format('It has %s.', length(serial_number)),
+            'Give what stands on the part.'
+        ),
+        (
+            source <> all('{SYSTEM_GENERATED,VENDOR,MANUAL,LATE_ASSIGNMENT,IMPORT}'::text[]),
+            'serials_source_is_known', pg_catalog.format('source %L is unknown', left(source, 60)),
+            'It is SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.', 'Say where the number comes from.'
+        ),
+        (
+            status <> all('{PENDING,ACTIVE,CONFLICT,REJECTED,RETIRED,INVALID}'::text[]),
+            'serials_status_is_known', pg_catalog.format('status %L is unknown', left(status, 60)),
+            'It is PENDING, ACTIVE, CONFLICT, REJECTED, RETIRED or INVALID.', 'Leave it out for ACTIVE.'
+        ),
+        (
+            claim_released and status not in ('RETIRED', 'INVALID'),
+            'serials_release_their_claim_when_they_end', 'only a serial at its end gives up its number',
+            pg_catalog.format('It is %s, and claim_released is true.', status), 'Leave claim_released out.'
+        ),
+        (
+            not scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(scopes) = 0,
+            'serials_scopes_are_known', 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
+            pg_catalog.format('Given: %s.', left(scopes::text, 200)), 'Leave scopes out for the part''s default.'
+        )
+    ) as f (is_fault, name, message, detail, hint)
+    where f.is_fault
+    limit 1;
+    raise exception using
+        errcode = 'check_violation', message = fault.message,
+        detail = concat(pg_catalog.format('Serial number %L. ', left(serial_number, 255)), fault.detail),
+        hint = fault.hint, constraint = fault.name, table = 'serials', schema = 'machserial';
+end
+$$;
+
+-- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials are
+-- ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses it.
+create function machserial._admission_details(
+    serial_number text, source text, status text, claim_released boolean, scopes text[]
+)
+returns jsonb
+language sql stable
+return case
+    when
+        serial_number = '' or length(serial_number) > 255
+        or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
+        or status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
+        or claim_released and status not in ('RETIRED', 'INVALID')
+        or not scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(scopes) = 0
+        then machserial._refuse_serial(serial_number, source, status, claim_released, scopes)
+    when status = 'ACTIVE' and source <> 'VENDOR' or status = 'PENDING' and source = 'VENDOR' then null
+    else jsonb_strip_nulls(jsonb_build_object(
+        'status', status, 'claim_released', nullif(claim_released, false)
+    ))
+end;
+
+create function machserial._raise_no_part(part_id text, part_type text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known constant text := (select p.part_type from machserial.parts as p where p.id = _raise_no_part.part_id);
+begin
+    raise exception using
+        errcode = 'foreign_key_violation',
+        message = case when known is null then format('part %L is unknown', left(part_id, 255))
+            else format('part %L is not of part_type %L', left(part_id, 255), left(part_type, 255)) end,
+        detail = case when known is null then 'No part has this id.' else format('It is of part_type %L.', known) end,
+        hint = case when known is null then 'Make it known with machserial.register_part(...).'
+            else 'Leave part_type out: it is taken from the part.' end,
+        constraint = 'serials_part_fkey', table = 'serials', schema = 'machserial';
+end
+$$;
+
+create function machserial._raise_no_site(site_id text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'foreign_key_violation',
+        message = format('site %L is unknown', left(site_id, 255)),
+        detail = 'No site has this id.',
+        hint = 'Make it known with machserial.register_site(...).',
+        constraint = 'serials_site_id_fkey', table = 'serials', schema = 'machserial';
+end
+$$;
+
+create function machserial._raise_no_format(format_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'foreign_key_violation',
+        message = format('format %s is unknown', format_id),
+        detail = 'machserial.serial_formats has no such row.',
+        hint = 'Leave format_id out for a number that no format has issued.',
+        constraint = 'serials_format_id_fkey', table = 'serials', schema = 'machserial';
+end
+$$;
+
+-- Raises 23503 unless all that a serial refers to is there. Within a kept snapshot, which may be older than what
+-- has been taken away since, the rows themselves are asked: that raises 40001 if they are gone.
+create function machserial._require_locked_references(
+    part_id text, part_type text, site_id text, format_id bigint
+)
+returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from machserial.parts as p
+    where p.id = _require_locked_references.part_id and p.part_type = _require_locked_references.part_type
+    for key share;
+    if not found then
+        perform machserial._raise_no_part(part_id, part_type);
+    end if;
+    perform from machserial.sites as s where s.id = _require_locked_references.site_id for key share;
+    if not found then
+        perform machserial._raise_no_site(site_id);
+    end if;
+    if format_id is not null and not exists (
+        select from machserial.serial_formats as f where f.id = _require_locked_references.format_id
+    ) then
+        perform machserial._raise_no_format(format_id);
+    end if;
+end
+$$;
+
+create function machserial._admit_new_serials() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given record;
+    missing record;
+begin
+    -- The commonest insert of all, serials whose parts have numbering plans, is one statement and nothing else: a
+    -- further expression costs 2 us in each transaction. The plans vouch for all that there is to ask: their
+    -- foreign keys are those that the serials would have, and while they are valid there is a partition.
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+    )
+    select
+        case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
+        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        machserial._admission_details(n.serial_number, n.source, n.status, n.claim_released, n.scopes)
+    from new_serials as n
+    where not exists (
+        select from new_serials as o
+        where not exists (
+            select from machserial.numbering_plans as p
+            where
+                p.part_id = o.part_id and p.site_id = o.site_id and p.part_type = o.part_type
+                and (o.format_id is null or p.format_id = o.format_id) and p.valid_until > now()
+                and o.status <> 'CONFLICT' and current_setting('transaction_isolation') = 'read committed'
+        )
+    );
+    if found then
+        -- Nothing, without an expression.
+        return new;
+    end if;
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (
+        event_type, event_source, serial_id, serial_number, part_id, site_id, details
+    )
+    select
+        case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
+        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
+        machserial._admission_details(n.serial_number, n.source, n.status, n.claim_released, n.scopes)
+    from new_serials as n;
+    select
+        n.part_id, n.part_type, n.site_id, n.format_id, n.status,
+        exists (
+            select from new_serials as o
+            where
+                o.part_id <> n.part_id or o.part_type <> n.part_type or o.site_id <> n.site_id
+                or o.format_id is distinct from n.format_id or o.status <> n.status
+        ) as is_mixed
+    into given
+    from new_serials as n
+    limit 1;
+    for missing in
+        select r.part_id, r.part_type, r.site_id, r.format_id
+        from (
+            select given.part_id, given.part_type, given.site_id, given.format_id
+            where not given.is_mixed
+            union
+            select n.part_id, n.part_type, n.site_id, n.format_id from new_serials as n where given.is_mixed
+        ) as r
+        left join machserial.parts as p on p.id = r.part_id and p.part_type = r.part_type
+        left join machserial.sites as s on s.id = r.site_id
+        left join machserial.serial_formats as f on f.id = r.format_id
+        where
+            p.id is null or s.id is null or f.id is null and r.format_id is not null
+            or current_setting('transaction_isolation') <> 'read committed'
+    loop
+        perform machserial._require_locked_references(
+            missing.part_id, missing.part_type, missing.site_id, missing.format_id
+        );
+    end loop;
+    if given.is_mixed or given.status = 'CONFLICT' then
+        insert into machserial.serial_conflicts (
+            serial_number, part_id, site_id, scopes, source, serial_id, conflicting_serial_ids,
+            conflicting_scopes
+        )
+        select
+            n.serial_number, n.part_id, n.site_id, n.scopes, n.source, n.id,
+            coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
+        from new_serials as n
+        cross join lateral machserial._claimants(n.serial_number, n.scopes, n.site_id, n.part_type) as c
+        where n.status = 'CONFLICT';
+    end if;
+    return null;
+end
+$$;
+
+-- A part or a site is not taken away under its serials. The lock waits for all who are writing serials, and lets
+-- nobody begin before this transaction has ended: so each of the two sees what the other has done.
+create function machserial._refuse_orphaned_serials() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kind constant text := case tg_table_name when 'sites' then 'site' else 'part' end;
+    example record;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using
+            errcode = 'feature_not_supported',
+            message = format(
+                'a %s is deleted or renamed in READ COMMITTED only, not in %s', kind,
+                upper(current_setting('transaction_isolation'))
+            ),
+            detail = 'A snapshot that is kept does not show the serials of others that refer to it.',
+            hint = 'Do it in a transaction of its own.';
+    end if;
+    lock table machserial.serials in share mode;
+    if kind = 'site' then
+        select s.serial_number, s.id into example from machserial.serials as s
+        where s.site_id = old.id limit 1;
+    else
+        select s.serial_number, s.id into example from machserial.serials as s
+        where s.part_id = old.id and s.part_type = to_jsonb(old) ->> 'part_type' limit 1;
+    end if;
+    if example.id is not null then
+        raise exception using
+            errcode = 'foreign_key_violation',
+            message = format('%s %s has serials', kind, old.id),
+            detail = format('One of them is %s, with id %s.', example.serial_number, example.id),
+            hint = format('What serials refer to stays as it is: register another %s.', kind),
+            constraint = case kind when 'site' then 'serials_site_id_fkey' else 'serials_part_fkey' end,
+            table = 'serials', schema = 'machserial';
+    end if;
+    return null;
+end
+$$;
