@@ -19,6 +19,8 @@ INTERNAL = {
     "audit_leaves",
     "audit_verifications",
     "audit_archives",  # AUDIT_ARCHIVED tells of each, or verify_audit() does
+    "configuration_changes",  # how many changes there were: each has its event
+    "numbering_plans",  # what follows from the configuration, kept from call to call
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
     "generation_requests",  # what a repeated call is answered from; its serials have events
     "python_paths",  # of the server, not of the data: where a superuser lets machserial_plpython find libraries
@@ -105,7 +107,7 @@ def test_every_table_is_audited_or_has_a_reason_not_to_be(connection):
         for operation, bit in OPERATIONS.items():
             refuses = any(kind & bit and kind & 2 and name.startswith("_refuse_") for kind, name, *_ in triggers)
             audits = any(
-                kind & bit and not kind & 2 and name.startswith("_audit_") and as_owner and (old or new)
+                kind & bit and not kind & 2 and name.startswith(("_audit_", "_admit_")) and as_owner and (old or new)
                 for kind, name, old, new, as_owner in triggers
             )
             if not (refuses or (audits and operation != "TRUNCATE")):

@@ -349,6 +349,6 @@ class TestWriteTest:
             call(connection, "write_test")
 
     def test_it_finds_events_that_are_not_written(self, plant, connection):
-        connection.execute("alter table machserial.serials disable trigger new_serials_are_audited")
+        connection.execute("alter table machserial.serials disable trigger serials_are_admitted")
         with refused(connection, "22000"):
             call(connection, "write_test")

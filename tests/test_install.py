@@ -162,7 +162,7 @@ def test_the_comparison_is_not_blind(connection: psycopg.Connection) -> None:
         "alter table machserial.parts add column weight numeric",
         "create index on machserial.parts (name)",
         "comment on column machserial.parts.name is 'another'",
-        "alter table machserial.serials disable trigger new_serials_are_audited",
+        "alter table machserial.serials disable trigger serials_are_admitted",
         "grant select on machserial.parts to public",
         "grant execute on function machserial.version() to public",
         "alter function machserial.migrate() set search_path = public",

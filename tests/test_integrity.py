@@ -293,6 +293,19 @@ FAULTS = {
         "orphan", "table format_assignments",
         around(TRIGGERS_OFF, "insert into machserial.format_assignments (part_id, format_id) values ('NONE', 3)"),
     ),
+    "serial of no part": (
+        "orphan", "serial",
+        around(TRIGGERS_OFF, "insert into machserial.serials (serial_number, part_id, part_type, scopes, source, "
+               "created_at) select 'ASTRAY', 'NONE', 'T', '{{SITE}}', 'IMPORT', '2000-01-01'; "
+               "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number) "
+               "select 'SERIAL_REGISTERED', 'x', id, serial_number from machserial.serials "
+               "where serial_number = 'ASTRAY'"),
+    ),
+    "serial of no known status": (
+        "serial", "serial",
+        around(TRIGGERS_OFF, "update machserial.serials set source = 'FOUND' where id = "
+               "(select min(id) from machserial.serials where status = 'ACTIVE')"),
+    ),
     "request gone": (
         "orphan", "table serials",
         around(TRIGGERS_OFF, "delete from machserial.generation_requests where request_id = 'r'"),
@@ -319,8 +332,8 @@ FAULTS = {
          "execute format('drop trigger audit_events_are_append_only on %s', p); end $$"],
     ),
     "trigger disabled": (
-        "disabled_trigger", "trigger new_serials_are_audited",
-        ["alter table machserial.serials disable trigger new_serials_are_audited"],
+        "disabled_trigger", "trigger serials_are_admitted",
+        ["alter table machserial.serials disable trigger serials_are_admitted"],
     ),
     "a pause that nobody keeps": (
         "disabled_trigger",
@@ -335,18 +348,18 @@ FAULTS = {
         ["alter table machserial.serials enable replica trigger serials_are_kept"],
     ),
     "foreign key gone": (
-        "missing_constraint", "constraint serials_site_id_fkey",
-        ["alter table machserial.serials drop constraint serials_site_id_fkey"],
+        "missing_constraint", "constraint vendor_serials_id_fkey",
+        ["alter table machserial.vendor_serials drop constraint vendor_serials_id_fkey"],
     ),
     "check gone": (
-        "missing_constraint", "constraint serials_scopes_are_known",
-        ["alter table machserial.serials drop constraint serials_scopes_are_known"],
+        "missing_constraint", "constraint parts_default_scopes_are_known",
+        ["alter table machserial.parts drop constraint parts_default_scopes_are_known"],
     ),
     "constraint not valid": (
-        "constraint_not_valid", "constraint serials_site_id_fkey",
-        ["alter table machserial.serials drop constraint serials_site_id_fkey",
-         "alter table machserial.serials add constraint serials_site_id_fkey foreign key (site_id) "
-         "references machserial.sites (id) not valid"],
+        "constraint_not_valid", "constraint vendor_serials_id_fkey",
+        ["alter table machserial.vendor_serials drop constraint vendor_serials_id_fkey",
+         "alter table machserial.vendor_serials add constraint vendor_serials_id_fkey foreign key (id) "
+         "references machserial.serials (id) not valid"],
     ),
     "view gone": ("missing_view", "view system_generated_serials", ["drop view machserial.system_generated_serials"]),
     "renderer gone": (
@@ -382,10 +395,14 @@ BY_HAND = {
     ],
     "orphan": ["delete from machserial.format_assignments where part_id = 'NONE'"],
     "request gone": None,
+    "serial of no part": ["select machserial.register_part('NONE', 'T')"],
+    "serial of no known status": [
+        TRIGGERS_OFF.format("update machserial.serials set source = 'SYSTEM_GENERATED' where source = 'FOUND'")
+    ],
     "check gone": None,
     "foreign key gone": [
-        "alter table machserial.serials add constraint serials_site_id_fkey foreign key (site_id) "
-        "references machserial.sites (id)"
+        "alter table machserial.vendor_serials add constraint vendor_serials_id_fkey foreign key (id) "
+        "references machserial.serials (id)"
     ],
     "trigger's format inactive": ["select machserial.update_trigger(max(id), format => 'plain') "
                                   "from machserial.trigger_definitions"],

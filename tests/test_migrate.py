@@ -266,8 +266,8 @@ FAULTS = [
     ("alter table machserial.serials alter column status drop default", ("column", "serials.status", "changed")),
     ("alter table machserial.serials alter column part_id drop not null", ("column", "serials.part_id", "changed")),
     (
-        "alter table machserial.serials drop constraint serials_source_is_known",
-        ("constraint", "serials_source_is_known", "missing"),
+        "alter table machserial.parts drop constraint parts_part_type_is_given",
+        ("constraint", "parts_part_type_is_given", "missing"),
     ),
     ("alter table machserial.serials add check (id <> 7)", ("constraint", "serials_id_check", "extra")),
     ("drop index machserial.serials_site_key", ("index", "serials_site_key", "missing")),

@@ -62,7 +62,8 @@ create table machserial.configuration_changes (
 insert into machserial.configuration_changes (changes) values (0);
 
 comment on table machserial.configuration_changes is
-'How often parts, sites, formats and assignments have changed: the sum over the rows. Numbering plans go by it.';
+'How often parts, sites, formats and assignments have changed: the sum over the rows. Numbering plans go by
+it.';
 comment on column machserial.configuration_changes.id is 'Key.';
 comment on column machserial.configuration_changes.changes is 'How many of the changes this row counts.';
 
@@ -80,7 +81,7 @@ create table machserial.numbering_plans (
     sequence_increment bigint not null,
     sequence_maximum bigint,
     random_space bigint,
-    counter_id bigint references machserial.counters (id),
+    counter_id bigint,
     sequence regclass,
     lock_class integer,
     lock_object integer,
@@ -100,8 +101,8 @@ create table machserial.numbering_plans (
 );
 
 comment on table machserial.numbering_plans is
-'What generate() has to know of a part, a site and a format, kept from call to call. All of it follows from other
-tables: whoever deletes a row loses nothing but time.';
+'What generate() has to know of a part, a site and a format, kept from call to call. All of it follows from
+other tables: whoever deletes a row loses nothing but time.';
 comment on column machserial.numbering_plans.part_id is 'The part.';
 comment on column machserial.numbering_plans.site_id is 'The site.';
 comment on column machserial.numbering_plans.format is 'The format that was asked for by name; else empty.';
@@ -120,13 +121,15 @@ comment on column machserial.numbering_plans.random_space is
 comment on column machserial.numbering_plans.counter_id is 'The counter; null without {SEQ}.';
 comment on column machserial.numbering_plans.sequence is
 'The counter''s sequence; null if it counts in its row.';
-comment on column machserial.numbering_plans.lock_class is 'With lock_object: what keeps draws out of blocks.';
+comment on column machserial.numbering_plans.lock_class is
+'With lock_object: what keeps draws out of blocks.';
 comment on column machserial.numbering_plans.lock_object is 'See lock_class.';
 comment on column machserial.numbering_plans.trusted_until is
 'Below this the counter is not near its end, so that a value may be drawn without looking.';
 comment on column machserial.numbering_plans.head is
 'What stands before the sequence number, if nothing else varies; else null.';
-comment on column machserial.numbering_plans.width is 'Digits of the sequence number, if nothing else varies.';
+comment on column machserial.numbering_plans.width is
+'Digits of the sequence number, if nothing else varies.';
 comment on column machserial.numbering_plans.tail is 'What stands after the sequence number.';
 comment on column machserial.numbering_plans.valid_on is
 'The day, at the site, that the plan is for; null: every day.';
@@ -170,3 +173,8 @@ create trigger deleted_assignments_outdate_plans
 after delete on machserial.format_assignments
 referencing old table as changed
 for each statement execute function machserial._outdate_plans_by_change();
+
+-- Not of last_value, which GAPLESS counters change with every number.
+create trigger changed_counters_outdate_plans
+after delete or update of format_id, part_id, site_id, period, retired_at on machserial.counters
+for each statement execute function machserial._outdate_plans_by_counter();

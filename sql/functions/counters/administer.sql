@@ -227,9 +227,6 @@ begin
             continue;
         end;
     end loop;
-    if retired > 0 then
-        perform machserial._outdate_plans();
-    end if;
     return retired;
 end
 $$;

@@ -10,7 +10,7 @@
 --   machserial.counter  for one at a time of those who look ahead and then draw what they have seen, or move
 -- They are the transaction's, taken within an inner block that always ends by an exception, MS000 if all is
 -- well. That lets go of them whatever happens, a cancellation included, and takes back nothing that a
--- sequence has given.
+-- sequence has given. Where a shared one can be had at once, it is the session's, which costs less.
 
 -- What generate() has resolved of a call, and all that allocation and rendering need to know.
 create type machserial._issue as (
@@ -573,9 +573,10 @@ begin
 end
 $$;
 
--- The next value of a SEQUENCE counter that is not near its end; else null. This is the commonest draw of all,
--- and an exception would cost a tenth of the call: so the lock is the session's. No cancellation comes within
--- an expression that waits for nothing.
+-- The next value of a SEQUENCE counter that is not near its end; else null. This is the commonest draw of
+-- all, and an exception would cost a tenth of the call: so the lock is the session's. No cancellation comes
+-- within an expression that waits for nothing. generate() does the same in place, for who may use the
+-- sequence.
 create function machserial._draw_one(counter_id bigint, trusted_until numeric) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp

@@ -277,6 +277,155 @@ begin
 end
 $$;
 
+-- Any number of serials, with all that can come up.
+create function machserial._generate(
+    part_id text, quantity integer, format text, pattern text, site_id text, context jsonb, request_id text
+)
+returns table (serial_id bigint, serial_number text, sequence_number bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    plan record;
+    request_number bigint;
+    is_repeated boolean;
+    issue machserial._issue;
+    remarks jsonb;
+    wanted integer := _generate.quantity;
+    attempt integer := 0;
+    numbers text[];
+    sequence_values bigint[];
+    -- From about a hundred on, one insert that fails costs less than asking for every row. Numbers without a
+    -- sequence have been looked at, and one that waited for another session's must not keep what it has while
+    -- it draws again.
+    is_trusting boolean;
+    issued record;
+    inserted integer;
+begin
+    if _generate.quantity between 1 and 1000000 is not true then
+        perform machserial._require_quantity(_generate.quantity);
+    end if;
+    select
+        n.part_type, n.scopes, n.site_id, n.time_zone, n.format_id, n.format_name, n.allocation,
+        n.sequence_increment, n.sequence_maximum, n.random_space, n.counter_id
+    into plan
+    from machserial.numbering_plans as n
+    where
+        n.part_id = _generate.part_id and n.site_id = coalesce(_generate.site_id, 'DEFAULT')
+        and n.format = coalesce(_generate.format, '')
+        and n.pattern = case when _generate.format is null then coalesce(_generate.pattern, '') else '' end
+        and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
+        and n.valid_from <= now() and n.valid_until > now()
+        and (n.valid_on is null or n.valid_on = (now() at time zone n.time_zone)::date);
+    if _generate.request_id is not null then
+        select c.id, c.is_repeated into request_number, is_repeated
+        from machserial._claim_request(_generate.request_id, jsonb_build_object(
+            'part_id', _generate.part_id, 'quantity', _generate.quantity, 'format', _generate.format,
+            'pattern', _generate.pattern, 'site_id', coalesce(_generate.site_id, 'DEFAULT'),
+            'context', coalesce(_generate.context, '{}')
+        )) as c;
+        if is_repeated then
+            return query
+            select s.id, s.serial_number, s.sequence_number
+            from machserial.serials as s where s.generation_request_id = request_number
+            order by s.id;
+            return;
+        end if;
+    end if;
+    if plan.format_id is not null then
+        issue := (
+            _generate.part_id, plan.part_type, plan.scopes, plan.site_id, now() at time zone plan.time_zone,
+            plan.format_id, plan.format_name, plan.allocation, plan.sequence_increment,
+            plan.sequence_maximum, plan.random_space, plan.counter_id,
+            machserial._require_context(_generate.context), _generate.quantity, null
+        )::machserial._issue;
+    else
+        issue := machserial._resolve(
+            _generate.part_id, _generate.quantity, _generate.format, _generate.pattern, _generate.site_id,
+            _generate.context
+        );
+        perform machserial._keep_plan(
+            _generate.part_id, issue.site_id, coalesce(_generate.format, ''),
+            case when _generate.format is null then coalesce(_generate.pattern, '') else '' end
+        );
+    end if;
+    remarks := nullif(issue.context - '{work_order_id,lot_number,operation_code}'::text[], '{}');
+    is_trusting := _generate.quantity >= 100 or issue.sequence_maximum is null;
+
+    while wanted > 0 loop
+        if issue.sequence_maximum is null then
+            numbers := machserial._draw_unsequenced(issue, wanted);
+        else
+            select d.numbers, d.sequence_values into numbers, sequence_values
+            from machserial._draw_sequenced(issue, wanted, attempt) as d;
+            issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
+        end if;
+        -- Reads as '' once it has been set, and as null before.
+        if current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1') then
+            perform machserial._tell_choice(
+                issue,
+                case
+                    when _generate.format is not null then 'asked for by name'
+                    when _generate.pattern is not null then 'of the pattern given'
+                    else 'assigned to the part or its type'
+                end,
+                attempt, numbers, sequence_values
+            );
+        end if;
+        -- Every insert goes through its numbers in one and the same order, so that two which meet cannot
+        -- deadlock.
+        if is_trusting then
+            begin
+                with recorded as (
+                    insert into machserial.serials (
+                        serial_number, sequence_number, part_id, part_type, site_id, source, scopes,
+                        format_id, work_order_id, lot_number, operation_code, context, generation_request_id
+                    )
+                    select
+                        n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id,
+                        'SYSTEM_GENERATED', issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
+                        issue.context ->> 'lot_number', issue.context ->> 'operation_code',
+                        remarks, request_number
+                    from unnest(numbers, sequence_values) as n (number, sequence_value)
+                    order by n.number collate "C"
+                    returning id, serial_number, sequence_number
+                )
+                select
+                    array_agg(r.id) as ids, array_agg(r.serial_number) as numbers,
+                    array_agg(r.sequence_number) as sequence_values, count(*)::integer as quantity
+                into issued
+                from recorded as r;
+                return query select i.* from unnest(issued.ids, issued.numbers, issued.sequence_values) as i;
+                wanted := wanted - issued.quantity;
+            exception when unique_violation then
+                -- Random numbers are drawn again, all of them; a sequence is asked for those that are
+                -- missing.
+                is_trusting := issue.sequence_maximum is null;
+            end;
+        end if;
+        if not is_trusting then
+            return query
+            insert into machserial.serials (
+                serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id,
+                work_order_id, lot_number, operation_code, context, generation_request_id
+            )
+            select
+                n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
+                issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
+                issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
+            from unnest(numbers, sequence_values) as n (number, sequence_value)
+            order by n.number collate "C"
+            on conflict do nothing
+            returning id, serial_number, sequence_number;
+            get diagnostics inserted = row_count;
+            wanted := wanted - inserted;
+        end if;
+        attempt := attempt + 1;
+    end loop;
+end
+$$;
+
 create function machserial.generate(
     part_id text, quantity integer default 1, format text default null, pattern text default null,
     site_id text default null, context jsonb default '{}', request_id text default null
@@ -287,8 +436,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    -- The commonest call of all, one number by the part's plan, is one statement and nothing else: each further
-    -- expression here costs 2 us a transaction.
+    -- The commonest call of all, one number by the part's numbering plan, is one statement and nothing else:
+    -- each further expression here costs 2 us a transaction.
     if generate.quantity = 1 then
         return query
         insert into machserial.serials (
@@ -315,7 +464,9 @@ begin
                 when pg_sequence_last_value(n.sequence) < n.trusted_until
                     and pg_try_advisory_lock_shared(n.lock_class, n.lock_object)
                     then (array[
-                        case when pg_sequence_last_value(n.sequence) < n.trusted_until then nextval(n.sequence) end,
+                        case
+                            when pg_sequence_last_value(n.sequence) < n.trusted_until then nextval(n.sequence)
+                        end,
                         pg_advisory_unlock_shared(n.lock_class, n.lock_object)::integer
                     ])[1]
             end as value
@@ -324,8 +475,10 @@ begin
         ) as d
         where
             n.part_id = case
-                when generate.request_id is null and jsonb_typeof(generate.context) = 'object'
-                    and coalesce(current_setting('machserial.debug', true), '') not in ('on', 'true', 'yes', '1')
+                when
+                    generate.request_id is null and jsonb_typeof(generate.context) = 'object'
+                    and coalesce(current_setting('machserial.debug', true), '')
+                    not in ('on', 'true', 'yes', '1')
                     then generate.part_id
             end
             and n.site_id = coalesce(generate.site_id, 'DEFAULT')
@@ -341,143 +494,12 @@ begin
             return;
         end if;
     end if;
-    declare
-        plan record;
-        request_number bigint;
-        is_repeated boolean;
-        issue machserial._issue;
-        remarks jsonb;
-        wanted integer := generate.quantity;
-        attempt integer := 0;
-        numbers text[];
-        sequence_values bigint[];
-        -- From about a hundred on, one insert that fails costs less than asking for every row. Numbers without a
-        -- sequence have been looked at, and one that waited for another session's must not keep what it has while
-        -- it draws again.
-        is_trusting boolean;
-        issued record;
-        inserted integer;
-    begin
-        if generate.quantity between 1 and 1000000 is not true then
-            perform machserial._require_quantity(generate.quantity);
-        end if;
-        select
-            n.part_type, n.scopes, n.site_id, n.time_zone, n.format_id, n.format_name, n.allocation,
-            n.sequence_increment, n.sequence_maximum, n.random_space, n.counter_id
-        into plan
-        from machserial.numbering_plans as n
-        where
-            n.part_id = generate.part_id and n.site_id = coalesce(generate.site_id, 'DEFAULT')
-            and n.format = coalesce(generate.format, '')
-            and n.pattern = case when generate.format is null then coalesce(generate.pattern, '') else '' end
-            and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
-            and n.valid_from <= now() and n.valid_until > now()
-            and (n.valid_on is null or n.valid_on = (now() at time zone n.time_zone)::date);
-        if generate.request_id is not null then
-            select c.id, c.is_repeated into request_number, is_repeated
-            from machserial._claim_request(generate.request_id, jsonb_build_object(
-                'part_id', generate.part_id, 'quantity', generate.quantity, 'format', generate.format,
-                'pattern', generate.pattern, 'site_id', coalesce(generate.site_id, 'DEFAULT'),
-                'context', coalesce(generate.context, '{}')
-            )) as c;
-            if is_repeated then
-                return query
-                select s.id, s.serial_number, s.sequence_number
-                from machserial.serials as s where s.generation_request_id = request_number
-                order by s.id;
-                return;
-            end if;
-        end if;
-        if plan.format_id is not null then
-            issue := (
-                generate.part_id, plan.part_type, plan.scopes, plan.site_id, now() at time zone plan.time_zone,
-                plan.format_id, plan.format_name, plan.allocation, plan.sequence_increment,
-                plan.sequence_maximum, plan.random_space, plan.counter_id,
-                machserial._require_context(generate.context), generate.quantity, null
-            )::machserial._issue;
-        else
-            issue := machserial._resolve(
-                generate.part_id, generate.quantity, generate.format, generate.pattern, generate.site_id,
-                generate.context
-            );
-            perform machserial._keep_plan(
-                generate.part_id, issue.site_id, coalesce(generate.format, ''),
-                case when generate.format is null then coalesce(generate.pattern, '') else '' end
-            );
-        end if;
-        is_trusting := generate.quantity >= 100 or issue.sequence_maximum is null;
-
-        while wanted > 0 loop
-            if issue.sequence_maximum is null then
-                numbers := machserial._draw_unsequenced(issue, wanted);
-            else
-                select d.numbers, d.sequence_values into numbers, sequence_values
-                from machserial._draw_sequenced(issue, wanted, attempt) as d;
-                issue.drawn_from := coalesce(issue.drawn_from, sequence_values[1]);
-            end if;
-            -- Reads as '' once it has been set, and as null before.
-            if current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1') then
-                perform machserial._tell_choice(
-                    issue,
-                    case
-                        when generate.format is not null then 'asked for by name'
-                        when generate.pattern is not null then 'of the pattern given'
-                        else 'assigned to the part or its type'
-                    end,
-                    attempt, numbers, sequence_values
-                );
-            end if;
-            -- Every insert goes through its numbers in one and the same order, so that two which meet cannot
-            -- deadlock.
-            if is_trusting then
-                begin
-                    with recorded as (
-                        insert into machserial.serials (
-                            serial_number, sequence_number, part_id, part_type, site_id, source, scopes,
-                            format_id, work_order_id, lot_number, operation_code, context, generation_request_id
-                        )
-                        select
-                            n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id,
-                            'SYSTEM_GENERATED', issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
-                            issue.context ->> 'lot_number', issue.context ->> 'operation_code',
-                            remarks, request_number
-                        from unnest(numbers, sequence_values) as n (number, sequence_value)
-                        order by n.number collate "C"
-                        returning id, serial_number, sequence_number
-                    )
-                    select
-                        array_agg(r.id) as ids, array_agg(r.serial_number) as numbers,
-                        array_agg(r.sequence_number) as sequence_values, count(*)::integer as quantity
-                    into issued
-                    from recorded as r;
-                    return query select i.* from unnest(issued.ids, issued.numbers, issued.sequence_values) as i;
-                    wanted := wanted - issued.quantity;
-                exception when unique_violation then
-                    -- Random numbers are drawn again, all of them; a sequence is asked for those that are
-                    -- missing.
-                    is_trusting := issue.sequence_maximum is null;
-                end;
-            end if;
-            if not is_trusting then
-                return query
-                insert into machserial.serials (
-                    serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id,
-                    work_order_id, lot_number, operation_code, context, generation_request_id
-                )
-                select
-                    n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
-                    issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
-                    issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
-                from unnest(numbers, sequence_values) as n (number, sequence_value)
-                order by n.number collate "C"
-                on conflict do nothing
-                returning id, serial_number, sequence_number;
-                get diagnostics inserted = row_count;
-                wanted := wanted - inserted;
-            end if;
-            attempt := attempt + 1;
-        end loop;
-    end;
+    return query
+    select g.serial_id, g.serial_number, g.sequence_number
+    from machserial._generate(
+        generate.part_id, generate.quantity, generate.format, generate.pattern, generate.site_id,
+        generate.context, generate.request_id
+    ) as g;
 end
 $$;
 

@@ -1,8 +1,8 @@
 -- Numbering plans: what generate() has to know of a part, a site and a format, looked up once and kept.
 --
--- A plan holds while nothing of the configuration has changed. It carries the number of changes that there had
--- been when it was made, and that number is read together with it, in one snapshot. So nobody has to wait:
--- whoever changes the configuration need not know of the plans, and whoever makes a plan locks nothing.
+-- A plan holds while nothing of the configuration has changed. It carries the number of changes that there
+-- had been when it was made, and that number is read together with it, in one snapshot. So nobody has to
+-- wait: whoever changes the configuration need not know of the plans, and whoever makes a plan locks nothing.
 
 -- One more change of the configuration. The number is the sum over the rows, so that two who change something
 -- at the same time need not wait for one another: each takes a row that is free, or adds one.
@@ -14,7 +14,10 @@ begin
     if current_setting('transaction_isolation') = 'read committed' then
         update machserial.configuration_changes as c set changes = c.changes + 1
         where c.id = (
-            select f.id from machserial.configuration_changes as f order by f.id limit 1 for update skip locked
+            select f.id from machserial.configuration_changes as f
+            order by f.id
+            limit 1
+            for update skip locked
         );
         if found then
             return;
@@ -32,6 +35,16 @@ begin
     if exists (select from changed) then
         perform machserial._outdate_plans();
     end if;
+    return null;
+end
+$$;
+
+create function machserial._outdate_plans_by_counter() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._outdate_plans();
     return null;
 end
 $$;
@@ -127,12 +140,13 @@ begin
     -- One statement, and so one snapshot of the configuration and of the number of its changes.
     insert into machserial.numbering_plans as n (
         part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
-        sequence_increment, sequence_maximum, random_space, counter_id, sequence, lock_class, lock_object, trusted_until, head, width, tail,
+        sequence_increment, sequence_maximum, random_space, counter_id, sequence, lock_class, lock_object,
+        trusted_until, head, width, tail,
         valid_on, valid_from, valid_until, configuration
     )
     select
-        p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id, f.name,
-        f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
+        p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
+        f.name, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
         case when f.allocation = 'SEQUENCE' then machserial._sequence_of(c.id)::regclass end,
         hashtext('machserial.block'), hashint8(c.id),
         -- Not near the end: a thousand more cover what others may take meanwhile.
@@ -144,7 +158,10 @@ begin
     inner join machserial.sites as s on s.id = _keep_plan.site_id
     inner join machserial.serial_formats as f on f.id = case
         when _keep_plan.format <> ''
-            then (select k.id from machserial.serial_formats as k where k.name = _keep_plan.format and k.is_active)
+            then (
+                select k.id from machserial.serial_formats as k
+                where k.name = _keep_plan.format and k.is_active
+            )
         when _keep_plan.pattern <> '' then (
             select k.id from machserial.serial_formats as k
             where k.pattern = _keep_plan.pattern and k.is_ad_hoc and k.is_active

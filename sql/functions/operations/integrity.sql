@@ -788,6 +788,53 @@ begin
 end
 $$;
 
+-- Serials that the trigger serials_are_admitted would have refused: put in while it was off.
+create function machserial._find_unsound_serials() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- Planned once a session, perhaps while there was nothing.
+set enable_nestloop = off
+set jit = off
+as $$
+begin
+    return query
+    select
+        f.name, 'CRITICAL', format('serial %s', f.id), f.message,
+        case f.name
+            when 'orphan' then 'Bring the part, site or format back from a backup.'
+            else 'Correct the row, as the owner and with the triggers of machserial.serials off.'
+        end
+    from (
+        select
+            s.id,
+            case when p.id is null or t.id is null or f.id is null and s.format_id is not null
+                then 'orphan' else 'serial' end as name,
+            case
+                when p.id is null then format('serial %s is of part %s of type %s, and there is no such part',
+                    s.serial_number, s.part_id, s.part_type)
+                when t.id is null
+                    then format('serial %s is of site %s, and there is no such site', s.serial_number, s.site_id)
+                when f.id is null and s.format_id is not null then format(
+                    'serial %s is of format %s, and there is no such format', s.serial_number, s.format_id)
+                else format('serial %L has source %s, status %s, claim_released %s and scopes %s',
+                    left(s.serial_number, 255), s.source, s.status, s.claim_released, s.scopes)
+            end as message
+        from machserial.serials as s
+        left join machserial.parts as p on p.id = s.part_id and p.part_type = s.part_type
+        left join machserial.sites as t on t.id = s.site_id
+        left join machserial.serial_formats as f on f.id = s.format_id
+        where
+            p.id is null or t.id is null or f.id is null and s.format_id is not null
+            or s.serial_number = '' or length(s.serial_number) > 255
+            or s.source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
+            or s.status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
+            or s.claim_released and s.status not in ('RETIRED', 'INVALID')
+            or not s.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(s.scopes) = 0
+    ) as f
+    order by f.id;
+end
+$$;
+
 -- Indexes, triggers, constraints and views that see to it that the data stay sound.
 create function machserial._find_schema_faults() returns setof machserial.integrity_finding
 language plpgsql stable
@@ -1062,6 +1109,8 @@ begin
         select f.* from machserial._find_placeholder_faults() as f
         union all
         select f.* from machserial._find_orphans() as f
+        union all
+        select f.* from machserial._find_unsound_serials() as f
         union all
         select f.* from machserial._find_schema_faults() as f
         union all

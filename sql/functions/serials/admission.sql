@@ -1,11 +1,11 @@
--- What every serial goes through that is put on record, by whatever statement: it must be sound, refer to what
--- there is, and has its event.
+-- What every serial goes through that is put on record, by whatever statement: it must be sound, refer to
+-- what there is, and has its event.
 --
--- These rules are a trigger and not constraints because of what constraints cost. PostgreSQL reads each CHECK anew
--- from its catalog for every statement, and a foreign key asks for every row, and locks the row of the site and
--- of the part, which all writers share. docs/performance.md has the figures. Here each statement is looked at as
--- a whole, and the other side, that a part or a site is not taken away under its serials, is a trigger of
--- those tables.
+-- These rules are a trigger and not constraints because of what constraints cost. PostgreSQL reads each CHECK
+-- anew from its catalog for every statement, and a foreign key asks for every row, and locks the row of the
+-- site and of the part, which all writers share. docs/performance.md has the figures. Here each statement is
+-- looked at as a whole, and the other side, that a part or a site is not taken away under its serials, is a
+-- trigger of those tables.
 
 -- Raises what is wrong with a serial, as a CHECK constraint would.
 create function machserial._refuse_serial(
@@ -29,7 +29,8 @@ begin
         (
             source <> all('{SYSTEM_GENERATED,VENDOR,MANUAL,LATE_ASSIGNMENT,IMPORT}'::text[]),
             'serials_source_is_known', pg_catalog.format('source %L is unknown', left(source, 60)),
-            'It is SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.', 'Say where the number comes from.'
+            'It is SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.',
+            'Say where the number comes from.'
         ),
         (
             status <> all('{PENDING,ACTIVE,CONFLICT,REJECTED,RETIRED,INVALID}'::text[]),
@@ -44,7 +45,8 @@ begin
         (
             not scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(scopes) = 0,
             'serials_scopes_are_known', 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
-            pg_catalog.format('Given: %s.', left(scopes::text, 200)), 'Leave scopes out for the part''s default.'
+            pg_catalog.format('Given: %s.', left(scopes::text, 200)),
+            'Leave scopes out for the part''s default.'
         )
     ) as f (is_fault, name, message, detail, hint)
     where f.is_fault
@@ -56,8 +58,9 @@ begin
 end
 $$;
 
--- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials are
--- ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses it.
+-- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials
+-- are ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses
+-- it.
 create function machserial._admission_details(
     serial_number text, source text, status text, claim_released boolean, scopes text[]
 )
@@ -82,13 +85,16 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known constant text := (select p.part_type from machserial.parts as p where p.id = _raise_no_part.part_id);
+    known constant text := (
+        select p.part_type from machserial.parts as p where p.id = _raise_no_part.part_id
+    );
 begin
     raise exception using
         errcode = 'foreign_key_violation',
         message = case when known is null then format('part %L is unknown', left(part_id, 255))
             else format('part %L is not of part_type %L', left(part_id, 255), left(part_type, 255)) end,
-        detail = case when known is null then 'No part has this id.' else format('It is of part_type %L.', known) end,
+        detail = case when known is null then 'No part has this id.'
+            else format('It is of part_type %L.', known) end,
         hint = case when known is null then 'Make it known with machserial.register_part(...).'
             else 'Leave part_type out: it is taken from the part.' end,
         constraint = 'serials_part_fkey', table = 'serials', schema = 'machserial';
@@ -123,8 +129,8 @@ begin
 end
 $$;
 
--- Raises 23503 unless all that a serial refers to is there. Within a kept snapshot, which may be older than what
--- has been taken away since, the rows themselves are asked: that raises 40001 if they are gone.
+-- Raises 23503 unless all that a serial refers to is there. Within a kept snapshot, which may be older than
+-- what has been taken away since, the rows themselves are asked: that raises 40001 if they are gone.
 create function machserial._require_locked_references(
     part_id text, part_type text, site_id text, format_id bigint
 )
@@ -159,9 +165,9 @@ declare
     given record;
     missing record;
 begin
-    -- The commonest insert of all, serials whose parts have numbering plans, is one statement and nothing else: a
-    -- further expression costs 2 us in each transaction. The plans vouch for all that there is to ask: their
-    -- foreign keys are those that the serials would have, and while they are valid there is a partition.
+    -- The commonest insert of all, serials whose parts have numbering plans, is one statement and nothing
+    -- else: a further expression costs 2 us in each transaction. The plans vouch for all that there is to ask:
+    -- their foreign keys are those that the serials would have, and while they are valid there is a partition.
     insert into machserial.audit_events (
         event_type, event_source, serial_id, serial_number, part_id, site_id, details
     )
@@ -239,8 +245,8 @@ begin
 end
 $$;
 
--- A part or a site is not taken away under its serials. The lock waits for all who are writing serials, and lets
--- nobody begin before this transaction has ended: so each of the two sees what the other has done.
+-- A part or a site is not taken away under its serials. The lock waits for all who are writing serials, and
+-- lets nobody begin before this transaction has ended: so each of the two sees what the other has done.
 create function machserial._refuse_orphaned_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
