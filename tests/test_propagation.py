@@ -11,6 +11,8 @@ from threading import Barrier
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import HOSTILE, at_once, call, column, make_part, refused, register, value, violated
 
 LIMITS = "set statement_timeout = '60s'"
@@ -691,6 +693,68 @@ def test_many_ways_are_not_walked_one_by_one(plant):
     rows = call(plant, "lineage", serial_id=layers[0][0])
     assert len(rows) == len({row.serial_id for row in rows}) == 1 + 19 * 30
     assert max(row.depth for row in rows) == 10
+
+
+@st.composite
+def graphs(draw) -> tuple[int, list[tuple[int, int]], int, int]:
+    """How many serials, edges among their numbers (some twice), where to start, how far to go."""
+    count = draw(st.integers(1, 12))
+    if count == 1:
+        return count, [], 0, draw(st.integers(0, 3))
+    pairs = st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)).filter(lambda pair: pair[0] != pair[1])
+    edges = draw(st.lists(pairs, max_size=30))
+    # A line, on which the others are laid: else hardly any would be deep.
+    line = list(pairwise(range(draw(st.integers(0, count)))))
+    edges = draw(st.permutations(line + [(min(pair), max(pair)) for pair in edges]))
+    return count, edges, draw(st.integers(0, count - 1)), draw(st.sampled_from([0, 1, 2, 3, 5, 50]))
+
+
+def expected_lineage(
+    edges: list[tuple[int, int]], start: int, max_depth: int, upward: bool
+) -> tuple[list[tuple], bool]:
+    """Depth, serial, type, operation and path, by the letter of what lineage() promises; whether there is more."""
+    rows, level, reached = [], {start: [start]}, {start}
+    for depth in range(max_depth + 1):
+        found: dict[int, tuple] = {}
+        for number, edge in enumerate(edges):
+            near, far = edge[::-1] if upward else edge
+            if near in level and far not in reached and far not in found:
+                found[far] = ("MERGE", f"OP-{number}", [*level[near], far])
+        if depth == max_depth:
+            return rows, bool(found)
+        rows += [(depth + 1, far, *found[far]) for far in sorted(found)]
+        level = {far: step[-1] for far, step in found.items()}
+        reached |= set(level)
+    raise AssertionError
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(graph=graphs())
+def test_lineage_is_that_of_the_model(plant, graph):
+    count, edges, start, max_depth = graph
+    ids = serials(plant, count)
+    plant.execute(
+        "insert into machserial.serial_propagations "
+        "(propagation_type, parent_serial_id, child_serial_id, operation_code, routing_sequence) "
+        "select 'MERGE', e.parent, e.child, 'OP-' || e.ordinal - 1, 0 "
+        "from unnest(%s::bigint[], %s::bigint[]) with ordinality as e (parent, child, ordinal) order by e.ordinal",
+        ([ids[parent] for parent, _ in edges], [ids[child] for _, child in edges]),
+    )
+    up, more_up = expected_lineage(edges, start, max_depth, True)
+    down, more_down = expected_lineage(edges, start, max_depth, False)
+    expected = [
+        ("ANCESTOR", depth, ids[one], kind, code, [ids[step] for step in path]) for depth, one, kind, code, path in up
+    ]
+    expected.append(("SELF", 0, ids[start], None, None, [ids[start]]))
+    expected += [
+        ("DESCENDANT", depth, ids[one], kind, code, [ids[step] for step in path])
+        for depth, one, kind, code, path in down
+    ]
+    rows = call(plant, "lineage", serial_id=ids[start], max_depth=max_depth)
+    assert [
+        (row.direction, row.depth, row.serial_id, row.propagation_type, row.operation_code, row.path) for row in rows
+    ] == expected
+    assert len(notices_of(plant, serial_id=ids[start], max_depth=max_depth)) == more_up + more_down
 
 
 # Reports

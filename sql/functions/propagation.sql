@@ -725,6 +725,30 @@ source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJEC
 P0002 no such serial.';
 
 -- Lineage
+--
+-- Most lineages are lines, or branch without ever meeting again, and one recursive query has them in the time
+-- of a query written by hand. What it cannot do is leave out what it reached at a lesser depth; where serials
+-- are reached over and over, level by level is the way.
+
+-- Says that there is more than was asked for; false, so that it can be asked in place of a row.
+create function machserial._tell_cut(serial_id bigint, max_depth integer, upward boolean) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise notice using
+        message = format(
+            'lineage of serial %s is cut at depth %s: there are more %ss',
+            (select s.serial_number from machserial.serials as s where s.id = _tell_cut.serial_id),
+            max_depth, case when upward then 'ancestor' else 'descendant' end
+        ),
+        hint = format(
+            'To see more: machserial.lineage(serial_id => %s, max_depth => %s)', serial_id,
+            greatest(max_depth, 1)::bigint * 10
+        );
+    return false;
+end
+$$;
 
 -- Everything that a serial comes of (upward) or that came of it, level by level: a level is the serials next
 -- to those of the level before, but for those reached already, each by one of the steps that lead to it.
@@ -804,15 +828,7 @@ begin
             where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
         )
     then
-        raise notice using
-            message = format(
-                'lineage of serial %s is cut at depth %s: there are more %ss', start.serial_number, max_depth,
-                lower(direction)
-            ),
-            hint = format(
-                'To see more: machserial.lineage(serial_id => %s, max_depth => %s)', start.id,
-                greatest(max_depth, 1)::bigint * 10
-            );
+        perform machserial._tell_cut(start.id, max_depth, upward);
     end if;
 end
 $$;
@@ -826,23 +842,245 @@ create function machserial.lineage(
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+-- One plan, which reads by index, even if it is made while the tables are small. What is lateral below with
+-- offset 0 can only be a nested loop, so that it also keeps the order.
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    start constant machserial.serial := machserial._serial(lineage.serial_id);
+    start machserial.serial;
 begin
     if lineage.max_depth is null or lineage.max_depth < 0 then
+        start := machserial._serial(lineage.serial_id);
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('no lineage of serial %s without a depth', start.serial_number),
             detail = format('max_depth is %s.', coalesce(lineage.max_depth::text, 'null')),
             hint = 'Give 0 for the serial alone, 1 for its parents and children, and so on.';
     end if;
-    return query select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
+    -- A line, of one serial each level and no more, and everything else left out. It goes one level further
+    -- than asked for, to see whether there is more.
+    return query
+    with recursive ancestor as (
+        select
+            1 as depth, e.parent_serial_id as id, e.propagation_type, e.operation_code,
+            array[lineage.serial_id, e.parent_serial_id] as path
+        from machserial.serial_propagations as e
+        where e.child_serial_id = lineage.serial_id
+        union all
+        select
+            a.depth + 1, e.serial_id, e.propagation_type, e.operation_code,
+            a.path || array[e.serial_id]
+        from ancestor as a
+        cross join lateral (
+            select e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
+            from machserial.serial_propagations as e
+            where e.child_serial_id = a.id
+            offset 0
+        ) as e
+        where a.depth <= lineage.max_depth
+    ),
+
+    descendant as (
+        select
+            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            array[lineage.serial_id] as path
+        union all
+        select
+            d.depth + 1, e.serial_id, e.propagation_type, e.operation_code,
+            d.path || array[e.serial_id]
+        from descendant as d
+        cross join lateral (
+            select e.child_serial_id as serial_id, e.propagation_type, e.operation_code
+            from machserial.serial_propagations as e
+            where e.parent_serial_id = d.id and e.child_serial_id is not null
+            offset 0
+        ) as e
+        where d.depth <= lineage.max_depth
+    ),
+
+    -- Whether both are lines; they are counted only as far as lines could go.
+    line as materialized (
+        select
+            (
+                select count(*) = coalesce(max(n.depth), 0)
+                from (select a.depth from ancestor as a limit lineage.max_depth::bigint + 2) as n
+            )
+            and (
+                select count(*) = max(n.depth) + 1
+                from (select d.depth from descendant as d limit lineage.max_depth::bigint + 3) as n
+            ) as is_one
+    )
+
+    select
+        'ANCESTOR', a.depth, s.id, s.serial_number, s.part_id, a.propagation_type, a.operation_code, a.path
+    from ancestor as a
+    cross join lateral (
+        select n.id, n.serial_number, n.part_id
+        from machserial.serials as n
+        where n.id = a.id
+        offset 0
+    ) as s
+    where
+        (select l.is_one from line as l)
+        and (
+            a.depth <= lineage.max_depth
+            or machserial._tell_cut(lineage.serial_id, lineage.max_depth, true)
+        )
+    union all
+    select
+        case d.depth when 0 then 'SELF' else 'DESCENDANT' end, d.depth, s.id, s.serial_number, s.part_id,
+        d.propagation_type, d.operation_code, d.path
+    from descendant as d
+    cross join lateral (
+        select n.id, n.serial_number, n.part_id
+        from machserial.serials as n
+        where n.id = d.id
+        offset 0
+    ) as s
+    where
+        (select l.is_one from line as l)
+        and (
+            d.depth <= lineage.max_depth
+            or machserial._tell_cut(lineage.serial_id, lineage.max_depth, false)
+        );
+    if found then
+        return;
+    end if;
+    start := machserial._serial(lineage.serial_id);
+    -- Each serial once a level, in the order of the ids.
+    return query
+    with recursive level as (
+        select
+            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            array[lineage.serial_id] as path
+        union all
+        select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
+        from (
+            select distinct on (e.serial_id)
+                l.depth, e.serial_id as id, e.propagation_type, e.operation_code, l.path
+            from level as l
+            cross join lateral (
+                select e.id, e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where e.child_serial_id = l.id
+                offset 0
+            ) as e
+            where l.depth < lineage.max_depth
+            order by e.serial_id, e.id
+        ) as n
+    )
+
+    select
+        'ANCESTOR', l.depth, s.id, s.serial_number, s.part_id, l.propagation_type, l.operation_code, l.path
+    from level as l
+    cross join lateral (
+        select n.id, n.serial_number, n.part_id
+        from machserial.serials as n
+        where n.id = l.id
+        offset 0
+    ) as s
+    where
+        l.depth > 0
+        and (
+            select
+                case
+                    -- Reached over and over: not this way.
+                    when (
+                        select count(*) > 2 * count(distinct f.id)
+                        from (select i.id from level as i limit 2000) as f
+                    ) then false
+                    when exists (
+                        select from level as i
+                        cross join lateral (
+                            select e.parent_serial_id as serial_id
+                            from machserial.serial_propagations as e
+                            where e.child_serial_id = i.id
+                            offset 0
+                        ) as e
+                        where
+                            i.depth = lineage.max_depth
+                            and e.serial_id not in (select r.id from level as r)
+                    ) then not machserial._tell_cut(lineage.serial_id, lineage.max_depth, true)
+                    else true
+                end
+        )
+        and (
+            not (select count(*) > count(distinct i.id) from level as i)
+            or (l.id, l.depth) in (select i.id, min(i.depth) from level as i group by i.id)
+        );
+    if not found and lineage.max_depth > 0 then
+        return query
+        select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
+    end if;
     return query
     select
         'SELF', 0, start.id, start.serial_number, start.part_id, null::text, null::text, array[start.id];
-    return query select w.* from machserial._walk_lineage(start, lineage.max_depth, false) as w;
+    return query
+    with recursive level as (
+        select
+            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            array[lineage.serial_id] as path
+        union all
+        select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
+        from (
+            select distinct on (e.serial_id)
+                l.depth, e.serial_id as id, e.propagation_type, e.operation_code, l.path
+            from level as l
+            cross join lateral (
+                select e.id, e.child_serial_id as serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where e.parent_serial_id = l.id and e.child_serial_id is not null
+                offset 0
+            ) as e
+            where l.depth < lineage.max_depth
+            order by e.serial_id, e.id
+        ) as n
+    )
+
+    select
+        'DESCENDANT', l.depth, s.id, s.serial_number, s.part_id, l.propagation_type, l.operation_code, l.path
+    from level as l
+    cross join lateral (
+        select n.id, n.serial_number, n.part_id
+        from machserial.serials as n
+        where n.id = l.id
+        offset 0
+    ) as s
+    where
+        l.depth > 0
+        and (
+            select
+                case
+                    -- Reached over and over: not this way.
+                    when (
+                        select count(*) > 2 * count(distinct f.id)
+                        from (select i.id from level as i limit 2000) as f
+                    ) then false
+                    when exists (
+                        select from level as i
+                        cross join lateral (
+                            select e.child_serial_id as serial_id
+                            from machserial.serial_propagations as e
+                            where e.parent_serial_id = i.id and e.child_serial_id is not null
+                            offset 0
+                        ) as e
+                        where
+                            i.depth = lineage.max_depth
+                            and e.serial_id not in (select r.id from level as r)
+                    ) then not machserial._tell_cut(lineage.serial_id, lineage.max_depth, false)
+                    else true
+                end
+        )
+        and (
+            not (select count(*) > count(distinct i.id) from level as i)
+            or (l.id, l.depth) in (select i.id, min(i.depth) from level as i group by i.id)
+        );
+    if not found and lineage.max_depth > 0 then
+        return query
+        select w.* from machserial._walk_lineage(start, lineage.max_depth, false) as w;
+    end if;
 end
 $$;
 
