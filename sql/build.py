@@ -273,7 +273,8 @@ def replacing_code(sources: Sources, old_scripts: dict[str, str]) -> list[str]:
     changed = {old: changed_functions(script, new_script) for old, script in old_scripts.items()}
     code = [for_update(text) for text in sources.all_code]
     drop = sources.drop_changed.replace("@CHANGED@", json.dumps(changed))
-    return [sources.guard, drop, *code, *sources.privileges, sources.grant_again]
+    privileges = [for_update(text) for text in sources.privileges]
+    return [sources.guard, drop, *code, *privileges, sources.grant_again]
 
 
 def update_script(sources: Sources, old: str, old_script: str) -> str:

@@ -1,6 +1,227 @@
 -- Who may call and read what. The last thing that runs at every install and update.
 
--- PostgreSQL lets everyone call a new function; here nobody may who was not granted it.
+-- The one list. from_role: of viewer, operator, supervisor, admin the first that has it, and those after it have it
+-- too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names, separated by blanks;
+-- functions with all their forms, columns as table.column, <n> and <month> for what is made as machserial runs.
+-- create_roles() and migrate() carry it out; a test compares it with the catalog, and refuses what is not in it.
+create function machserial._privileges()
+returns table (from_role text, privilege text, kind text, objects text)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    values
+    -- Policies and views call these for whoever asks; they tell nobody more than his own sites.
+    ('public', 'execute', 'function', '_is_unlimited _own_sites _site_limits'),
+    -- Types go with the functions that return them.
+    ('public', 'usage', 'type', '
+        _compiled_pattern _content _event _fenced _issue _lineage_step _named_number _numbered _seal
+        _stretch _verification attachment audit_event audit_problem block health_result integrity_finding
+        late_assignment_placeholder part role_limit serial serial_assignment_trigger serial_conflict
+        serial_format serial_propagation site vendor_rule vendor_serial
+    '),
+    -- Reads. A role that is limited to sites sees theirs.
+    ('viewer', 'usage', 'schema', 'machserial'),
+    ('viewer', 'select', 'table', '
+        audit_archives audit_events audit_leaves audit_seals audit_verifications block_usages counter_fences
+        counters format_assignments generation_requests health_thresholds late_assignment_placeholders
+        number_blocks parts pauses schema_migrations serial_conflicts serial_formats serial_propagations
+        serials settings sites trigger_definitions trigger_executions vendor_rules vendor_serials
+    '),
+    ('viewer', 'select', 'view', '
+        attachments blocks serial_assignment_triggers serial_uniqueness_checks system_generated_serials
+    '),
+    ('viewer', 'execute', 'function', '
+        audit_anchor audit_statistics audit_trail block_serials check_digit check_uniqueness claims_of
+        conflict_history counter_status explain_triggers find_serial format_for has_valid_check_digit health
+        health_check inclusion_proof lineage parse_pattern pending_conflicts pending_migrations
+        pending_placeholders placeholder_statistics preview propagation_history propagation_statistics ready
+        trigger_statistics uniqueness_report uniqueness_statistics validate_pattern validate_serial
+        validate_vendor_serial verify_audit verify_inclusion version
+    '),
+    -- What these call in turn.
+    ('viewer', 'execute', 'function', '
+        _alphabet _applied_migrations _applied_sources _attachment_settings _audit_partitions _caller_sites
+        _check_alphabet _check_archiver _check_audit_partitions _check_audit_seal_lag
+        _check_audit_verification _check_cache_hit_ratio _check_characters _check_checksum_failures
+        _check_connections _check_counter_days_left _check_counter_used _check_declare _check_difference
+        _check_errors _check_filter _check_finish _check_id_sequences _check_idle_in_transaction
+        _check_in_pattern _check_in_pattern_or_zero _check_index _check_invalid_indexes _check_known
+        _check_length _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
+        _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
+        _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
+        _check_replication_slots _check_schema_version _check_signs _check_slow_statements _check_start
+        _check_step _check_step_table _check_sum_table _check_synchronous_commit _check_unsafe_settings
+        _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions _cluster
+        _compile_automaton _compile_check _compile_pattern _compile_sum _conflicts _constant_expression
+        _context_keys _countable_space _counter_message _counter_outlook _date_errors _date_tokens
+        _digits_expression _disagreements _distance _divisions _encode_expression _ends_with_check
+        _errors_of_every_division _event_happened_at _expected_indexes _failed_check _first_of _fits
+        _foreign_objects _format _format_id_for _health_checks _highest_value _in_stretch _incarnations
+        _is_check_pair _is_frequent _is_other_cluster _is_right_check _issue_of_block _known_scopes
+        _lacks_for_receipt _large_random_segments _last_sealed_id _last_value _made_critical _meets
+        _merkle_level_above _merkle_path _migrations _named_day _near_matches _nearest _nearest_token
+        _newest_seal _nothing_wrong _oldest_writer _page_begins_at _period_length _place _placeholders
+        _possible_characters _preview_query _public_objects _raise_absent _raise_no_block
+        _raise_no_vendor_serial _raise_unknown _random_number _random_space _render _require_all_sites
+        _require_context _require_known_part _require_known_site _require_one_of _require_quantity
+        _require_text _require_trigger_type _resolve_token _row_source _sealed_up_to _seals _seconds_since
+        _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _shape_error _shared_scopes
+        _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations _token_expression _token_usages
+        _tokenize _trimmed _unmet _unprepared _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id
+        _vendor_serial _vendor_serials _waiting_events _wal_position _walk_lineage
+    '),
+    -- Runs the workflows, by functions or by SQL: the rules are on the tables.
+    ('operator', 'insert', 'table', '
+        block_usages generation_requests late_assignment_placeholders number_blocks serial_conflicts
+        serial_propagations serials vendor_serials
+    '),
+    ('operator', 'update', 'column', '
+        serials.context serials.lot_number serials.operation_code serials.scopes serials.status
+        serials.status_reason serials.work_order_id vendor_serials.internal_serial_id
+        vendor_serials.rejection_reason vendor_serials.status
+        late_assignment_placeholders.assigned_operation_code late_assignment_placeholders.context
+        late_assignment_placeholders.failure_reason late_assignment_placeholders.lot_number
+        late_assignment_placeholders.notes late_assignment_placeholders.operation_code
+        late_assignment_placeholders.serial_id late_assignment_placeholders.status
+        number_blocks.closing_reason number_blocks.expires_at number_blocks.status block_usages.conflict_id
+        block_usages.serial_id serial_propagations.notes
+    '),
+    -- For a cache of taken numbers (docs/cache.md): whoever reads its secret may write to it.
+    ('operator', 'select', 'table', 'cache_epochs'),
+    ('operator', 'execute', 'function', '
+        accept_vendor_serial accept_vendor_serials allocate_block assign_placeholder assign_placeholders
+        cache_epoch create_placeholders fail_placeholder fire generate invalidate_serial maintain merge
+        pass_through receive_vendor_serial receive_vendor_serials register_serial register_serials
+        reject_vendor_serial report_block retire_serial return_block split transform
+    '),
+    ('operator', 'execute', 'function', '
+        _active_format _actor _ad_hoc_format _assign_serials _attached_queries _block _changes
+        _claim_request _columns_of _compile_vendor_pattern _context_columns _count_executions _described
+        _draw_random _draw_sequenced _draw_unsequenced _end_serial _extend_runway _fire_each _free_positions
+        _generate_each _generate_for _key_of _known_settings _local_time _lock_pending
+        _lock_pending_vendor_serials _lock_work_order _make _make_counter _make_placeholders _make_receipts
+        _needs_reason _next_statuses _number_alike _numbers_received _numbers_to_receive _only_part_of
+        _period _pick _place_of _present_counter _present_timeline _propagate _raise_about _raise_closed
+        _raise_exhausted _raise_finished _raise_not_received _raise_number_taken _raise_taken
+        _raise_unchangeable_trigger _raise_unresolved _read_sequence_values _receipt_fault _received_date
+        _record_conflicts _record_each _register_for _register_vendor_serial _reported_part
+        _require_assignment_type _require_batch_size _require_columns _require_conditions
+        _require_different_serials _require_distinct_periods _require_fitting_serial _require_in_order
+        _require_length _require_no_pause _require_operation _require_possible_quantity _require_predictable
+        _require_reason _require_regex _require_registrable _require_reportable _resolve _resolve_block
+        _revive_counter _search_random _serial_column_code _serials_for _take_run _tell_choice _type_of
+        _units_of _use_numbers _values_in_block
+    '),
+    -- Configures, resolves conflicts, and answers for what a vendor's rule refuses.
+    ('supervisor', 'insert', 'table', '
+        format_assignments parts serial_formats sites trigger_definitions vendor_rules
+    '),
+    ('supervisor', 'update', 'table', '
+        format_assignments parts serial_formats sites trigger_definitions vendor_rules
+    '),
+    ('supervisor', 'delete', 'table', 'format_assignments parts sites trigger_definitions vendor_rules'),
+    ('supervisor', 'update', 'view', 'serial_assignment_triggers'),
+    ('supervisor', 'update', 'column', '
+        serials.claim_released serial_conflicts.kept_serial_id serial_conflicts.reason
+        serial_conflicts.resolution serial_conflicts.retired_serial_ids serial_conflicts.status
+        vendor_serials.waived_reason
+    '),
+    ('supervisor', 'execute', 'function', '
+        assign_format assign_format_to_type attach create_format create_trigger deactivate_format
+        delete_trigger delete_vendor_rule detach disable_trigger enable_trigger register_part register_site
+        resolve_conflict revise_format seal_audit set_vendor_rule unassign_format update_trigger
+        waive_vendor_rule
+    '),
+    ('supervisor', 'execute', 'function', '
+        _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _insert_format
+        _is_own_table _lock_pending_conflicts _losers _prepare_all_counters _prepare_counters
+        _require_attachable _require_keepable _require_number _require_party _require_settings _require_type
+        _rivals _set_enabled _trigger _yield
+    '),
+    -- Looks after it. Most of these run with the owner's rights, and ask who calls.
+    ('admin', 'insert', 'table', 'health_thresholds settings'),
+    ('admin', 'update', 'table', 'health_thresholds settings'),
+    ('admin', 'delete', 'table', 'health_thresholds settings'),
+    ('admin', 'execute', 'function', '
+        account_for_serial audit_months begin_cache_epoch drop_archived fence grant_site integrity
+        lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
+        restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
+    '),
+    ('admin', 'execute', 'function', '_views'),
+    -- The owner's alone.
+    ('owner', 'none', 'table', 'site_grants audit_events_<month>'),
+    ('owner', 'none', 'sequence', '
+        audit_archives_id_seq audit_events_id_seq audit_verifications_id_seq counter_fences_id_seq
+        counters_id_seq format_assignments_id_seq generation_requests_id_seq
+        late_assignment_placeholders_id_seq number_blocks_id_seq pauses_id_seq serial_conflicts_id_seq
+        serial_formats_id_seq serial_propagations_id_seq serials_id_seq trigger_definitions_id_seq
+        trigger_executions_id_seq vendor_rules_id_seq counter_<n>
+    '),
+    -- To use it is to be limited: grant_site() grants it.
+    ('owner', 'none', 'type', 'limited_to_sites'),
+    ('owner', 'none', 'function', 'create_roles'),
+    ('owner', 'none', 'function', '
+        _add_seal _apply_privileges _archive_root _assignment_details _audit _audit_fence _audit_partition
+        _audit_pause _backdated _begin_migration _below_parent _canonical_bytes _canonical_line
+        _change_incarnation _check_run _claims_around _close_incarnation _content_of _context_value
+        _counters_to_fence _create_migration_record _create_renderer _create_sequence _day_named
+        _detached_partition _draw_free _draw_gapless _end_of_steps _event_leaf _events_are_here_since
+        _expected_objects _expire_blocks _fence_counter _find_attachment_faults _find_block_faults
+        _find_claim_faults _find_conflict_faults _find_counter_faults _find_format_faults
+        _find_history_faults _find_lineage_faults _find_numbers_in_blocks _find_orphans
+        _find_placeholder_faults _find_schema_faults _find_vendor_faults _first_liftable _first_value
+        _fold_executions _forget_plans _give_back _given_privileges _gives_ids_in_order _granted_sites
+        _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _index_problems _is_continued
+        _is_counting _is_over _is_paused _known_role _last_audit_id _lift_children _liftable
+        _lineage_finding _lineage_problems _listed_privileges _lock_migrations _lock_serials _look
+        _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _may_be_limited
+        _merkle_root _microseconds _month_begins _name_culprits _needed_part _next_run _next_value
+        _not_before _numbers_reached _oldest_transaction_at _open_incarnation _own_relations _period_start
+        _plan_verification _privilege_changes _privileges _raise_cycle _read_highest _read_serial
+        _record_verification _refuse_cycle_behind _require_administrator _require_audit_partition
+        _require_fence_arguments _require_fenced _require_intact_month _require_known_schema _require_owner
+        _require_propagable _require_sane_clock _require_sight_of_all _require_sight_of_others
+        _require_units _require_visible_counter _require_visible_site _retire_counters _round _seal_hash
+        _seal_month _seal_months _seals_that_are_away _sequence_of _sequence_value _set_counter _setting
+        _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told _step_back
+        _summarize _token_values _too_low _trigger_details _try_to_seal _unsealed_events
+        _vendor_rule_details _verify_anchor _verify_archives _verify_chain _verify_counts _verify_partitions
+        _verify_remembered _verify_seal _verify_seal_count _verify_seals _verify_unsealed _window
+        _with_triggers_off _with_used_ids _write_and_look _render_<n>
+    '),
+    -- Called by triggers only.
+    ('owner', 'none', 'function', '
+        _audit_assignments _audit_changed_assignments _audit_changed_blocks _audit_changed_formats
+        _audit_changed_placeholders _audit_changed_places_and_parts _audit_changed_propagations
+        _audit_changed_serials _audit_changed_settings _audit_changed_triggers _audit_changed_vendor_rules
+        _audit_changed_vendor_serials _audit_new_blocks _audit_new_conflicts _audit_new_formats
+        _audit_new_placeholders _audit_new_propagations _audit_new_serials _audit_new_vendor_serials
+        _audit_places_and_parts _audit_resolved_conflicts _audit_settings_that_come_and_go
+        _audit_site_grants _audit_triggers_that_come_and_go _audit_usages _audit_vendor_rules
+        _complete_resolution _complete_serial _complete_vendor_serial _copy_status_from_vendor_serials
+        _copy_status_to_vendor_serials _equip_format _examine_block _examine_format _examine_internal_serial
+        _examine_new_vendor_serials _examine_setting _examine_trigger _examine_usages _examine_vendor_rule
+        _finish_placeholder _fire_attached _mark_limited _record_conflict_of_serial _refuse_audit_change
+        _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
+        _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
+        _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change _refuse_reason_change
+        _refuse_receipt_change _refuse_removal _refuse_usage_change _refuse_while_paused
+        _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver _update_trigger_row
+    '),
+    -- Of machserial_plpython, where it is: a superuser's to grant (docs/plpython.md); what he has granted stays.
+    ('superuser', 'none', 'function', '
+        _examined_python_path _plain_message _plpython_version _python_paths _recent_errors _redis_health
+        _stdnum_are_valid host_health recent_errors redis_health set_python_path stdnum_are_valid
+        stdnum_is_valid
+    '),
+    ('superuser', 'none', 'table', 'python_paths')
+    ;
+end
+$$;
+
+-- PostgreSQL lets everyone call a new function, and use a new type; here nobody may who was not granted it.
 -- Those of machserial_plpython belong to a superuser, who has seen to it already.
 do $privileges$
 declare
@@ -12,5 +233,13 @@ begin
     loop
         execute format('revoke execute on routine %s from public', routine);
     end loop;
+    for routine in
+        select l.oid from machserial._listed_privileges() as l
+        where l.role = 'public' and l.kind = 'function'
+    loop
+        execute format('grant execute on function %s to public', routine);
+    end loop;
+    -- Not even of the owner's: see _may_be_limited().
+    execute format('revoke all on type machserial.limited_to_sites from public, %I', current_user);
 end
 $privileges$;

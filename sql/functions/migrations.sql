@@ -194,19 +194,22 @@ comment on function machserial.migration_script() is
 views.';
 
 create function machserial.migrate() returns integer
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     pending constant bigint := (select count(*) from machserial.pending_migrations());
 begin
+    perform machserial._require_administrator('machserial.migrate()');
     perform machserial._begin_migration(null);
     execute machserial.migration_script();
+    perform machserial._apply_privileges();
     return pending;
 end
 $$;
 
 comment on function machserial.migrate() is
-'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views. Returns how
-many ran.
-Errors: 55P03 another session migrates now; 55000 the schema is newer than the code; 42501 not the owner.';
+'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views; brings the
+rights of the roles of create_roles() up to date, if they are used here. Returns how many ran.
+Errors: 55P03 another session migrates now; 55000 the schema is newer than the code; 42501 neither the
+owner nor an administrator.';

@@ -175,8 +175,9 @@ declare
         order by e.id desc
         limit 1
     );
+    own_sites constant text[] := machserial._caller_sites();
     numbers text[] := array(
-        select s.serial_number
+        select case when coalesce(s.site_id = any(own_sites), true) then s.serial_number else '(not shown)' end
         from unnest(serial_ids[closing:] || serial_ids[2:closing]) with ordinality as i (id, ordinal)
         inner join machserial.serials as s on s.id = i.id
         order by i.ordinal

@@ -1,4 +1,5 @@
-create or replace view machserial.blocks as
+-- A view sees with its owner's eyes: so it says itself what the policies say.
+create or replace view machserial.blocks with (security_barrier) as
 select
     b.id as block_id,
     b.first_value,
@@ -34,7 +35,10 @@ cross join lateral (
         case b.status when 'EXPIRED' then b.quantity - count(*) else 0 end as expired
     from machserial.block_usages as u
     where u.block_id = b.id
-) as n;
+) as n
+where
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or b.site_id = any((select machserial._own_sites())::text[]);
 
 comment on view machserial.blocks is
 'Blocks of numbers and what has become of them: used + open + returned + expired = quantity.';

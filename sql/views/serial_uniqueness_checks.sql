@@ -1,5 +1,6 @@
 -- A branch for each scope, so that a condition on the scope leaves one branch, and its unique index.
-create or replace view machserial.serial_uniqueness_checks as
+-- A view sees with its owner's eyes: so it says itself what the policies say.
+create or replace view machserial.serial_uniqueness_checks with (security_barrier) as
 select
     s.serial_number,
     'ENTERPRISE'::text as scope,
@@ -12,7 +13,11 @@ select
     s.created_at as claimed_at,
     s.created_by as claimed_by
 from machserial.serials as s
-where s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+where
+    s.holds_claim and 'ENTERPRISE' = any(s.scopes) and (
+        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+        or s.site_id = any((select machserial._own_sites())::text[])
+    )
 union all
 select
     s.serial_number,
@@ -26,7 +31,11 @@ select
     s.created_at as claimed_at,
     s.created_by as claimed_by
 from machserial.serials as s
-where s.holds_claim and 'SITE' = any(s.scopes)
+where
+    s.holds_claim and 'SITE' = any(s.scopes) and (
+        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+        or s.site_id = any((select machserial._own_sites())::text[])
+    )
 union all
 select
     s.serial_number,
@@ -40,7 +49,11 @@ select
     s.created_at as claimed_at,
     s.created_by as claimed_by
 from machserial.serials as s
-where s.holds_claim and 'PART_TYPE' = any(s.scopes)
+where
+    s.holds_claim and 'PART_TYPE' = any(s.scopes) and (
+        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+        or s.site_id = any((select machserial._own_sites())::text[])
+    )
 union all
 select
     c.serial_number,
@@ -56,7 +69,11 @@ select
 from machserial.serial_conflicts as c
 inner join machserial.parts as p on c.part_id = p.id
 cross join unnest(c.scopes) as w (scope)
-where c.status = 'PENDING';
+where
+    c.status = 'PENDING' and (
+        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+        or c.site_id = any((select machserial._own_sites())::text[])
+    );
 
 comment on view machserial.serial_uniqueness_checks is
 'Who claims which number in which scope: a row for each scope of a serial that keeps its number from others,

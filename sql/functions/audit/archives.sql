@@ -50,11 +50,12 @@ returns table (
     month date, is_attached boolean, relation text, seals bigint, events bigint, first_seal_id bigint,
     last_seal_id bigint, unsealed_events bigint, is_archived boolean, is_over boolean
 )
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    perform machserial._require_administrator('machserial.audit_months()');
     return query
     with sealed as (
         select
@@ -152,7 +153,7 @@ create function machserial.record_archive(
     manifest_sha256 text, location text
 )
 returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -161,6 +162,7 @@ declare
     expected record;
     archive_id bigint;
 begin
+    perform machserial._require_administrator('machserial.record_archive()');
     select a.id into archive_id
     from machserial.audit_archives as a
     where
@@ -234,7 +236,7 @@ The same archive again gives the same id. Called by machserial audit archive.
 Errors: 55000 the month is not over or not sealed, or the archive is not what is sealed.';
 
 create function machserial.drop_archived(month date) returns boolean
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -247,6 +249,7 @@ declare
     unsealed bigint;
     events bigint;
 begin
+    perform machserial._require_administrator('machserial.drop_archived()');
     if detached is null then
         return false;
     end if;
@@ -279,16 +282,17 @@ $$;
 comment on function machserial.drop_archived(date) is
 'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether
 there was one. Called by machserial audit archive --drop, which verifies the files before.
-Errors: 55000 the month is not archived, or the table is not what was sealed; 42501 not the owner.';
+Errors: 55000 the month is not archived, or the table is not what was sealed; 42501 neither the owner nor an administrator.';
 
 create function machserial.restore_archived(month date) returns text
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     name constant text := machserial._audit_partition(restore_archived.month);
 begin
+    perform machserial._require_administrator('machserial.restore_archived()');
     if to_regclass('machserial.' || name) is null
         and machserial._detached_partition(restore_archived.month) is not null
     then
@@ -314,10 +318,10 @@ $$;
 comment on function machserial.restore_archived(date) is
 'Makes the partition of a month (its first day) to which archived events come back, or attaches the one
 that was only detached. Returns its name. Called by machserial audit restore.
-Errors: 42501 not the owner.';
+Errors: 42501 neither the owner nor an administrator.';
 
 create function machserial.verify_archived(month date) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -325,6 +329,7 @@ declare
     attached regclass;
     events bigint;
 begin
+    perform machserial._require_administrator('machserial.verify_archived()');
     select p.relation into attached from machserial._audit_partitions() as p where p.month = verify_archived.month;
     if attached is null then
         return 0;

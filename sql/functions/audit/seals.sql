@@ -588,6 +588,7 @@ declare
     newest machserial._seal;
     round machserial._seal;
 begin
+    perform machserial._require_all_sites('machserial.seal_audit()');
     if not machserial._try_to_seal() then
         raise notice 'another session is sealing the audit trail';
         return 0;
@@ -614,7 +615,7 @@ comment on function machserial.seal_audit() is
 'Seals the audit events of all transactions that have ended before the oldest one that is still open: from
 then on no change of them goes unnoticed by verify_audit(). Returns how many events; 0 also while another
 session is sealing. Writers are not held up, and a long or prepared transaction only delays it.
-Errors: 0A000 in a transaction other than READ COMMITTED.';
+Errors: 0A000 in a transaction other than READ COMMITTED; 42501 a role that is limited to sites.';
 
 -- For those who are about to change the incarnation: nobody else writes or seals until this transaction has
 -- ended. Returns the last id that has been given.
@@ -643,13 +644,15 @@ as $$
 declare
     newest constant machserial._seal := machserial._newest_seal();
 begin
+    perform machserial._require_all_sites('machserial.audit_anchor()');
     return newest.id || ':' || encode(newest.seal_hash, 'hex');
 end
 $$;
 
 comment on function machserial.audit_anchor() is
 'The newest seal as ID:HASH. Keep it where nobody who could change the database can change it, and give it to
-verify_audit(anchor => ...) later: it also tells of a history that was rewritten as a whole.';
+verify_audit(anchor => ...) later: it also tells of a history that was rewritten as a whole.
+Errors: 42501 a role that is limited to sites.';
 
 create function machserial.inclusion_proof(
     event_id bigint, out seal_id bigint, out leaf_index integer, out tree_size integer, out leaf_hash bytea,
@@ -662,6 +665,7 @@ as $$
 declare
     seal record;
 begin
+    perform machserial._require_all_sites('machserial.inclusion_proof()');
     select s.id, s.event_count, s.merkle_root, s.seal_hash, l.event_ids, l.leaf_hashes into seal
     from machserial.audit_seals as s
     inner join machserial.audit_leaves as l on l.seal_id = s.id
@@ -693,4 +697,4 @@ comment on function machserial.inclusion_proof(bigint) is
 'That an event stands in its seal, for somebody who has only the event and the seal: place (from 0), number of
 leaves, hash of the event''s canonical form (docs/audit.md) and the nodes beside the way to the root, as in
 RFC 6962, section 2.1.1. verify_inclusion() checks it.
-Errors: 55000 not sealed yet; P0002 no such event.';
+Errors: 42501 a role that is limited to sites; 55000 not sealed yet; P0002 no such event.';

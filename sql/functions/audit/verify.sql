@@ -715,6 +715,7 @@ declare
     found_now bigint;
     problems bigint := 0;
 begin
+    perform machserial._require_all_sites('machserial.verify_audit()');
     if newest.id is null then
         return query values (null::bigint, 'SEAL_MISSING', null::bigint, 'There is not a single seal.');
         return;
@@ -766,4 +767,4 @@ problem: EVENT_CHANGED, EVENT_MISSING, EVENT_INSERTED, EVENT_BACKDATED; SEAL_CHA
 CHAIN_BROKEN; LEAVES_CHANGED, LEAVES_MISSING; ANCHOR_MISMATCH; PARTITION_UNKNOWN;
 ARCHIVE_CHANGED. Of a seal at most 100
 events are named. Months whose partitions were dropped after they were archived are not missing.
-Errors: 22023 an anchor that is none.';
+Errors: 22023 an anchor that is none; 42501 a role that is limited to sites.';

@@ -130,7 +130,7 @@ create function machserial.reset_counter(
     reason text default null
 )
 returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -149,6 +149,7 @@ declare
     last_value bigint;
     is_moved boolean := false;
 begin
+    perform machserial._require_administrator('machserial.reset_counter()');
     if active.counter_per in ('PART', 'SITE_PART') then
         perform machserial._require_known_part(reset_counter.part_id);
     end if;

@@ -60,6 +60,9 @@ declare
     counter record;
     reached bigint;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(counter_id);
+    end if;
     select c.first_value, c.last_value, f.allocation, c.retired_at into counter
     from machserial.counters as c
     inner join machserial.serial_formats as f on f.id = c.format_id
@@ -163,6 +166,9 @@ declare
     begin_with bigint;
     counter_id bigint;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(site_id);
+    end if;
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
     begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
@@ -395,6 +401,9 @@ declare
     in_site constant boolean := 'SITE' = any(issue.scopes);
     in_part_type constant boolean := 'PART_TYPE' = any(issue.scopes);
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(issue.site_id);
+    end if;
     return array(
         select min(n.ordinal)::integer as first_position
         from unnest(numbers) with ordinality as n (number, ordinal)
@@ -653,6 +662,9 @@ as $$
 declare
     trusted_until numeric;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(issue.counter_id);
+    end if;
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then

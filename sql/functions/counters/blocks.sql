@@ -509,6 +509,9 @@ declare
     run record;
     margin bigint := 100 + issue.quantity / 8;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(issue.counter_id);
+    end if;
     if issue.allocation = 'GAPLESS' then
         perform c.id from machserial.counters as c where c.id = issue.counter_id for update;
         looked := machserial._look_for_taken(issue, machserial._next_value(issue), issue.quantity);

@@ -52,6 +52,9 @@ declare
     format record;
     counter record;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(issue.counter_id);
+    end if;
     select f.name, f.version, f.pattern into format
     from machserial.serial_formats as f where f.id = issue.format_id;
     select c.id, c.site_id, c.part_id, c.period into counter

@@ -33,8 +33,9 @@ end
 $$;
 
 -- The format of an ad-hoc pattern: made on its first use, found again afterwards.
+-- SECURITY DEFINER: whoever may issue numbers may name a pattern, and need not be allowed to configure formats.
 create function machserial._ad_hoc_format(pattern text) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -256,7 +257,13 @@ begin
     end if;
     select r.* into earlier from machserial.generation_requests as r
     where r.request_id = _claim_request.request_id;
-    if earlier.id is null then
+    if earlier.id is null and machserial._own_sites() is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('request %s has been used for something else', _claim_request.request_id),
+            detail = 'Not at a site that you may see; or by a transaction that this one cannot see yet.',
+            hint = 'Use a new request_id for a new request.';
+    elsif earlier.id is null then
         raise exception using
             errcode = 'serialization_failure',
             message = format(

@@ -24,6 +24,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform machserial._require_all_sites('machserial.cache_epoch()');
     select
         format('%s/%s', c.system_identifier, d.oid),
         -- The file of the registry is another one when a dump was restored over it.
@@ -47,13 +48,15 @@ $$;
 comment on function machserial.cache_epoch() is
 'What facts a cache may hold now. database_name: cluster and database; epoch_name: timeline, file of the
 registry and newest epoch of machserial.cache_epochs; secret: with what it signs. ttl: the setting
-uniqueness_cache_ttl. horizon: every transaction below it has ended; next_transaction_id: none has reached it.';
+uniqueness_cache_ttl. horizon: every transaction below it has ended; next_transaction_id: none has reached it.
+Errors: 42501 a role that is limited to sites: what a cache knows is of all.';
 
 create function machserial.begin_cache_epoch(reason text) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform machserial._require_administrator('machserial.begin_cache_epoch()');
     perform machserial._require_text('reason', reason);
     insert into machserial.cache_epochs (epoch, secret, reason)
     select
@@ -68,7 +71,7 @@ $$;
 
 comment on function machserial.begin_cache_epoch(text) is
 'Has every cache of taken numbers forget what it knows. reason: why. Returns the new epoch.
-Errors: 22023 no reason; 42501 no right to insert into cache_epochs.';
+Errors: 22023 no reason; 42501 neither the owner nor an administrator.';
 
 create function machserial.claims_of(
     serial_numbers text[], part_id text, site_id text default null, scopes text[] default null

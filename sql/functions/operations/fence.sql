@@ -302,7 +302,7 @@ returns table (
     format_name text, counter_key text, period text, highest_number bigint, next_before bigint,
     next_after bigint, burned bigint, outcome text
 )
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -317,7 +317,7 @@ declare
     fenced machserial._fenced;
     counted record;
 begin
-    perform machserial._require_owner('machserial.fence()');
+    perform machserial._require_administrator('machserial.fence()');
     active := machserial._active_format(fence.format);
     if fence.highest is not null then
         named := machserial._read_highest(fence.format, btrim(fence.highest), fence.part_id, fence.site_id);
@@ -390,4 +390,4 @@ the number, else it is the present one. reason: why; null means machserial.reaso
 outcome: MOVED, ALREADY_PAST, CONFIRMED, or VERSION_ENDED for a number of a version that counts no more. A
 sequence keeps the move even if the transaction is rolled back.
 Errors: 22023 no reason, a number that the format cannot have written or that can be read in several ways, a
-missing part_id; 23503 unknown format, part or site; 42501 not the owner; 55000 a deactivated format.';
+missing part_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a deactivated format.';

@@ -236,7 +236,7 @@ end
 $$;
 
 create function machserial.account_for_serial(serial_id bigint, reason text) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -248,7 +248,7 @@ declare
     is_new boolean;
     event_id bigint;
 begin
-    perform machserial._require_owner();
+    perform machserial._require_administrator('machserial.account_for_serial()');
     select t.* into told from machserial._statuses_told() as t where t.serial_id = serial.id;
     if told.serial_id is null then
         raise exception using
@@ -289,7 +289,7 @@ $$;
 comment on function machserial.account_for_serial(bigint, text) is
 'Writes the event that integrity() misses for a serial: that it is there, or that its status is another than
 its events say, because it was changed behind the back of the triggers. The row stays as it is; details say
-accounted_for. For the owner. Returns the event''s id.
+accounted_for. For the owner and administrators. Returns the event''s id.
 Errors: 22023 no reason; P0002 no such serial; 55000 its events say what its row says; 42501 not the
 owner.';
 
@@ -1080,13 +1080,14 @@ $$;
 
 create function machserial.integrity()
 returns table (name text, severity text, object text, message text, remedy text)
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     most constant integer := 100;
 begin
+    perform machserial._require_administrator('machserial.integrity()');
     perform machserial._require_sight_of_all();
     return query
     with found as materialized (

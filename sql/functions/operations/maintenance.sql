@@ -1,7 +1,7 @@
 -- Looking after a database that machserial lives in.
 
 create function machserial.set_node(node integer) returns void
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -18,7 +18,7 @@ begin
             detail = 'It is 0 to 32767.',
             hint = 'Give each database that will be merged a number of its own.';
     end if;
-    perform machserial._require_owner('machserial.set_node()');
+    perform machserial._require_administrator('machserial.set_node()');
     settled_audit_id := machserial._hold_audit_trail();
     for identity_column in
         select
@@ -54,14 +54,15 @@ comment on function machserial.set_node(integer) is
 'Moves the ids that this database gives from now on to the range of node (node << 48), so that databases of
 several sites can be merged without collisions. node: 0 to 32767. Seals what there is of the audit trail,
 which goes on in another range; until its transaction ends nobody else writes.
-Errors: 22023 another number; 42501 not the owner; 55P03 others are writing or sealing, and go on with it
+Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P03 others are writing or sealing, and go on with it
 ; 0A000 in a transaction other than READ COMMITTED.';
 
 create function machserial.maintain() returns table (task text, done integer)
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform machserial._require_all_sites('machserial.maintain()');
     -- First: what this transaction itself has written can only be sealed after its end.
     task := 'audit events sealed';
     done := case current_setting('transaction_isolation')
@@ -93,4 +94,5 @@ comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
 coming three months, counters for the coming periods, an end to those of periods that are over, an end to
 blocks past their expires_at, sums in place of single executions of triggers, seals for the audit events.
-Returns what was done.';
+Returns what was done.
+Errors: 42501 a role that is limited to sites.';

@@ -70,7 +70,7 @@ $$;
 
 -- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
 create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
@@ -79,7 +79,7 @@ declare
     begun_id bigint;
     earlier record;
 begin
-    perform machserial._require_owner('machserial.pause()');
+    perform machserial._require_administrator('machserial.pause()');
     select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
     if pause.until_fenced then
         -- A backup of a paused database: what holds now is that it was restored.
@@ -114,17 +114,18 @@ has been answered is answered again. Waits at most half a second for those who a
 why; null means machserial.reason. until_fenced: the database has been restored or promoted and may be behind
 what has left the building: resume() is refused until fence() has been called for every counter; it takes the
 place of an earlier pause. Returns the id of the row in machserial.pauses.
-Errors: 22023 no reason; 42501 not the owner; 55000 paused already; 55P03 others are issuing numbers in
+Errors: 22023 no reason; 42501 neither the owner nor an administrator; 55000 paused already; 55P03 others are issuing numbers in
 transactions that have not ended: call it again.';
 
 -- Counters that may give a number now and of which nobody has said yet what has left the building.
 create function machserial.unfenced_counters()
 returns table (format text, counter_key text, period text, last_value bigint)
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    perform machserial._require_administrator('machserial.unfenced_counters()');
     return query
     select
         f.name, concat_ws('/', nullif(c.site_id, ''), nullif(c.part_id, '')), c.period,
@@ -173,7 +174,7 @@ end
 $$;
 
 create function machserial.resume(reason text default null) returns bigint
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
@@ -183,7 +184,7 @@ declare
         nullif(btrim(resume.reason), ''), nullif(btrim(current_setting('machserial.reason', true)), '')
     );
 begin
-    perform machserial._require_owner('machserial.resume()');
+    perform machserial._require_administrator('machserial.resume()');
     if pause_id is null then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
@@ -208,5 +209,5 @@ $$;
 
 comment on function machserial.resume(text) is
 'Ends a pause. reason: why; null means machserial.reason, or none. Returns the id of the pause.
-Errors: 42501 not the owner; 55000 not paused, or the database was restored and unfenced_counters() is not
+Errors: 42501 neither the owner nor an administrator; 55000 not paused, or the database was restored and unfenced_counters() is not
 empty; 55P03 others hold the tables: call it again.';

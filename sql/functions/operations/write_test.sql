@@ -45,12 +45,12 @@ end
 $$;
 
 create function machserial.write_test() returns void
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
 begin
-    perform machserial._require_owner('machserial.write_test()');
+    perform machserial._require_administrator('machserial.write_test()');
     begin
         perform machserial._write_and_look();
         raise sqlstate 'MS000';
@@ -64,4 +64,4 @@ comment on function machserial.write_test() is
 registers, looks for the events, seals and verifies the audit trail. All of it is undone, a pause is not in its
 way, and while it runs, for a moment, nobody else issues numbers. Returns if all is well, else raises what is wrong.
 Errors: those of the functions it calls; 22000 something was written and not found, or the audit trail is not
-intact; 42501 not the owner; 55P03 others are issuing numbers: call it again.';
+intact; 42501 neither the owner nor an administrator; 55P03 others are issuing numbers: call it again.';

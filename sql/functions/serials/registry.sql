@@ -51,7 +51,8 @@ end
 $$;
 
 -- Who holds each of the given numbers in the given scopes; no row for a number that nobody holds. Tells what
--- a unique index has decided, and is never asked instead of it.
+-- a unique index has decided, and is never asked instead of it. Of a serial at a site that the caller may not see
+-- it tells only that the number is taken: its id is null.
 create function machserial._claims_on(serial_numbers text[], scopes text[], site_id text, part_type text)
 returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
 language plpgsql stable security definer
@@ -60,31 +61,44 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    own_sites constant text[] := machserial._caller_sites();
 begin
+    if _claims_on.site_id <> all(own_sites) then
+        perform machserial._raise_unknown('site', _claims_on.site_id, 'machserial.register_site');
+    end if;
     return query
     select
         n.ordinal, array_agg(distinct c.id order by c.id), array_agg(distinct c.scope order by c.scope),
         string_agg(
-            format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id), ', '
-            order by c.scope, c.id
+            case
+                when c.id is null then format('scope %s by a serial at a site that you may not see', c.scope)
+                else format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id)
+            end,
+            ', ' order by c.scope, c.id
         )
     from unnest(_claims_on.serial_numbers) with ordinality as n (number, ordinal)
     cross join lateral (
-        select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
-        from machserial.serials as s
-        where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
-        union all
-        select 'SITE', s.id, s.part_id, s.site_id
-        from machserial.serials as s
-        where
-            s.serial_number = n.number and s.site_id = _claims_on.site_id
-            and s.holds_claim and 'SITE' = any(s.scopes)
-        union all
-        select 'PART_TYPE', s.id, s.part_id, s.site_id
-        from machserial.serials as s
-        where
-            s.serial_number = n.number and s.part_type = _claims_on.part_type
-            and s.holds_claim and 'PART_TYPE' = any(s.scopes)
+        select
+            h.scope, case when coalesce(h.site_id = any(own_sites), true) then h.id end as id, h.part_id,
+            h.site_id
+        from (
+            select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
+            from machserial.serials as s
+            where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+            union all
+            select 'SITE', s.id, s.part_id, s.site_id
+            from machserial.serials as s
+            where
+                s.serial_number = n.number and s.site_id = _claims_on.site_id
+                and s.holds_claim and 'SITE' = any(s.scopes)
+            union all
+            select 'PART_TYPE', s.id, s.part_id, s.site_id
+            from machserial.serials as s
+            where
+                s.serial_number = n.number and s.part_type = _claims_on.part_type
+                and s.holds_claim and 'PART_TYPE' = any(s.scopes)
+        ) as h
     ) as c
     where c.scope = any(_claims_on.scopes)
     group by n.ordinal;

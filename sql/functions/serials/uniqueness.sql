@@ -6,10 +6,13 @@ create function machserial._look(serial_number text) returns text
 language sql immutable parallel safe
 return translate(upper(serial_number collate "C"), 'OILZSB -', '011258');
 
+-- SECURITY DEFINER: under a policy PostgreSQL would not use the index, whose function it cannot trust.
 create function machserial._near_matches(serial_number text) returns text[]
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    own_sites constant text[] := machserial._caller_sites();
 begin
     return array(
         select distinct s.serial_number collate "C"
@@ -17,6 +20,7 @@ begin
         where
             machserial._look(s.serial_number) collate "C" = machserial._look(_near_matches.serial_number)
             and s.serial_number <> _near_matches.serial_number
+            and (own_sites is null or s.site_id = any(own_sites))
         order by 1
         limit 20
     );
@@ -54,7 +58,8 @@ $$;
 comment on function machserial.check_uniqueness(text, text, text[], text) is
 'Whether a number is free for a part. It is advice: only the unique indexes decide, when the number is
 registered. scopes: where it must not repeat (null: the part''s default). site_id: null means DEFAULT.
-conflicting_serial_ids, conflicting_scopes: who holds it, and where; conflict_type: DUPLICATE, NEAR_MATCH
+conflicting_serial_ids, conflicting_scopes: who holds it (null: a serial at a site that you may not see), and
+where; conflict_type: DUPLICATE, NEAR_MATCH
 (free, but easily taken for another) or NONE. near_matches: up to 20 numbers on record, of any part, that
 differ only by case, spaces, hyphens or look-alikes (0 O, 1 I L, 2 Z, 5 S, 8 B).
 Errors: 22023 no number, unknown scope; 23503 unknown part or site.';

@@ -429,6 +429,18 @@ begin
 end
 $$;
 
+-- SECURITY DEFINER, for whoever may attach a table and write no other event.
+create function machserial._audit_attachment(event_type text, attached jsonb) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if event_type in ('TRIGGER_ATTACHED', 'TRIGGER_DETACHED') then
+        perform machserial._audit(event_type, null, null, jsonb_strip_nulls(attached));
+    end if;
+end
+$$;
+
 create function machserial.attach(
     relation regclass, trigger_type text, part_column text, quantity_column text default null,
     context_columns text[] default null, serial_column text default null
@@ -462,7 +474,7 @@ begin
         'machserial_' || lower(event), relation, settings
     );
     attached := machserial._attachment(relation, event);
-    perform machserial._audit('TRIGGER_ATTACHED', null, null, jsonb_strip_nulls(to_jsonb(attached)));
+    perform machserial._audit_attachment('TRIGGER_ATTACHED', to_jsonb(attached));
     return attached;
 end
 $$;
@@ -502,7 +514,7 @@ begin
             hint = 'See select relation, trigger_type from machserial.attachments.';
     end if;
     execute format('drop trigger %I on %s', attached.trigger_name, relation);
-    perform machserial._audit('TRIGGER_DETACHED', null, null, jsonb_strip_nulls(to_jsonb(attached)));
+    perform machserial._audit_attachment('TRIGGER_DETACHED', to_jsonb(attached));
     return attached;
 end
 $$;

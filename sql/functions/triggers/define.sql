@@ -311,6 +311,7 @@ begin
         (
             select coalesce(sum(e.units), 0)::bigint
             from machserial.trigger_executions as e where e.trigger_id = t.id
+            having t.execution_count is not null
         ),
         t.last_executed_at
     from machserial.serial_assignment_triggers as t
@@ -321,7 +322,8 @@ $$;
 
 comment on function machserial.trigger_statistics(text) is
 'How often the triggers of a part have fired; null: those of all parts. execution_count: events since the last
-reset. units: serials, receipts and placeholders made since the trigger was created.
+reset. units: serials, receipts and placeholders made since the trigger was created. Both are null for a role that is
+limited to sites: the events of all sites are counted together.
 Errors: 23503 unknown part.';
 
 -- An update of the view. Only what it changes is written: somebody else may have changed the rest meanwhile.
@@ -336,7 +338,12 @@ declare
         where n.value is distinct from to_jsonb(old) -> n.key
     );
 begin
-    if changes ?| '{id,last_executed_at}' or new.execution_count is null or new.execution_count < 0 then
+    if
+        changes ?| '{id,last_executed_at}' or new.execution_count < 0
+        -- Null is what a role that is limited to sites sees.
+        or new.execution_count is null and old.execution_count is not null
+        or old.execution_count is null and new.execution_count is not null
+    then
         perform machserial._raise_unchangeable_trigger(old.id, changes);
     end if;
     update machserial.trigger_definitions as d
@@ -350,7 +357,7 @@ begin
                 r.batch_size, r.enabled, r.created_at, r.created_by
             from jsonb_populate_record(d, changes) as r
         ),
-        count_offset = d.count_offset + new.execution_count - old.execution_count
+        count_offset = d.count_offset + coalesce(new.execution_count - old.execution_count, 0)
     where d.id = old.id;
     if not found then
         return null;

@@ -1,0 +1,671 @@
+-- Roles with the rights of privileges.sql, and limits by site.
+--
+-- A role is limited if it, or a role whose privileges it has, may use the type limited_to_sites: that is asked
+-- of PostgreSQL's own caches, without a query, and a dump carries it. What a limited role may see are the rows
+-- of site_grants. Policies and views ask _is_unlimited() while they are planned, so that the plans of all
+-- others are what they would be without any policy.
+
+-- The privilege to use it is the mark of a limited role. Nothing else uses it.
+create type machserial.limited_to_sites as (
+    role text
+);
+
+comment on type machserial.limited_to_sites is
+'Whoever may use this type is limited to the sites that grant_site() gave: set by grant_site(), taken away by
+lift_site_limits().';
+
+create type machserial.role_limit as (
+    role text,
+    site_ids text[]
+);
+
+comment on type machserial.role_limit is 'A role that is limited to sites, and to which.';
+
+-- The sites of one role; null if it is not limited. how: USAGE for what it has now, MEMBER for what it may
+-- become by SET ROLE as well.
+create function machserial._sites_of_role(role name, how text) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known record;
+begin
+    select
+        r.oid,
+        -- Who may act as the owner, and whom no policy holds.
+        r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, p.proowner, 'usage')
+        or not has_type_privilege(r.oid, 'machserial.limited_to_sites'::regtype, 'usage') as is_unlimited
+    into known
+    from pg_roles as r
+    cross join pg_proc as p
+    where r.rolname = _sites_of_role.role and p.oid = 'machserial.migrate()'::regprocedure;
+    if known.is_unlimited then
+        return null;
+    end if;
+    return array(
+        select distinct g.site_id from machserial.site_grants as g
+        where pg_has_role(known.oid, g.role::oid, how)
+        order by g.site_id
+    );
+end
+$$;
+
+-- What may be seen by who acts: the limits of the role in force and of the login hold both, so that neither
+-- SET ROLE nor RESET ROLE gets out of them. Null: no limits. Of a role that the session has no part in, such
+-- as the owner of a function that runs with its owner's rights, nobody is told the sites.
+create function machserial._site_limits(acting name) returns text[]
+language plpgsql stable security definer parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    of_login constant text[] := machserial._sites_of_role(session_user, 'member');
+    of_acting text[];
+begin
+    if acting = session_user then
+        return machserial._sites_of_role(session_user, 'usage');
+    end if;
+    of_acting := machserial._sites_of_role(acting, 'usage');
+    if of_acting is not null and acting <> current_setting('role')
+        and not pg_has_role(session_user, acting, 'member')
+    then
+        return '{}';
+    elsif of_acting is null or of_login is null then
+        return coalesce(of_acting, of_login);
+    end if;
+    return array(select s from unnest(of_acting) as s where s = any(of_login));
+end
+$$;
+
+-- Says IMMUTABLE, which it is not: so it is asked when a statement is planned, and what a policy adds for those
+-- who are not limited is gone from the plan. PostgreSQL plans anew when another role acts; when a role becomes
+-- limited or no longer is, _mark_limited() sees to it. mark: limited_to_sites, handed over because the caller may
+-- not be able to look names up in this schema.
+create function machserial._is_unlimited(mark regtype) returns boolean
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if has_type_privilege(current_user, mark, 'usage') or has_type_privilege(session_user, mark, 'usage') then
+        return machserial._site_limits(current_user) is null;
+    end if;
+    return true;
+end
+$$;
+
+-- The sites that the acting role may see; asked once a statement.
+create function machserial._own_sites() returns text[]
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._site_limits(current_user);
+end
+$$;
+
+-- Whether it is worth asking _caller_sites(). For functions that run with the owner's rights, in which
+-- current_user tells nothing of the caller; inlined.
+create function machserial._may_be_limited() returns boolean
+language sql stable parallel safe
+return current_setting('is_superuser') = 'off' and (
+    has_type_privilege(session_user, 'machserial.limited_to_sites'::regtype, 'usage')
+    or current_setting('role') <> 'none'
+    and has_type_privilege(current_setting('role')::name, 'machserial.limited_to_sites'::regtype, 'usage')
+);
+
+-- The sites that the session's caller may see, for functions that run with the owner's rights; null: all.
+create function machserial._caller_sites() returns text[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if machserial._may_be_limited() then
+        return machserial._site_limits(coalesce(nullif(current_setting('role'), 'none')::name, session_user));
+    end if;
+    return null;
+end
+$$;
+
+-- 23503, as for a site that does not exist.
+create function machserial._require_visible_site(site_id text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if site_id <> '' and site_id <> all(machserial._caller_sites()) then
+        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+    end if;
+end
+$$;
+
+-- For functions that run with the owner's rights and take a counter: one of another site is none of a limited
+-- role's business.
+create function machserial._require_visible_counter(counter_id bigint) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_visible_site(c.site_id)
+    from machserial.counters as c where c.id = counter_id;
+end
+$$;
+
+-- For what concerns the data of all sites at once.
+create function machserial._require_all_sites(what text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    own constant text[] := machserial._caller_sites();
+begin
+    if own is not null then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = format('%s is for roles that are not limited to sites', what),
+            detail = format('The role is limited to: %s.', coalesce(nullif(array_to_string(own, ', '), ''), 'none')),
+            hint = 'It concerns the data of all sites: ask somebody who sees them.';
+    end if;
+end
+$$;
+
+-- For functions that run with the owner's rights: the owner calls them, a superuser, or an administrator.
+create function machserial._require_administrator(what text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    caller constant name := coalesce(nullif(current_setting('role'), 'none')::name, session_user);
+    owner constant name := (
+        select pg_get_userbyid(p.proowner) from pg_proc as p
+        where p.oid = 'machserial.migrate()'::regprocedure
+    );
+begin
+    perform machserial._require_all_sites(what);
+    if pg_has_role(caller, owner, 'usage') or exists (
+        select from pg_roles as r
+        where
+            r.rolname = 'machserial_admin' and pg_has_role(caller, r.oid, 'usage')
+            and has_function_privilege(r.oid, 'machserial.migrate()', 'execute')
+    ) then
+        return;
+    end if;
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = format('%s is for the owner of machserial and its administrators', what),
+        detail = format('The owner is %I, the current user is %I.', owner, caller),
+        hint = format(
+            'Run it as the owner: set role %I; or as a member of machserial_admin, which machserial.create_roles() '
+            'makes.', owner
+        );
+end
+$$;
+
+
+-- Rights
+
+-- Whether create_roles() has been called in this database: roles belong to the whole cluster.
+create function machserial._has_roles() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from pg_namespace as n
+        cross join lateral aclexplode(n.nspacl) as a
+        inner join pg_roles as r on r.oid = a.grantee
+        where n.nspname = 'machserial' and r.rolname = 'machserial_viewer'
+    );
+end
+$$;
+
+-- What of the list concerns objects that are here, with their names as statements have them. role: public or
+-- one of the four; column_name: null unless the privilege is on a column.
+create function machserial._listed_privileges()
+returns table (role text, privilege text, kind text, object text, oid oid, column_name text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with listed as (
+        select r.role, p.privilege, p.kind, o.name
+        from machserial._privileges() as p
+        cross join lateral regexp_split_to_table(btrim(p.objects, E' \n'), '[[:space:]]+') as o (name)
+        inner join unnest('{viewer,operator,supervisor,admin}'::text[]) with ordinality as r (role, rank)
+            on r.rank >= array_position('{viewer,operator,supervisor,admin}'::text[], p.from_role)
+        union all
+        select 'public', p.privilege, p.kind, o.name
+        from machserial._privileges() as p
+        cross join lateral regexp_split_to_table(btrim(p.objects, E' \n'), '[[:space:]]+') as o (name)
+        where p.from_role = 'public'
+    )
+
+    select
+        case l.role when 'public' then l.role else 'machserial_' || l.role end,
+        l.privilege, l.kind, f.object, f.oid, f.column_name
+    from listed as l
+    cross join lateral (
+        select p.oid::regprocedure::text as object, p.oid, null::text as column_name
+        from pg_proc as p
+        where
+            l.kind = 'function' and p.pronamespace = 'machserial'::regnamespace and p.proname::text = l.name
+        union all
+        select c.oid::regclass::text, c.oid, null
+        from pg_class as c
+        where
+            l.kind in ('table', 'view') and c.relnamespace = 'machserial'::regnamespace
+            and c.relkind in ('r', 'p', 'v') and c.relname::text = l.name
+        union all
+        select c.oid::regclass::text, c.oid, a.attname::text
+        from pg_class as c
+        inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        where
+            l.kind = 'column' and c.relnamespace = 'machserial'::regnamespace
+            and format('%s.%s', c.relname, a.attname) = l.name
+        union all
+        select n.nspname::text, n.oid, null
+        from pg_namespace as n where l.kind = 'schema' and n.nspname::text = l.name
+    ) as f
+    where l.privilege <> 'none';
+end
+$$;
+
+-- What the four roles have, and everybody has of functions, on the owner's objects.
+create function machserial._given_privileges()
+returns table (role text, privilege text, kind text, object text, oid oid, column_name text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select
+        coalesce(r.rolname::text, 'public'), lower(a.privilege_type), o.kind, o.object, o.oid, o.column_name
+    from (
+        select
+            'function' as kind, p.oid::regprocedure::text as object, p.oid, null::text as column_name,
+            coalesce(p.proacl, acldefault('f', p.proowner)) as acl, p.proowner as owner
+        from pg_proc as p
+        where
+            p.pronamespace = 'machserial'::regnamespace and not exists (
+                select from machserial._privileges() as s
+                where
+                    s.from_role = 'superuser'
+                    and p.proname::text = any(regexp_split_to_array(s.objects, '[[:space:]]+'))
+            )
+        union all
+        select
+            case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
+            c.oid::regclass::text, c.oid, null, c.relacl, c.relowner
+        from pg_class as c
+        where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+        union all
+        select 'column', c.oid::regclass::text, c.oid, t.attname::text, t.attacl, c.relowner
+        from pg_class as c
+        inner join pg_attribute as t on t.attrelid = c.oid and t.attacl is not null and not t.attisdropped
+        where c.relnamespace = 'machserial'::regnamespace
+        union all
+        select 'schema', n.nspname::text, n.oid, null, n.nspacl, n.nspowner
+        from pg_namespace as n where n.nspname = 'machserial'
+    ) as o
+    cross join lateral aclexplode(o.acl) as a
+    left join pg_roles as r on r.oid = a.grantee
+    where
+        (
+            r.rolname in (
+                'machserial_viewer', 'machserial_operator', 'machserial_supervisor', 'machserial_admin'
+            )
+            or a.grantee = 0 and o.kind = 'function'
+        )
+        and a.grantee <> o.owner;
+end
+$$;
+
+-- The statements that make what is given what the list says. Objects of others (a superuser's
+-- machserial_plpython) are left alone by those who may not grant on them.
+create function machserial._privilege_changes() returns table (statement text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    has_roles constant boolean := machserial._has_roles();
+begin
+    return query
+    with wanted as (
+        select l.* from machserial._listed_privileges() as l
+        where l.role = 'public' or has_roles and l.role in (select r.rolname::text from pg_roles as r)
+    ),
+
+    given as (
+        select g.* from machserial._given_privileges() as g
+        where g.role = 'public' or has_roles
+    ),
+
+    changes as (
+        (
+            select 'grant' as verb, w.* from wanted as w
+            except
+            select 'grant', g.* from given as g
+        )
+        union all
+        (
+            select 'revoke', g.* from given as g
+            except
+            select 'revoke', w.* from wanted as w
+        )
+    ),
+
+    owned as (
+        select
+            c.*,
+            case c.kind
+                when 'function' then (select p.proowner from pg_proc as p where p.oid = c.oid)
+                when 'schema' then (select n.nspowner from pg_namespace as n where n.oid = c.oid)
+                else (select r.relowner from pg_class as r where r.oid = c.oid)
+            end as owner
+        from changes as c
+    )
+
+    select
+        format(
+            '%s %s%s on %s %s %s %s', o.verb, o.privilege, format(' (%I)', o.column_name),
+            case when o.kind in ('column', 'view') then 'table' else o.kind end, o.object,
+            case o.verb when 'grant' then 'to' else 'from' end,
+            case o.role when 'public' then o.role else quote_ident(o.role) end
+        )
+    from owned as o
+    where pg_has_role(o.owner, 'usage')
+    order by o.verb desc, o.kind, o.object, o.column_name, o.role;
+end
+$$;
+
+-- Makes what is given what the list says. Returns how many privileges that changed.
+create function machserial._apply_privileges() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    change record;
+    changed integer := 0;
+begin
+    for change in select c.statement from machserial._privilege_changes() as c loop
+        execute change.statement;
+        changed := changed + 1;
+    end loop;
+    return changed;
+end
+$$;
+
+create function machserial.create_roles() returns table (role text, is_new boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known record;
+begin
+    if not (
+        select pg_has_role(current_user, p.proowner, 'usage') from pg_proc as p
+        where p.oid = 'machserial.migrate()'::regprocedure
+    ) then
+        perform machserial._require_owner('machserial.create_roles()');
+    end if;
+    foreach role in array '{machserial_viewer,machserial_operator,machserial_supervisor,machserial_admin}'::text[] loop
+        select r.rolcanlogin or r.rolsuper or r.rolbypassrls as is_strange into known
+        from pg_roles as r where r.rolname = create_roles.role;
+        is_new := not found;
+        if known.is_strange then
+            raise exception using
+                errcode = 'object_not_in_prerequisite_state',
+                message = format('role %I is not a group', role),
+                detail = 'It may log in, or is a superuser, or goes past row-level security.',
+                hint = format('See whose it is. To use it: alter role %I nologin nosuperuser nobypassrls;', role);
+        elsif is_new then
+            begin
+                execute format('create role %I nologin', role);
+                execute format('comment on role %I is %L', role, 'See machserial.create_roles().');
+            exception
+                -- In another database of the cluster, at the same time.
+                when duplicate_object or unique_violation then is_new := false;
+                when insufficient_privilege then
+                    raise exception using
+                        errcode = 'insufficient_privilege',
+                        message = format('role %I cannot be made', role),
+                        detail = format('%I lacks CREATEROLE: roles belong to the whole cluster.', current_user),
+                        hint = format(
+                            'A superuser may say: alter role %I createrole; or make the roles: create role %I '
+                            'nologin, and so on; then call machserial.create_roles() again.', current_user, role
+                        );
+            end;
+        end if;
+        return next;
+    end loop;
+    grant usage on schema machserial to machserial_viewer;
+    perform machserial._apply_privileges();
+end
+$$;
+
+comment on function machserial.create_roles() is
+'Makes the roles machserial_viewer (reads), machserial_operator (also runs the workflows), machserial_supervisor
+(also configures formats, triggers and rules, and resolves conflicts) and machserial_admin (also migrates,
+resets, archives), where they are missing, and gives them their rights in this database, which migrate() then
+keeps up to date. A login gets them by being granted one of the roles. Whatever else these four are granted on
+machserial''s own objects is taken away: grant more to roles of your own. is_new: whether the role was made now.
+Errors: 42501 not the owner, or a role is missing and you lack CREATEROLE; 55000 a role of this name may log in,
+is a superuser, or goes past row-level security.';
+
+
+-- Limits by site
+
+create function machserial._audit_site_grants() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, site_id, details)
+    select
+        case tg_op when 'INSERT' then 'SITE_GRANTED' else 'SITE_REVOKED' end,
+        current_setting('application_name'), g.site_id, jsonb_build_object('role', g.role)
+    from site_grants_now as g
+    order by g.site_id, g.role;
+    return null;
+end
+$$;
+
+create function machserial._refuse_grant_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'a granted site is not changed into another',
+        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
+        hint = 'Call machserial.grant_site(role, site_id) and machserial.revoke_site(role, site_id).';
+end
+$$;
+
+-- Plans that were made for a role while it was not limited, or while it was, hold no longer. A grant that changes
+-- nothing tells every session so, and locks nothing.
+create function machserial._forget_plans() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    relation record;
+begin
+    for relation in
+        select c.oid::regclass as name, pg_get_userbyid(c.relowner) as owner
+        from pg_class as c
+        where
+            c.relnamespace = 'machserial'::regnamespace
+            and (c.relrowsecurity or c.relkind = 'v')
+        order by c.oid
+    loop
+        execute format('grant select on %s to %I', relation.name, relation.owner);
+    end loop;
+end
+$$;
+
+-- Whoever is granted a site is limited from then on.
+create function machserial._mark_limited() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    limited record;
+    is_marked boolean := false;
+begin
+    for limited in
+        select distinct r.rolname, r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, current_user, 'usage') as is_free
+        from site_grants_now as g
+        inner join pg_roles as r on r.oid = g.role
+        where r.oid not in (
+            select a.grantee from pg_type as t
+            cross join lateral aclexplode(t.typacl) as a
+            where t.oid = 'machserial.limited_to_sites'::regtype
+        )
+    loop
+        if limited.is_free then
+            raise exception using
+                errcode = 'invalid_parameter_value',
+                message = format('role %I cannot be limited to sites', limited.rolname),
+                detail = 'It is a superuser, goes past row-level security, or may act as the owner of machserial.',
+                hint = 'Limit a role without these rights, and let people log in with that.';
+        end if;
+        execute format('grant usage on type machserial.limited_to_sites to %I', limited.rolname);
+        is_marked := true;
+    end loop;
+    if is_marked then
+        perform machserial._forget_plans();
+    end if;
+    return null;
+end
+$$;
+
+create function machserial._known_role(role text) returns regrole
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known constant oid := (select r.oid from pg_roles as r where r.rolname::text = _known_role.role);
+begin
+    if known is null then
+        raise exception using
+            errcode = 'undefined_object',
+            message = format('role %s is unknown', coalesce(quote_literal(role), 'null')),
+            detail = 'The cluster has no role of this name.',
+            hint = 'Make it with create role, or write it as it is in pg_roles.';
+    end if;
+    return known::regrole;
+end
+$$;
+
+create function machserial.grant_site(role text, site_id text) returns machserial.role_limit
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known regrole;
+begin
+    perform machserial._require_administrator('machserial.grant_site()');
+    known := machserial._known_role(grant_site.role);
+    perform machserial._require_known_site(grant_site.site_id);
+    insert into machserial.site_grants (role, site_id) values (known, grant_site.site_id)
+    on conflict on constraint site_grants_pkey do nothing;
+    return (grant_site.role, machserial._granted_sites(known))::machserial.role_limit;
+end
+$$;
+
+comment on function machserial.grant_site(text, text) is
+'Limits a role, a login or a group, to this site and those that it was granted before: neither it nor its members
+read or write rows of others, by functions, views or SQL. What it may do there, its other rights say: grant it
+machserial_operator, or another one of the four. Returns its sites.
+Errors: 22023 a superuser, a role with BYPASSRLS or one that may act as the owner of machserial; 23503 unknown
+site; 42501 neither the owner nor an administrator; 42704 unknown role.';
+
+create function machserial._granted_sites(role regrole) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select g.site_id from machserial.site_grants as g where g.role = _granted_sites.role order by g.site_id
+    );
+end
+$$;
+
+create function machserial.revoke_site(role text, site_id text) returns machserial.role_limit
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known regrole;
+begin
+    perform machserial._require_administrator('machserial.revoke_site()');
+    known := machserial._known_role(revoke_site.role);
+    delete from machserial.site_grants as g where g.role = known and g.site_id = revoke_site.site_id;
+    if not found then
+        raise exception using
+            errcode = 'no_data_found',
+            message = format('role %s was not granted site %s', role, coalesce(quote_literal(site_id), 'null')),
+            detail = format('Granted: %s.', machserial._granted_sites(known)),
+            hint = 'See select * from machserial.limited_roles().';
+    end if;
+    return (revoke_site.role, machserial._granted_sites(known))::machserial.role_limit;
+end
+$$;
+
+comment on function machserial.revoke_site(text, text) is
+'Takes a site from a limited role. Without any site it sees none: lift_site_limits(role) ends its limits. Returns
+the sites that it has left.
+Errors: 42501 neither the owner nor an administrator; 42704 unknown role; P0002 it was not granted this site.';
+
+create function machserial.lift_site_limits(role text) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known regrole;
+    is_limited boolean;
+begin
+    perform machserial._require_administrator('machserial.lift_site_limits()');
+    known := machserial._known_role(lift_site_limits.role);
+    is_limited := exists (select from machserial.limited_roles() as l where l.role = lift_site_limits.role);
+    delete from machserial.site_grants as g where g.role = known;
+    if is_limited then
+        execute format('revoke usage on type machserial.limited_to_sites from %I', lift_site_limits.role);
+        perform machserial._audit('SITE_LIMITS_LIFTED', null, null, jsonb_build_object('role', known));
+        perform machserial._forget_plans();
+    end if;
+    return is_limited;
+end
+$$;
+
+comment on function machserial.lift_site_limits(text) is
+'From now on a role sees all sites, unless a role that it is a member of is limited. Returns whether it was limited.
+Errors: 42501 neither the owner nor an administrator; 42704 unknown role.';
+
+create function machserial.limited_roles() returns setof machserial.role_limit
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_administrator('machserial.limited_roles()');
+    return query
+    select r.rolname::text, machserial._granted_sites(r.oid::regrole)
+    from pg_type as t
+    cross join lateral aclexplode(t.typacl) as a
+    inner join pg_roles as r on r.oid = a.grantee
+    where t.oid = 'machserial.limited_to_sites'::regtype and a.grantee <> t.typowner
+    order by r.rolname;
+end
+$$;
+
+comment on function machserial.limited_roles() is
+'Who is limited to which sites. Members of these roles are limited with them.
+Errors: 42501 neither the owner nor an administrator.';
