@@ -53,24 +53,24 @@ begin
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots _check_schema_version _check_signs _check_slow_statements _check_start
         _check_step _check_step_table _check_sum_table _check_synchronous_commit _check_unsafe_settings
-        _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions _cluster
+        _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions
         _compile_automaton _compile_check _compile_pattern _compile_sum _conflicts _constant_expression
         _context_keys _countable_space _counter_message _counter_outlook _date_errors _date_tokens
         _digits_expression _disagreements _distance _divisions _encode_expression _ends_with_check
         _errors_of_every_division _event_happened_at _expected_indexes _failed_check _first_of _fits
-        _foreign_objects _format _format_id_for _health_checks _highest_value _in_stretch _incarnations
-        _is_check_pair _is_frequent _is_other_cluster _is_right_check _issue_of_block _known_scopes
-        _lacks_for_receipt _large_random_segments _last_sealed_id _last_value _made_critical _meets
-        _merkle_level_above _merkle_path _migrations _named_day _near_matches _nearest _nearest_token
-        _newest_seal _nothing_wrong _oldest_writer _page_begins_at _period_length _place _placeholders
-        _possible_characters _preview_query _public_objects _raise_absent _raise_no_block
-        _raise_no_vendor_serial _raise_unknown _random_number _random_space _render _require_all_sites
-        _require_context _require_known_part _require_known_site _require_one_of _require_quantity
-        _require_text _require_trigger_type _resolve_token _row_source _sealed_up_to _seals _seconds_since
-        _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _shape_error _shared_scopes
-        _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations _token_expression _token_usages
-        _tokenize _trimmed _unmet _unprepared _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id
-        _vendor_serial _vendor_serials _waiting_events _wal_position _walk_lineage
+        _foreign_objects _format _format_id_for _health_checks _highest_value _is_check_pair _is_frequent
+        _is_right_check _issue_of_block _known_scopes _lacks_for_receipt _large_random_segments _last_value
+        _listed_privileges _made_critical _meets _merkle_level_above _merkle_path _migrations _named_day
+        _near_matches _nearest _nearest_token _newest_seal _nothing_wrong _oldest_writer _page_begins_at
+        _period_length _place _placeholders _possible_characters _preview_query _privileges _public_objects
+        _raise_absent _raise_no_block _raise_no_vendor_serial _raise_unknown _random_number _random_space
+        _render _require_all_sites _require_context _require_known_part _require_known_site _require_one_of
+        _require_quantity _require_text _require_trigger_type _resolve_token _row_source _seals
+        _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _shape_error
+        _shared_scopes _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations _token_expression
+        _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared _vendor_pattern_faults
+        _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials _waiting_events _wal_position
+        _walk_lineage
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     ('operator', 'insert', 'table', '
@@ -98,9 +98,9 @@ begin
     '),
     ('operator', 'execute', 'function', '
         _active_format _actor _ad_hoc_format _assign_serials _attached_queries _block _changes
-        _claim_request _columns_of _compile_vendor_pattern _context_columns _count_executions _described
-        _draw_random _draw_sequenced _draw_unsequenced _end_serial _extend_runway _fire_each _free_positions
-        _generate_each _generate_for _key_of _known_settings _local_time _lock_pending
+        _claim_request _cluster _columns_of _compile_vendor_pattern _context_columns _count_executions
+        _described _draw_random _draw_sequenced _draw_unsequenced _end_serial _extend_runway _fire_each
+        _free_positions _generate_each _generate_for _key_of _known_settings _local_time _lock_pending
         _lock_pending_vendor_serials _lock_work_order _make _make_counter _make_placeholders _make_receipts
         _needs_reason _next_statuses _number_alike _numbers_received _numbers_to_receive _only_part_of
         _period _pick _place_of _present_counter _present_timeline _propagate _raise_about _raise_closed
@@ -173,23 +173,23 @@ begin
         _find_history_faults _find_lineage_faults _find_numbers_in_blocks _find_orphans
         _find_placeholder_faults _find_schema_faults _find_vendor_faults _first_liftable _first_value
         _fold_executions _forget_plans _give_back _given_privileges _gives_ids_in_order _granted_sites
-        _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _index_problems _is_continued
-        _is_counting _is_over _is_paused _known_role _last_audit_id _lift_children _liftable
-        _lineage_finding _lineage_problems _listed_privileges _lock_migrations _lock_serials _look
-        _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _may_be_limited
-        _merkle_root _microseconds _month_begins _name_culprits _needed_part _next_run _next_value
-        _not_before _numbers_reached _oldest_transaction_at _open_incarnation _own_relations _period_start
-        _plan_verification _privilege_changes _privileges _raise_cycle _read_highest _read_serial
-        _record_verification _refuse_cycle_behind _require_administrator _require_audit_partition
-        _require_fence_arguments _require_fenced _require_intact_month _require_known_schema _require_owner
-        _require_propagable _require_sane_clock _require_sight_of_all _require_sight_of_others
-        _require_units _require_visible_counter _require_visible_site _retire_counters _round _seal_hash
-        _seal_month _seal_months _seals_that_are_away _sequence_of _sequence_value _set_counter _setting
-        _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told _step_back
-        _summarize _token_values _too_low _trigger_details _try_to_seal _unsealed_events
-        _vendor_rule_details _verify_anchor _verify_archives _verify_chain _verify_counts _verify_partitions
-        _verify_remembered _verify_seal _verify_seal_count _verify_seals _verify_unsealed _window
-        _with_triggers_off _with_used_ids _write_and_look _render_<n>
+        _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch _incarnations
+        _index_problems _is_continued _is_counting _is_other_cluster _is_over _is_paused _known_role
+        _last_audit_id _last_sealed_id _lift_children _liftable _lineage_finding _lineage_problems
+        _lock_migrations _lock_serials _look _look_ahead _look_for_taken _make_audit_partition
+        _make_audit_partitions _may_be_limited _merkle_root _microseconds _month_begins _name_culprits
+        _needed_part _next_run _next_value _not_before _numbers_reached _oldest_transaction_at
+        _open_incarnation _own_relations _period_start _plan_verification _privilege_changes _raise_cycle
+        _read_highest _read_serial _record_verification _refuse_cycle_behind _require_administrator
+        _require_audit_partition _require_fence_arguments _require_fenced _require_intact_month
+        _require_known_schema _require_owner _require_propagable _require_sane_clock _require_sight_of_all
+        _require_sight_of_others _require_units _require_visible_counter _require_visible_site
+        _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away
+        _sequence_of _sequence_value _set_counter _setting _settled_id _sites_of_role _sound_archives
+        _statement_effects _statements _statuses_told _step_back _summarize _token_values _too_low
+        _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
+        _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal _verify_seal_count
+        _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids _write_and_look _render_<n>
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '

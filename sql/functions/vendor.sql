@@ -1133,11 +1133,11 @@ exception when unique_violation then
         message = format(
             'serial %s is our own number of another vendor serial', accept_vendor_serial.internal_serial_id
         ),
-        detail = (
+        detail = coalesce((
             select format('Of vendor serial %s: %s of %s.', v.id, v.serial_number, v.vendor_name)
             from machserial.vendor_serials as v
             where v.internal_serial_id = accept_vendor_serial.internal_serial_id
-        ),
+        ), 'Of one that you may not see.'),
         hint = 'Generate or register a serial of its own for this part.';
 end
 $$;

@@ -132,11 +132,16 @@ QUERIES = {
                 'command', p.polcmd, 'permissive', p.polpermissive, 'roles', p.polroles::regrole[]::text[],
                 'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid)
             ) as properties,
-            '-- make the policy again' as make,
+            concat_ws(E'\\n',
+                format('create policy %%I on %%s as %%s', p.polname, p.polrelid::regclass,
+                    case when p.polpermissive then 'permissive' else 'restrictive' end),
+                'using (' || pg_get_expr(p.polqual, p.polrelid) || ')',
+                'with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')'
+            ) || ';' as make,
             format('drop policy %%I on %%s;', p.polname, p.polrelid::regclass) as remove
         from pg_policy as p
         inner join pg_class as c on c.oid = p.polrelid
-        where c.relnamespace = 'machserial'::regnamespace
+        where c.relnamespace = 'machserial'::regnamespace and c.relname !~ %(running)s
     """,
     "view": f"""
         select
@@ -352,6 +357,8 @@ def _mended(kind: str, now: dict, wanted: dict, different: list[str]) -> str:
         lines.append(f"alter table {table} validate constraint {constraint};")
     elif kind == "column" and rest:
         lines += _mended_column(name, wanted["properties"], rest)
+    elif kind == "table" and rest == {"row level security"}:
+        lines.append(f"alter table {name} {'enable' if wanted['properties'][rest.pop()] else 'disable'} row level security;")
     elif kind == "table" and rest:
         lines.append(f"-- make it as it was: {', '.join(sorted(rest))}")
     elif kind in ("function", "view", "type") and rest:

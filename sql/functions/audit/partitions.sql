@@ -88,6 +88,8 @@ begin
         partition, machserial._month_begins(month),
         machserial._month_begins((month + '1 month'::interval)::date)
     );
+    -- Nor do its policies: nobody but the owner reads a partition by itself.
+    execute format('alter table machserial.%I enable row level security', partition);
     -- Statement triggers of the parent do not see what is done to the partition itself.
     execute format(
         'create trigger audit_events_are_append_only before update or delete or truncate on machserial.%I '

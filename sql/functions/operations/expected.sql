@@ -86,6 +86,27 @@ begin
     ) as m (found)
     where m.found is not null
     union all
+    select s.place, 'policy', m.found[2], m.found[1], true, s.statement
+    from statements as s
+    cross join lateral regexp_match(
+        s.statement, '^create policy ([a-z0-9_]+)[[:space:]]+on machserial[.]([a-z0-9_]+)'
+    ) as m (found)
+    where m.found is not null
+    union all
+    select s.place, 'policy', m.found[2], m.found[1], false, s.statement
+    from statements as s
+    cross join lateral regexp_match(
+        s.statement, '^drop policy ([a-z0-9_]+)[[:space:]]+on machserial[.]([a-z0-9_]+)'
+    ) as m (found)
+    where m.found is not null
+    union all
+    select s.place, 'row security', m.found[1], m.found[1], m.found[2] = 'enable', s.statement
+    from statements as s
+    cross join lateral regexp_match(
+        s.statement, '^alter table machserial[.]([a-z0-9_]+)[[:space:]]+(enable|disable) row level security'
+    ) as m (found)
+    where m.found is not null
+    union all
     select s.place, 'trigger', m.found[2], m.found[1], false, s.statement
     from statements as s
     cross join lateral regexp_match(
@@ -100,7 +121,7 @@ begin
 end
 $$;
 
--- What should be there. kind: index, trigger or constraint; statement: what made it.
+-- What should be there. kind: index, trigger, constraint, policy or row security; statement: what made it.
 create function machserial._expected_objects()
 returns table (kind text, relation text, name text, statement text)
 language plpgsql stable

@@ -24,9 +24,9 @@ begin
 end
 $$;
 
--- Since when events wait to be sealed, and how many they are.
+-- Since when events wait to be sealed, and how many they are. SECURITY DEFINER: partitions are nobody's to read.
 create function machserial._waiting_events(out events bigint, out oldest timestamptz)
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
@@ -37,6 +37,7 @@ declare
     in_month bigint;
     oldest_in_month timestamptz;
 begin
+    perform machserial._require_all_sites('the check audit_seal_lag');
     events := 0;
     for stretch in
         select p.relation, i.after_id, everything, u.transaction_id, u.event_id, everything, everything
@@ -92,6 +93,7 @@ declare
     verified_at timestamptz;
     first_seal timestamptz;
 begin
+    perform machserial._require_all_sites('the check audit_verification');
     select v.verified_at, v.problems into last_run from machserial.audit_verifications as v order by v.id desc limit 1;
     select v.verified_at into verified_at
     from machserial.audit_verifications as v where v.problems = 0

@@ -265,7 +265,12 @@ begin
     select format('everybody has %s on %s', lower(a.privilege_type), o.name)
     from (
         select p.oid::regprocedure::text as name, coalesce(p.proacl, acldefault('f', p.proowner)) as acl
-        from pg_proc as p where p.pronamespace = 'machserial'::regnamespace
+        from pg_proc as p
+        where
+            p.pronamespace = 'machserial'::regnamespace and p.oid not in (
+                select l.oid from machserial._listed_privileges() as l
+                where l.role = 'public' and l.kind = 'function'
+            )
         union all
         select c.oid::regclass::text, c.relacl
         from pg_class as c where c.relnamespace = 'machserial'::regnamespace
@@ -274,6 +279,17 @@ begin
     ) as o
     cross join lateral aclexplode(o.acl) as a
     where a.grantee = 0 and a.privilege_type not in ('SELECT', 'REFERENCES', 'USAGE');
+end
+$$;
+
+-- What the roles of create_roles() may not do and should, or the other way round. SECURITY DEFINER: only who could
+-- mend it is shown it.
+create function machserial._unlisted_privileges() returns table (description text)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query select format('not as listed: %s', c.statement) from machserial._privilege_changes() as c;
 end
 $$;
 
@@ -286,6 +302,8 @@ declare
         select f.description from machserial._foreign_objects() as f
         union all
         select p.description from machserial._public_objects() as p
+        union all
+        select u.description from machserial._unlisted_privileges() as u
         order by 1
     );
 begin
@@ -296,7 +314,8 @@ begin
             else array_to_string(drift[1:5], '; ')
                 || case when cardinality(drift) > 5 then format('; and %s more', cardinality(drift) - 5) else '' end
         end,
-        'revoke all on ... from public; or: alter ... owner to the owner of machserial. Find out who did it.'
+        'revoke all on ... from public; or: alter ... owner to the owner of machserial; or, for rights of the roles: '
+        || 'select machserial.migrate(). Find out who did it.'
     );
 end
 $$;

@@ -915,6 +915,61 @@ begin
         )
     union all
     select
+        'missing_policy', 'CRITICAL', format('policy %s on %s', e.name, e.relation),
+        format('policy %s of machserial.%s is not there, or not as it was made', e.name, e.relation),
+        format('drop policy if exists %I on machserial.%I; %s;', e.name, e.relation, e.statement)
+    from expected as e
+    where
+        e.kind = 'policy' and not exists (
+            select from pg_policy as p
+            where
+                p.polrelid = to_regclass('machserial.' || e.relation) and p.polname = e.name
+                and p.polpermissive = (e.statement !~ '[[:space:]]as restrictive[[:space:]]')
+                and p.polcmd = '*' and p.polroles = '{0}'::oid[]
+        )
+    union all
+    select
+        'row_security_off', 'CRITICAL', format('table %s', o.relation),
+        format('row-level security of machserial.%s is off: limits to sites do not hold there', o.relation),
+        format('alter table machserial.%I enable row level security;', o.relation)
+    from own as o
+    inner join pg_class as c on c.oid = o.oid
+    where
+        not c.relrowsecurity
+        and (o.is_partition or exists (
+            select from expected as e where e.kind = 'row security' and e.relation = o.relation
+        ))
+    union all
+    select
+        'unlimited_role', 'CRITICAL', format('role %s', g.role),
+        format('role %s was granted sites and is not limited to them', g.role),
+        format('grant usage on type machserial.limited_to_sites to %s;', g.role)
+    from (select distinct s.role from machserial.site_grants as s) as g
+    inner join pg_roles as r on r.oid = g.role
+    where g.role not in (
+        select a.grantee from pg_type as t
+        cross join lateral aclexplode(t.typacl) as a
+        where t.oid = 'machserial.limited_to_sites'::regtype
+    )
+    union all
+    select
+        'limits_of_nobody', 'WARNING', format('role %s', g.role),
+        format('sites were granted to the role with the id %s, which is not there any more', g.role::oid),
+        format('delete from machserial.site_grants where role = %s;', g.role::oid)
+    from (select distinct s.role from machserial.site_grants as s) as g
+    where not exists (select from pg_roles as r where r.oid = g.role)
+    union all
+    select
+        'limits_of_everybody', 'CRITICAL', 'type limited_to_sites',
+        format('%s may use the type, and is limited to sites by that', case a.grantee
+            when 0 then 'everybody' else 'the owner' end),
+        format('revoke all on type machserial.limited_to_sites from %s;', case a.grantee
+            when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+    from pg_type as t
+    cross join lateral aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) as a
+    where t.oid = 'machserial.limited_to_sites'::regtype and a.grantee in (0, t.typowner)
+    union all
+    select
         'constraint_not_valid', 'CRITICAL', format('constraint %s', k.conname),
         format(
             'constraint %s of machserial.%s has never been checked against all rows', k.conname, o.relation

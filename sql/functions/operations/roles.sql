@@ -368,7 +368,8 @@ begin
 
     select
         format(
-            '%s %s%s on %s %s %s %s', o.verb, o.privilege, format(' (%I)', o.column_name),
+            '%s %s%s on %s %s %s %s', o.verb, o.privilege,
+            case when o.column_name is null then '' else format(' (%I)', o.column_name) end,
             case when o.kind in ('column', 'view') then 'table' else o.kind end, o.object,
             case o.verb when 'grant' then 'to' else 'from' end,
             case o.role when 'public' then o.role else quote_ident(o.role) end
