@@ -66,11 +66,11 @@ begin
         _raise_absent _raise_no_block _raise_no_vendor_serial _raise_unknown _random_number _random_space
         _render _require_all_sites _require_context _require_known_part _require_known_site _require_one_of
         _require_quantity _require_text _require_trigger_type _resolve_token _row_source _seals
-        _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _shape_error
-        _shared_scopes _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations _token_expression
-        _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared _vendor_pattern_faults
-        _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials _waiting_events _wal_position
-        _walk_lineage
+        _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _setting
+        _shape_error _shared_scopes _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations
+        _token_expression _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared
+        _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials
+        _waiting_events _wal_position _walk_lineage
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     ('operator', 'insert', 'table', '
@@ -185,7 +185,7 @@ begin
         _require_known_schema _require_owner _require_propagable _require_sane_clock _require_sight_of_all
         _require_sight_of_others _require_units _require_visible_counter _require_visible_site
         _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away
-        _sequence_of _sequence_value _set_counter _setting _settled_id _sites_of_role _sound_archives
+        _sequence_of _sequence_value _set_counter _settled_id _sites_of_role _sound_archives
         _statement_effects _statements _statuses_told _step_back _summarize _token_values _too_low
         _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
         _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal _verify_seal_count

@@ -133,6 +133,8 @@ def populate(plant) -> None:
     block = call(plant, "allocate_block", format="F", quantity=3, holder="LINE-1", part_id="P")[0]
     call(plant, "report_block", block_id=block.block_id, used=["F000001"])
     make_part(plant, "BARE", "T")
+    plant.execute("create role guest")
+    call(plant, "grant_site", role="guest", site_id="BER")
 
 
 # What else a column of a type may hold.
