@@ -10,7 +10,7 @@ import pytest
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-TRANSCRIPT, IN_A_TRANSACTION, GRANTS, WORKFLOW_GRANTS = BLOCKS
+TRANSCRIPT, IN_A_TRANSACTION, ROLES, LIMITS = BLOCKS
 
 
 def run_transcript(connection: psycopg.Connection) -> None:
@@ -38,30 +38,15 @@ def test_numbers_come_with_their_work_order(connection: psycopg.Connection) -> N
     assert found == (100,)
 
 
-def test_the_grants_are_enough_and_not_too_much(connection: psycopg.Connection) -> None:
+def test_an_operator_may_do_enough_and_not_too_much(connection: psycopg.Connection) -> None:
     run_transcript(connection)
     connection.execute("create role application")
-    connection.execute(GRANTS)
-    connection.execute("set role application")
-    connection.execute("select * from generate('PART-001', quantity => 200, request_id => 'r')")
-    connection.execute("select * from register_serials(array['X-1', 'X-1'], 'PART-001', on_conflict => 'RECORD')")
-    connection.execute("select * from find_serial('X-1')")
-    for forbidden in (
-        "select create_format('mine', 'M{SEQ:3}')",
-        "update serials set status = 'RETIRED'",
-        "delete from serials",
-        "select migrate()",
-    ):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
-            connection.execute(forbidden)
-
-
-def test_the_grants_for_workflows_are_enough_and_not_too_much(connection: psycopg.Connection) -> None:
-    run_transcript(connection)
-    connection.execute("create role application")
-    connection.execute(GRANTS + WORKFLOW_GRANTS)
+    connection.execute(ROLES)
     connection.execute("set role application")
     for allowed in (
+        "select * from generate('PART-001', quantity => 200, request_id => 'r')",
+        "select * from register_serials(array['X-1', 'X-1'], 'PART-001', on_conflict => 'RECORD')",
+        "select * from find_serial('X-1')",
         "select accept_vendor_serial((receive_vendor_serial('V-1', 'Foundry', 'PART-001')).id)",
         "select assign_placeholders(placeholder_ids => array(select id from create_placeholders('PART-001', 3)))",
         "select pass_through(id, 'OP-10', 10) from find_serial('V-1')",
@@ -69,7 +54,6 @@ def test_the_grants_for_workflows_are_enough_and_not_too_much(connection: psycop
         "select report_block(block_id, used => array(select block_serials(block_id) limit 1)) from blocks",
         "select return_block(block_id) from blocks",
         "select register_serial('V-1', 'PART-001', on_conflict => 'RECORD')",
-        "select resolve_conflict('V-1', 'PART-001', 'RETIRE', reason => 'misread')",
         "update serials set status = 'RETIRED', status_reason = 'worn out' where serial_number = 'BV-0000018'",
     ):
         connection.execute(allowed)
@@ -77,7 +61,20 @@ def test_the_grants_for_workflows_are_enough_and_not_too_much(connection: psycop
         "select create_trigger('PART-001', 'WORK_ORDER_CREATE', 'SYSTEM_GENERATED')",
         "select set_vendor_rule('Foundry', min_length => 3)",
         "select create_format('mine', 'M{SEQ:3}')",
+        "select resolve_conflict('V-1', 'PART-001', 'RETIRE', reason => 'misread')",
         "delete from serials",
+        "select migrate()",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
             connection.execute(forbidden)
+
+
+def test_a_limited_role_sees_its_site_only(connection: psycopg.Connection) -> None:
+    run_transcript(connection)
+    connection.execute("create role application")
+    connection.execute(ROLES + LIMITS)
+    connection.execute("select register_site('ELSEWHERE')")
+    connection.execute("set role application")
+    assert connection.execute("select id from sites").fetchall() == [("DEFAULT",)]
+    with pytest.raises(psycopg.errors.ForeignKeyViolation), connection.transaction():
+        connection.execute("select generate('PART-001', site_id => 'ELSEWHERE')")

@@ -24,6 +24,7 @@ from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
 from machserial.commands.privileges import privileges
+from machserial.commands.roles import roles_group
 from machserial.commands.serial import serial_group
 from machserial.commands.settings import settings_group
 from machserial.commands.slow import slow
@@ -75,7 +76,7 @@ for command in (
     placeholders_group,
     restore,
     resume,
-    serial_group,
+    roles_group,
     support_bundle,
     privileges,
     serial_group,

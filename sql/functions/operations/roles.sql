@@ -228,45 +228,42 @@ as $$
 begin
     return query
     with listed as (
-        select r.role, p.privilege, p.kind, o.name
+        select case p.from_role when 'public' then 'public' else 'machserial_' || r.role end as role,
+            p.privilege, p.kind, o.name
         from machserial._privileges() as p
         cross join lateral regexp_split_to_table(btrim(p.objects, E' \n'), '[[:space:]]+') as o (name)
         inner join unnest('{viewer,operator,supervisor,admin}'::text[]) with ordinality as r (role, rank)
-            on r.rank >= array_position('{viewer,operator,supervisor,admin}'::text[], p.from_role)
-        union all
-        select 'public', p.privilege, p.kind, o.name
-        from machserial._privileges() as p
-        cross join lateral regexp_split_to_table(btrim(p.objects, E' \n'), '[[:space:]]+') as o (name)
-        where p.from_role = 'public'
-    )
+            on p.from_role = 'public' and r.rank = 1
+            or r.rank >= array_position('{viewer,operator,supervisor,admin}'::text[], p.from_role)
+        where p.privilege <> 'none'
+    ),
 
-    select
-        case l.role when 'public' then l.role else 'machserial_' || l.role end,
-        l.privilege, l.kind, f.object, f.oid, f.column_name
-    from listed as l
-    cross join lateral (
-        select p.oid::regprocedure::text as object, p.oid, null::text as column_name
-        from pg_proc as p
-        where
-            l.kind = 'function' and p.pronamespace = 'machserial'::regnamespace and p.proname::text = l.name
+    -- Read once, and joined by name: the list is long.
+    objects as materialized (
+        select
+            'function' as kind, p.proname::text as name, p.oid::regprocedure::text as object, p.oid,
+            null::text as column_name
+        from pg_proc as p where p.pronamespace = 'machserial'::regnamespace
         union all
-        select c.oid::regclass::text, c.oid, null
+        select
+            case c.relkind when 'v' then 'view' else 'table' end, c.relname::text, c.oid::regclass::text, c.oid, null
         from pg_class as c
-        where
-            l.kind in ('table', 'view') and c.relnamespace = 'machserial'::regnamespace
-            and c.relkind in ('r', 'p', 'v') and c.relname::text = l.name
+        where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v')
         union all
-        select c.oid::regclass::text, c.oid, a.attname::text
+        select 'column', format('%s.%s', c.relname, a.attname), c.oid::regclass::text, c.oid, a.attname::text
         from pg_class as c
         inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-        where
-            l.kind = 'column' and c.relnamespace = 'machserial'::regnamespace
-            and format('%s.%s', c.relname, a.attname) = l.name
+        where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v')
         union all
-        select n.nspname::text, n.oid, null
-        from pg_namespace as n where l.kind = 'schema' and n.nspname::text = l.name
-    ) as f
-    where l.privilege <> 'none';
+        select 'schema', n.nspname::text, n.nspname::text, n.oid, null
+        from pg_namespace as n where n.nspname = 'machserial'
+    )
+
+    select l.role, l.privilege, l.kind, o.object, o.oid, o.column_name
+    from listed as l
+    -- A full join is never a loop in a loop.
+    full join objects as o on o.kind = l.kind and o.name = l.name
+    where l.role is not null and o.oid is not null;
 end
 $$;
 
@@ -287,12 +284,10 @@ begin
             coalesce(p.proacl, acldefault('f', p.proowner)) as acl, p.proowner as owner
         from pg_proc as p
         where
-            p.pronamespace = 'machserial'::regnamespace and not exists (
-                select from machserial._privileges() as s
-                where
-                    s.from_role = 'superuser'
-                    and p.proname::text = any(regexp_split_to_array(s.objects, '[[:space:]]+'))
-            )
+            p.pronamespace = 'machserial'::regnamespace and p.proname::text <> all(array(
+                select regexp_split_to_table(s.objects, '[[:space:]]+')
+                from machserial._privileges() as s where s.from_role = 'superuser' and s.kind = 'function'
+            ))
         union all
         select
             case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,

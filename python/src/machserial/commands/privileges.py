@@ -49,16 +49,25 @@ GRANTED = """
     cross join owner as w
     cross join lateral aclexplode(o.acl) as x
     left join pg_roles as r on r.oid = x.grantee
-    where x.grantee <> o.owner or o.owner <> w.id
+    where
+        (x.grantee <> o.owner or o.owner <> w.id)
+        -- What policies ask for whoever it may be is everybody's, as shipped.
+        and not (x.grantee = 0 and o.owner = w.id and o.kind = 'function' and exists (
+            select from machserial._listed_privileges() as l
+            where l.role = 'public' and l.kind = 'function' and l.object = 'machserial.' || o.object
+        ))
     group by 1, 2, 3, 4, 5
     order by 1, 2, 3
 """
+
+# What the roles of create_roles() should have and lack, or the other way round, as statements that mend it.
+UNLISTED = "select description from machserial._unlisted_privileges()"
 
 REVOKE = {"schema": "schema", "function": "function", "table": "table", "view": "table", "sequence": "sequence"}
 
 
 @click.command(cls=Command)
-@click.option("--drift", is_flag=True, help="Only what is not as shipped: grants to PUBLIC, objects of strangers.")
+@click.option("--drift", is_flag=True, help="Only what is not as shipped: grants to PUBLIC, objects of strangers, rights of the four roles.")
 @pass_settings
 def privileges(settings: Settings, drift: bool) -> None:
     """Show which role may do what with machserial, as the catalog has it.
@@ -68,8 +77,9 @@ def privileges(settings: Settings, drift: bool) -> None:
     """
     with settings.connect() as connection:
         granted = connection.execute(GRANTED).fetchall()
+        unlisted = connection.execute(UNLISTED).fetchall() if drift else []
     if drift:
-        report_drift(settings, drifting(granted))
+        report_drift(settings, drifting(granted) + [unlisted_right(row) for row in unlisted])
     elif settings.json:
         output.print_json([{name: row[name] for name in ("role", "kind", "object", "privileges")} for row in granted])
     else:
@@ -103,6 +113,13 @@ def drifting(granted: list[Row]) -> list[Row]:
     return [{name: row[name] for name in ("kind", "object", "problem", "remedy")} for row in found]
 
 
+def unlisted_right(row: Row) -> Row:
+    remedy = row["description"].removeprefix("not as listed: ")
+    what = remedy.split(" on ", 1)[1].rsplit(" to " if remedy.startswith("grant") else " from ", 1)[0]
+    problem = f"a role {'lacks a' if remedy.startswith('grant') else 'has another'} right than it was shipped with"
+    return {"kind": "right", "object": what, "problem": problem, "remedy": remedy}
+
+
 def revocation(row: Row, what: str) -> str:
     if row["kind"] == "column":
         table, _, column = row["object"].partition(".")
@@ -115,6 +132,6 @@ def report_drift(settings: Settings, found: list[Row]) -> None:
     if found or settings.json:
         output.print_rows(found, as_json=settings.json)
     else:
-        output.print_text("as shipped: nothing is granted to PUBLIC, and all objects are the owner's")
+        output.print_text("as shipped: nothing is granted to PUBLIC, all objects are the owner's, and the roles have their rights")
     if found:
         raise ExpectedError(f"{len(found)} privileges are not as shipped", remedy="each of them says what undoes it")

@@ -1,0 +1,220 @@
+"""sql/privileges.sql against the catalog: every object is in the list, and each role has what the list says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from roles_support import ROLES, relations
+from support import call, value
+
+ONE_MODE = True
+
+PRIVILEGES = {
+    "function": ("execute",),
+    "table": ("select", "insert", "update", "delete", "truncate", "references", "trigger"),
+    "view": ("select", "insert", "update", "delete", "truncate", "references", "trigger"),
+    "sequence": ("usage", "select", "update"),
+    "type": ("usage",),
+    "schema": ("usage", "create"),
+}
+# kind, name, and what the privilege functions of PostgreSQL take.
+OBJECTS = """
+    select 'function' as kind, proname::text as name, oid::regprocedure::text as object
+    from pg_proc where pronamespace = 'machserial'::regnamespace
+    union all
+    select case relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end, relname::text, oid::regclass::text
+    from pg_class where relnamespace = 'machserial'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+    union all
+    -- The types of tables and arrays have no privileges of their own.
+    select 'type', t.typname::text, t.oid::regtype::text
+    from pg_type as t left join pg_class as c on c.oid = t.typrelid
+    where t.typnamespace = 'machserial'::regnamespace and t.typelem = 0 and coalesce(c.relkind, 'c') = 'c'
+    union all
+    select 'schema', nspname::text, nspname::text from pg_namespace where nspname = 'machserial'
+    order by 1, 2, 3
+"""
+MADE_BY_RUNNING = {
+    ("function", r"_render_\d+"): "_render_<n>",
+    ("sequence", r"counter_\d+"): "counter_<n>",
+    ("table", r"audit_events_\d{4}_\d{2}"): "audit_events_<month>",
+}
+
+
+def listed(connection: psycopg.Connection) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """For each kind and name, who (from_role) may do what."""
+    rows: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for from_role, privilege, kind, objects in connection.execute("select * from machserial._privileges()"):
+        for name in objects.split():
+            rows.setdefault((kind, name), []).append((from_role, privilege))
+    return rows
+
+
+def name_in_list(kind: str, name: str) -> str:
+    for (running_kind, pattern), listed_name in MADE_BY_RUNNING.items():
+        if kind == running_kind and re.fullmatch(pattern, name):
+            return listed_name
+    return name
+
+
+def unlisted(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    known = listed(connection)
+    return [
+        (kind, name)
+        for kind, name, _ in connection.execute(OBJECTS).fetchall()
+        if (kind, name_in_list(kind, name)) not in known
+    ]
+
+
+def expected(known: dict, kind: str, name: str, role: str) -> set[str]:
+    """What a role may do with it by the list."""
+    return {
+        privilege
+        for from_role, privilege in known[kind, name_in_list(kind, name)]
+        if from_role == "public" or (from_role in ROLES and ROLES.index(role) >= ROLES.index(from_role))
+    }
+
+
+def differences(connection: psycopg.Connection) -> list[str]:
+    """Role by object by privilege: where the catalog says something else than the list."""
+    known = listed(connection)
+    found = []
+    for kind, name, one in connection.execute(OBJECTS).fetchall():
+        if (kind, name_in_list(kind, name)) not in known:
+            found.append(f"{kind} {one} is not in the list")
+            continue
+        checker = {"view": "table"}.get(kind, kind)
+        for role in ROLES:
+            may = expected(known, kind, name, role)
+            row = connection.execute(
+                sql.SQL("select {}").format(
+                    sql.SQL(", ").join(
+                        sql.SQL("{}({}, {}, {})").format(
+                            sql.Identifier(f"has_{checker}_privilege"), f"machserial_{role}", one, privilege
+                        )
+                        for privilege in PRIVILEGES[kind]
+                    )
+                )
+            ).fetchone()
+            has = {privilege for privilege, given in zip(PRIVILEGES[kind], row, strict=True) if given}
+            if has != may:
+                found.append(f"{role} has {sorted(has)} on {kind} {one}, the list says {sorted(may)}")
+    return found
+
+
+COLUMNS = """
+    select format('%s.%s', c.relname, a.attname), has_column_privilege(%s, c.oid, a.attnum, 'update')
+        and not has_table_privilege(%s, c.oid, 'update')
+    from pg_class as c inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v') order by 1
+"""
+
+
+@pytest.fixture
+def plant(connection: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    """With the roles, and what comes into being as machserial runs."""
+    call(connection, "register_part", part_id="P", part_type="T")
+    call(connection, "create_format", name="F", pattern="F{SEQ:6}")
+    call(connection, "create_roles")
+    return connection
+
+
+def test_every_object_is_in_the_list(plant):
+    assert unlisted(plant) == []
+    # Its own witnesses.
+    known = listed(plant)
+    assert ("function", "generate") in known and ("table", "serials") in known and ("view", "blocks") in known
+
+
+def test_nothing_is_listed_that_is_not_there(plant):
+    there = {(kind, name_in_list(kind, name)) for kind, name, _ in plant.execute(OBJECTS).fetchall()}
+    there |= {("column", name) for name, _ in plant.execute(COLUMNS.replace("format('%s.%s'", "format('%%s.%%s'"), ("postgres", "postgres")).fetchall()}  # fmt: skip
+    of_superusers = {key for key, rows in listed(plant).items() if rows[0][0] == "superuser"}
+    assert sorted(set(listed(plant)) - there - of_superusers) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "create function machserial.planted() returns int language sql as 'select 1'",
+        "create table machserial.planted (id int)",
+        "create view machserial.planted as select 1 as one",
+        "create sequence machserial.planted",
+        "create type machserial.planted as (id int)",
+    ],
+)
+def test_a_new_object_is_noticed(plant, planted):
+    plant.execute(planted)
+    assert [name for _, name in unlisted(plant)] == ["planted"]
+
+
+def test_every_role_may_what_the_list_says_and_nothing_else(plant):
+    assert differences(plant) == []
+    known = listed(plant)
+    for role in ROLES:
+        query = COLUMNS.replace("format('%s.%s'", "format('%%s.%%s'")
+        columns = plant.execute(query, (f"machserial_{role}", f"machserial_{role}")).fetchall()
+        wrong = [name for name, may in columns if may != bool(("column", name) in known and expected(known, "column", name, role))]  # fmt: skip
+        assert wrong == [], role
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "grant execute on function machserial.migrate() to machserial_viewer",
+        "grant update on machserial.counters to machserial_operator",
+        "revoke select on machserial.serials from machserial_viewer",
+        "grant usage on sequence machserial.serials_id_seq to machserial_admin",
+        "grant insert on machserial.audit_events to machserial_admin",
+    ],
+)
+def test_what_differs_is_noticed_and_mended(plant, fault):
+    plant.execute(fault)
+    assert len(differences(plant)) == 1
+    row = call(plant, "health_check", name="privileges")[0]
+    assert row.status == "CRITICAL" and "not as listed" in row.message
+    call(plant, "migrate")
+    assert differences(plant) == []
+    assert call(plant, "health_check", name="privileges")[0].status == "OK"
+
+
+def test_nobody_else_may_anything(plant):
+    plant.execute("create role nobody_else")
+    for kind, name, one in plant.execute(OBJECTS).fetchall():
+        if kind == "type":
+            continue
+        checker = {"view": "table"}.get(kind, kind)
+        for privilege in PRIVILEGES[kind]:
+            may = value(
+                plant,
+                sql.SQL("select {}('nobody_else', {}, {})")
+                .format(sql.Identifier(f"has_{checker}_privilege"), one, privilege)
+                .as_string(),
+            )
+            assert may == (("public", privilege) in listed(plant)[kind, name_in_list(kind, name)]), (name, privilege)
+
+
+def test_nobody_writes_to_the_trail_counters_and_seals(plant):
+    closed = ("audit_events", "audit_seals", "audit_leaves", "counters", "site_grants", "schema_migrations", "pauses")
+    for role in ROLES:
+        for table in (*closed, *(name for name in relations(plant) if name.startswith("audit_"))):
+            for privilege in ("insert", "update", "delete", "truncate", "trigger"):
+                assert not value(plant, "select has_table_privilege(%s, %s, %s)", f"machserial_{role}",
+                                 f"machserial.{table}", privilege), (role, table, privilege)  # fmt: skip
+
+
+def test_the_rights_of_functions_that_an_update_brings_come_with_migrate(plant):
+    """An update replaces a function that has changed by another one, which nobody may call yet."""
+    plant.execute("drop function machserial.find_serial(text)")
+    plant.execute(
+        "create function machserial.find_serial(serial_number text, fuzzy boolean default false) "
+        "returns setof machserial.serial language sql as 'select null::machserial.serial'"
+    )
+    plant.execute("revoke execute on function machserial.find_serial(text, boolean) from public")
+    may = "select has_function_privilege('machserial_viewer', 'machserial.find_serial(text, boolean)', 'execute')"
+    assert not value(plant, may)
+    call(plant, "migrate")
+    assert value(plant, may)
