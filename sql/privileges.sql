@@ -1,9 +1,10 @@
 -- Who may call and read what. The last thing that runs at every install and update.
 
--- The one list. from_role: of viewer, operator, supervisor, admin the first that has it, and those after it have it
--- too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names, separated by blanks;
--- functions with all their forms, columns as table.column, <n> and <month> for what is made as machserial runs.
--- create_roles() and migrate() carry it out; a test compares it with the catalog, and refuses what is not in it.
+-- The one list. from_role: of viewer, operator, supervisor, admin the first that has it, and those after it
+-- have it too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names, separated
+-- by blanks; functions with all their forms, columns as table.column, <n> and <month> for what is made as
+-- machserial runs. create_roles() and migrate() carry it out; a test compares it with the catalog, and refuses
+-- what is not in it.
 create function machserial._privileges()
 returns table (from_role text, privilege text, kind text, objects text)
 language plpgsql immutable
@@ -98,21 +99,21 @@ begin
     '),
     ('operator', 'execute', 'function', '
         _active_format _actor _ad_hoc_format _assign_serials _attached_queries _block _changes
-        _claim_request _cluster _columns_of _compile_vendor_pattern _context_columns _count_executions
-        _described _draw_random _draw_sequenced _draw_unsequenced _end_serial _extend_runway _fire_each
-        _free_positions _generate_each _generate_for _key_of _known_settings _local_time _lock_pending
-        _lock_pending_vendor_serials _lock_work_order _make _make_counter _make_placeholders _make_receipts
-        _needs_reason _next_statuses _number_alike _numbers_received _numbers_to_receive _only_part_of
-        _period _pick _place_of _present_counter _present_timeline _propagate _raise_about _raise_closed
-        _raise_exhausted _raise_finished _raise_not_received _raise_number_taken _raise_taken
-        _raise_unchangeable_trigger _raise_unresolved _read_sequence_values _receipt_fault _received_date
-        _record_conflicts _record_each _register_for _register_vendor_serial _reported_part
-        _require_assignment_type _require_batch_size _require_columns _require_conditions
-        _require_different_serials _require_distinct_periods _require_fitting_serial _require_in_order
-        _require_length _require_no_pause _require_operation _require_possible_quantity _require_predictable
-        _require_reason _require_regex _require_registrable _require_reportable _resolve _resolve_block
-        _revive_counter _search_random _serial_column_code _serials_for _take_run _tell_choice _type_of
-        _units_of _use_numbers _values_in_block
+        _claim_request _cluster _columns_of _compile_vendor_pattern _context_columns _context_value
+        _count_executions _described _draw_random _draw_sequenced _draw_unsequenced _end_serial
+        _extend_runway _fire_each _free_positions _generate_each _generate_for _key_of _known_settings
+        _local_time _lock_pending _lock_pending_vendor_serials _lock_work_order _make _make_counter
+        _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses _number_alike
+        _numbers_received _numbers_to_receive _only_part_of _period _pick _place_of _present_counter
+        _present_timeline _propagate _raise_about _raise_closed _raise_exhausted _raise_finished
+        _raise_not_received _raise_number_taken _raise_taken _raise_unchangeable_trigger _raise_unresolved
+        _read_sequence_values _receipt_fault _received_date _record_conflicts _record_each _register_for
+        _register_vendor_serial _reported_part _require_assignment_type _require_batch_size _require_columns
+        _require_conditions _require_different_serials _require_distinct_periods _require_fitting_serial
+        _require_in_order _require_length _require_no_pause _require_operation _require_possible_quantity
+        _require_predictable _require_reason _require_regex _require_registrable _require_reportable
+        _require_units _resolve _resolve_block _revive_counter _search_random _serial_column_code
+        _serials_for _take_run _tell_choice _type_of _units_of _use_numbers _values_in_block
     '),
     -- Configures, resolves conflicts, and answers for what a vendor's rule refuses.
     ('supervisor', 'insert', 'table', '
@@ -165,31 +166,31 @@ begin
     ('owner', 'none', 'function', '
         _add_seal _apply_privileges _archive_root _assignment_details _audit _audit_fence _audit_partition
         _audit_pause _backdated _begin_migration _below_parent _canonical_bytes _canonical_line
-        _change_incarnation _check_run _claims_around _close_incarnation _content_of _context_value
-        _counters_to_fence _create_migration_record _create_renderer _create_sequence _day_named
-        _detached_partition _draw_free _draw_gapless _end_of_steps _event_leaf _events_are_here_since
-        _expected_objects _expire_blocks _fence_counter _find_attachment_faults _find_block_faults
-        _find_claim_faults _find_conflict_faults _find_counter_faults _find_format_faults
-        _find_history_faults _find_lineage_faults _find_numbers_in_blocks _find_orphans
-        _find_placeholder_faults _find_schema_faults _find_vendor_faults _first_liftable _first_value
-        _fold_executions _forget_plans _give_back _given_privileges _gives_ids_in_order _granted_sites
-        _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch _incarnations
-        _index_problems _is_continued _is_counting _is_other_cluster _is_over _is_paused _known_role
-        _last_audit_id _last_sealed_id _lift_children _liftable _lineage_finding _lineage_problems
-        _lock_migrations _lock_serials _look _look_ahead _look_for_taken _make_audit_partition
-        _make_audit_partitions _may_be_limited _merkle_root _microseconds _month_begins _name_culprits
-        _needed_part _next_run _next_value _not_before _numbers_reached _oldest_transaction_at
-        _open_incarnation _own_relations _period_start _plan_verification _privilege_changes _raise_cycle
-        _read_highest _read_serial _record_verification _refuse_cycle_behind _require_administrator
-        _require_audit_partition _require_fence_arguments _require_fenced _require_intact_month
-        _require_known_schema _require_owner _require_propagable _require_sane_clock _require_sight_of_all
-        _require_sight_of_others _require_units _require_visible_counter _require_visible_site
-        _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away
-        _sequence_of _sequence_value _set_counter _settled_id _sites_of_role _sound_archives
-        _statement_effects _statements _statuses_told _step_back _summarize _token_values _too_low
-        _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
-        _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal _verify_seal_count
-        _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids _write_and_look _render_<n>
+        _change_incarnation _check_run _claims_around _close_incarnation _content_of _counters_to_fence
+        _create_migration_record _create_renderer _create_sequence _day_named _detached_partition _draw_free
+        _draw_gapless _end_of_steps _event_leaf _events_are_here_since _expected_objects _expire_blocks
+        _fence_counter _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
+        _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
+        _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults
+        _find_vendor_faults _first_liftable _first_value _fold_executions _forget_plans _give_back
+        _given_privileges _gives_ids_in_order _granted_sites _has_audit_partition _has_roles
+        _hold_audit_trail _hold_sequence _in_stretch _incarnations _index_problems _is_continued
+        _is_counting _is_other_cluster _is_over _is_paused _known_role _last_audit_id _last_sealed_id
+        _lift_children _liftable _lineage_finding _lineage_problems _lock_migrations _lock_serials _look
+        _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _may_be_limited
+        _merkle_root _microseconds _month_begins _name_culprits _next_run _next_value _not_before
+        _numbers_reached _oldest_transaction_at _open_incarnation _own_relations _period_start
+        _plan_verification _privilege_changes _raise_cycle _read_highest _read_serial _record_verification
+        _refuse_cycle_behind _require_administrator _require_audit_partition _require_fence_arguments
+        _require_fenced _require_intact_month _require_known_schema _require_owner _require_propagable
+        _require_sane_clock _require_sight_of_all _require_sight_of_others _require_visible_counter
+        _require_visible_site _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to
+        _seals_that_are_away _sequence_of _sequence_value _set_counter _settled_id _sites_of_role
+        _sound_archives _statement_effects _statements _statuses_told _step_back _summarize _token_values
+        _too_low _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor
+        _verify_archives _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
+        _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids
+        _write_and_look _render_<n>
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '
@@ -210,7 +211,7 @@ begin
         _refuse_receipt_change _refuse_removal _refuse_usage_change _refuse_while_paused
         _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver _update_trigger_row
     '),
-    -- Of machserial_plpython, where it is: a superuser's to grant (docs/plpython.md); what he has granted stays.
+    -- Of machserial_plpython, where it is: a superuser's to grant (docs/plpython.md), and left as it is.
     ('superuser', 'none', 'function', '
         _examined_python_path _plain_message _plpython_version _python_paths _recent_errors _redis_health
         _stdnum_are_valid host_health recent_errors redis_health set_python_path stdnum_are_valid

@@ -67,13 +67,15 @@ def plant(request: pytest.FixtureRequest, server: Server) -> Iterator[Plant]:
     yield made
     made.close()
     server.execute("drop database limited with (force)")
-    for (role,) in server.execute("select rolname from pg_roles where rolname !~ '^pg_' and rolname <> %s", (server.user,)):
+    made_roles = "select rolname from pg_roles where rolname !~ '^pg_' and rolname <> %s"
+    for (role,) in server.execute(made_roles, (server.user,)):
         server.execute(f'drop role "{role}"')
 
 
 def foreign_secrets(plant: Plant) -> list[str]:
     """What there is at the other site."""
-    return [FOREIGN, *column(plant.owner, "select distinct serial_number from machserial.serials where site_id = 'ZZZ'")]
+    numbers = "select distinct serial_number from machserial.serials where site_id = 'ZZZ'"
+    return [FOREIGN, *column(plant.owner, numbers)]
 
 
 def heard(connection: psycopg.Connection, query: str) -> str:
@@ -304,8 +306,9 @@ def issue(connection: psycopg.Connection, site: str, counter: str) -> str:
     """What generate() hands to its kernel, as somebody could make it up."""
     return value(
         connection,
-        "select ('P', 'T', '{ENTERPRISE,SITE,PART_TYPE}'::text[], %s::text, now()::timestamp, f.id, f.name, f.allocation, "
-        "1::bigint, f.sequence_maximum, f.random_space, c.id, '{}'::jsonb, 1, null::bigint)::machserial._issue::text "
+        "select ('P', 'T', '{ENTERPRISE,SITE,PART_TYPE}'::text[], %s::text, now()::timestamp, f.id, f.name, "
+        "f.allocation, 1::bigint, f.sequence_maximum, f.random_space, c.id, '{}'::jsonb, 1, null::bigint)"
+        "::machserial._issue::text "
         "from machserial.serial_formats as f join machserial.counters as c on c.format_id = f.id "
         "where f.name = 'PER SITE' and c.site_id = %s",
         site,
@@ -353,7 +356,8 @@ def test_a_number_that_another_site_has_is_taken_and_no_more_is_said(plant):
         assert FOREIGN not in said
     holder = value(plant.owner, "select id from machserial.serials where serial_number = 'ZZZ-EVERYWHERE'")
     found = call(connection, "check_uniqueness", serial_number="ZZZ-EVERYWHERE", part_id="E", site_id=OWN)[0]
-    assert (found.has_conflict, found.conflicting_serial_ids, found.conflicting_scopes) == (True, [None], ["ENTERPRISE"])
+    assert (found.has_conflict, found.conflicting_serial_ids) == (True, [None])
+    assert found.conflicting_scopes == ["ENTERPRISE"]
     recorded = call(
         connection, "register_serial", serial_number="ZZZ-EVERYWHERE", part_id="E", site_id=OWN, on_conflict="RECORD"
     )[0]
@@ -399,7 +403,9 @@ def test_direct_statements_write_nothing_elsewhere(plant):
     ):
         with pytest.raises(psycopg.Error) as refused:
             connection.execute(query)
-        assert refused.value.sqlstate == "42501", f"{query}: {refused.value}"
+        # A placeholder's trigger knows no such serial, and says so before the policy does.
+        wanted = ("23503", "42501") if "placeholders" in query else ("42501",)
+        assert refused.value.sqlstate in wanted, f"{query}: {refused.value}"
     for table, change in (
         ("serials", "status = 'RETIRED', status_reason = 'r'"),
         ("serials", "lot_number = 'STOLEN'"),
@@ -408,7 +414,8 @@ def test_direct_statements_write_nothing_elsewhere(plant):
         ("late_assignment_placeholders", "status = 'FAILED', failure_reason = 'r'"),
         ("sites", "name = 'mine'"),
     ):
-        assert connection.execute(f"update machserial.{table} set {change} where {'id' if table == 'sites' else 'site_id'} = 'ZZZ'").rowcount == 0
+        key = "id" if table == "sites" else "site_id"
+        assert connection.execute(f"update machserial.{table} set {change} where {key} = 'ZZZ'").rowcount == 0
     assert connection.execute("delete from machserial.sites where id = 'ZZZ'").rowcount == 0
     assert value(plant.owner, "select count(*) from machserial.serials where lot_number = 'STOLEN'") == 0
 
@@ -424,7 +431,8 @@ def test_no_function_of_the_caller_sees_rows_before_the_limits(plant):
     connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
     for relation, name in (
         ("serials", "serial_number"), ("system_generated_serials", "serial_number"), ("blocks", "holder"),
-        ("serial_uniqueness_checks", "serial_number"), ("audit_events", "site_id"), ("generation_requests", "request_id"),
+        ("serial_uniqueness_checks", "serial_number"), ("audit_events", "site_id"),
+        ("generation_requests", "request_id"),
     ):  # fmt: skip
         connection.execute(f"select from machserial.{relation} where pg_temp.tell({name})")
     assert told and not [text for text in told if FOREIGN in (text or "")]
@@ -451,6 +459,9 @@ def test_copy_and_merge_keep_to_the_limits(plant, server):
 # Roles
 
 
+HOLDERS = "select conflicting_serial_ids from machserial.check_uniqueness('ZZZ-EVERYWHERE', 'E', site_id => 'AAA')"
+
+
 def sites_seen(connection: psycopg.Connection) -> list[str]:
     return column(connection, "select distinct site_id from machserial.serials order by 1")
 
@@ -462,8 +473,7 @@ def test_set_role_leads_out_of_no_limits(plant):
         assert sites_seen(connection) == [OWN], statement
         assert FOREIGN not in everything(connection, "system_generated_serials"), statement
         assert heard(connection, "select * from machserial.find_serial('ZZZ-000001')") == "[]"
-        found = heard(connection, "select conflicting_serial_ids from machserial.check_uniqueness('ZZZ-EVERYWHERE', 'E', site_id => 'AAA')")
-        assert "None" in found, statement
+        assert value(connection, HOLDERS) == [None], statement
         refused = heard(connection, "select * from machserial.generate('P', site_id => 'ZZZ')")
         assert "unknown" in refused, statement
     connection.execute("select set_config('role', 'machserial_operator', false)")
@@ -489,9 +499,7 @@ def test_a_role_that_is_taken_on_is_limited(plant):
             assert (FOREIGN in view) == (FOREIGN in seen)
             found = heard(connection, "select * from machserial.find_serial('ZZZ-000001')")
             assert (found != "[]") == (FOREIGN in seen)
-            holders = value(connection, "select conflicting_serial_ids from machserial.check_uniqueness('ZZZ-EVERYWHERE', "
-                            "'E', site_id => 'AAA')")  # fmt: skip
-            assert (holders != [None]) == (FOREIGN in seen)
+            assert (value(connection, HOLDERS) != [None]) == (FOREIGN in seen)
 
 
 def test_a_plan_that_was_made_before_is_not_used_after(plant):
@@ -565,7 +573,9 @@ def test_what_others_see_is_not_told(plant):
     call(plant.owner, "grant_site", role="all_viewer", site_id=FOREIGN)
     assert FOREIGN not in str(value(connection, "select machserial._site_limits('all_viewer')"))
     assert value(connection, "select machserial._own_sites()") == [OWN]
-    for query in ("machserial.site_grants", "machserial.limited_roles()", "machserial._sites_of_role('all_viewer', 'usage')"):
+    # Readable only because somebody granted all tables: the policy shows no row.
+    assert everything(connection, "site_grants") == ""
+    for query in ("machserial.limited_roles()", "machserial._sites_of_role('all_viewer', 'usage')"):
         with pytest.raises(errors.InsufficientPrivilege):
             connection.execute(f"select * from {query}")
 
@@ -596,7 +606,8 @@ def test_who_is_not_limited_has_the_plans_of_a_database_without_policies(plant):
         "select * from machserial.serial_propagations where parent_serial_id = 1",
         "select * from machserial.audit_events where serial_id = 1",
         "update machserial.serials set lot_number = 'X' where id = 1",
-        "select id from machserial.serials where translate(upper(serial_number collate \"C\"), 'OILZSB -', '011258') = 'X'",
+        "select id from machserial.serials "
+        "where translate(upper(serial_number collate \"C\"), 'OILZSB -', '011258') = 'X'",
     ):
         plans = [
             plant.as_login(login).execute(f"explain (costs off) {query}").fetchall()

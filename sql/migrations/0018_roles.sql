@@ -1,5 +1,5 @@
--- Who sees which site. A restrictive policy for each table with rows of sites; privileges decide the rest. For
--- those who are not limited _is_unlimited() leaves nothing of it in their plans.
+-- Who sees which site. A restrictive policy for each table with rows of sites; privileges decide the rest.
+-- For those who are not limited _is_unlimited() leaves nothing of it in their plans.
 
 create table machserial.site_grants (
     role regrole not null,
@@ -11,7 +11,8 @@ create table machserial.site_grants (
 );
 
 comment on table machserial.site_grants is
-'The sites of roles that are limited to sites: written by grant_site() and revoke_site(). A role without a row may be
+'The sites of roles that are limited to sites: written by grant_site() and revoke_site(). A role without a
+row may be
 limited to none: limited_roles() tells.';
 comment on column machserial.site_grants.role is 'The role, a login or a group.';
 comment on column machserial.site_grants.site_id is 'A site that it may see.';

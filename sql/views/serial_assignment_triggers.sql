@@ -36,7 +36,8 @@ comment on view machserial.serial_assignment_triggers is
 may be set, which resets it; when and by whom is filled in.';
 
 comment on column machserial.serial_assignment_triggers.execution_count is
-'Events that it has fired for since it was created or the count was reset; null for a role that is limited to sites:
+'Events that it has fired for since it was created or the count was reset; null for a role that is limited to
+sites:
 the events of all sites are counted together.';
 comment on column machserial.serial_assignment_triggers.last_executed_at is
 'When it fired last; null: never, or you are limited to sites.';

@@ -1,79 +1,80 @@
--- A branch for each scope, so that a condition on the scope leaves one branch, and its unique index.
--- A view sees with its owner's eyes: so it says itself what the policies say.
+-- A branch for each scope, so that a condition on the scope leaves one branch, and its unique index. A view
+-- sees with its owner's eyes: so it says itself what the policies say, and around the branches: PostgreSQL
+-- takes a union apart, whatever its barrier.
 create or replace view machserial.serial_uniqueness_checks with (security_barrier) as
 select
-    s.serial_number,
-    'ENTERPRISE'::text as scope,
-    s.site_id,
-    s.part_type,
-    s.part_id,
-    s.id as serial_id,
-    null::bigint as conflict_id,
-    s.status,
-    s.created_at as claimed_at,
-    s.created_by as claimed_by
-from machserial.serials as s
+    k.serial_number,
+    k.scope,
+    k.site_id,
+    k.part_type,
+    k.part_id,
+    k.serial_id,
+    k.conflict_id,
+    k.status,
+    k.claimed_at,
+    k.claimed_by
+from (
+    select
+        s.serial_number,
+        'ENTERPRISE'::text as scope,
+        s.site_id,
+        s.part_type,
+        s.part_id,
+        s.id as serial_id,
+        null::bigint as conflict_id,
+        s.status,
+        s.created_at as claimed_at,
+        s.created_by as claimed_by
+    from machserial.serials as s
+    where s.holds_claim and 'ENTERPRISE' = any(s.scopes)
+    union all
+    select
+        s.serial_number,
+        'SITE' as scope,
+        s.site_id,
+        s.part_type,
+        s.part_id,
+        s.id as serial_id,
+        null as conflict_id,
+        s.status,
+        s.created_at as claimed_at,
+        s.created_by as claimed_by
+    from machserial.serials as s
+    where s.holds_claim and 'SITE' = any(s.scopes)
+    union all
+    select
+        s.serial_number,
+        'PART_TYPE' as scope,
+        s.site_id,
+        s.part_type,
+        s.part_id,
+        s.id as serial_id,
+        null as conflict_id,
+        s.status,
+        s.created_at as claimed_at,
+        s.created_by as claimed_by
+    from machserial.serials as s
+    where s.holds_claim and 'PART_TYPE' = any(s.scopes)
+    union all
+    select
+        c.serial_number,
+        w.scope,
+        c.site_id,
+        p.part_type,
+        c.part_id,
+        c.serial_id,
+        c.id as conflict_id,
+        'CONFLICT' as status,
+        c.detected_at as claimed_at,
+        c.detected_by as claimed_by
+    from machserial.serial_conflicts as c
+    inner join machserial.parts as p on c.part_id = p.id
+    cross join unnest(c.scopes) as w (scope)
+    where c.status = 'PENDING'
+) as k
 where
-    s.holds_claim and 'ENTERPRISE' = any(s.scopes) and (
-        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-        or s.site_id = any((select machserial._own_sites())::text[])
-    )
-union all
-select
-    s.serial_number,
-    'SITE' as scope,
-    s.site_id,
-    s.part_type,
-    s.part_id,
-    s.id as serial_id,
-    null as conflict_id,
-    s.status,
-    s.created_at as claimed_at,
-    s.created_by as claimed_by
-from machserial.serials as s
-where
-    s.holds_claim and 'SITE' = any(s.scopes) and (
-        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-        or s.site_id = any((select machserial._own_sites())::text[])
-    )
-union all
-select
-    s.serial_number,
-    'PART_TYPE' as scope,
-    s.site_id,
-    s.part_type,
-    s.part_id,
-    s.id as serial_id,
-    null as conflict_id,
-    s.status,
-    s.created_at as claimed_at,
-    s.created_by as claimed_by
-from machserial.serials as s
-where
-    s.holds_claim and 'PART_TYPE' = any(s.scopes) and (
-        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-        or s.site_id = any((select machserial._own_sites())::text[])
-    )
-union all
-select
-    c.serial_number,
-    w.scope,
-    c.site_id,
-    p.part_type,
-    c.part_id,
-    c.serial_id,
-    c.id as conflict_id,
-    'CONFLICT' as status,
-    c.detected_at as claimed_at,
-    c.detected_by as claimed_by
-from machserial.serial_conflicts as c
-inner join machserial.parts as p on c.part_id = p.id
-cross join unnest(c.scopes) as w (scope)
-where
-    c.status = 'PENDING' and (
-        machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-        or c.site_id = any((select machserial._own_sites())::text[])
-    );
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or k.site_id = any((select machserial._own_sites())::text[]);
 
 comment on view machserial.serial_uniqueness_checks is
 'Who claims which number in which scope: a row for each scope of a serial that keeps its number from others,

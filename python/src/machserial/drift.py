@@ -358,7 +358,8 @@ def _mended(kind: str, now: dict, wanted: dict, different: list[str]) -> str:
     elif kind == "column" and rest:
         lines += _mended_column(name, wanted["properties"], rest)
     elif kind == "table" and rest == {"row level security"}:
-        lines.append(f"alter table {name} {'enable' if wanted['properties'][rest.pop()] else 'disable'} row level security;")
+        wanted_state = "enable" if wanted["properties"]["row level security"] else "disable"
+        lines.append(f"alter table {name} {wanted_state} row level security;")
     elif kind == "table" and rest:
         lines.append(f"-- make it as it was: {', '.join(sorted(rest))}")
     elif kind in ("function", "view", "type") and rest:

@@ -599,9 +599,11 @@ comment on function machserial.allocate_block(text, integer, text, text, text, t
 'Gives a holder a run of a format''s numbers, to be used while offline: neither generate() nor another block
 has any of them. quantity: 1 to 1,000,000. The run is first_value to last_value, both of them the block''s;
 numbers between them that are taken already do not count and stand in skipped_values, so a holder that counts
-for itself must leave them out: block_serials() does. holder: the line, plant or manufacturer. part_id: null means the only part that the format is assigned
+for itself must leave them out: block_serials() does. holder: the line, plant or manufacturer. part_id: null
+means the only part that the format is assigned
 to, else each report says which. site_id: null means DEFAULT. request_id: the same call with the same
-request_id gives the same block, whatever expires_at says (it is often counted from now). expires_at: from then on maintain() closes the block; until it has, the
+request_id gives the same block, whatever expires_at says (it is often counted from now). expires_at: from
+then on maintain() closes the block; until it has, the
 holder may still report. The block of a SEQUENCE format that is rolled back stays a gap, as with generate().
 Returns the block.
 Errors: 22023 a bad argument, a pattern whose numbers cannot be known beforehand, a request_id used for

@@ -386,8 +386,10 @@ comment on function machserial.fence(text, text, text, text, text, bigint) is
 numbers between become a gap that the event COUNTER_FENCED accounts for. highest: a serial number as it stands
 on a part, or a sequence number; null: nothing left beyond what the database knows, said of all counters that
 count now. part_id, site_id: for which counter, where the number itself does not tell; the period is read from
-the number, else it is the present one. reason: why; null means machserial.reason. margin: so many numbers more.
+the number, else it is the present one. reason: why; null means machserial.reason. margin: so many numbers
+more.
 outcome: MOVED, ALREADY_PAST, CONFIRMED, or VERSION_ENDED for a number of a version that counts no more. A
 sequence keeps the move even if the transaction is rolled back.
 Errors: 22023 no reason, a number that the format cannot have written or that can be read in several ways, a
-missing part_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a deactivated format.';
+missing part_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a
+deactivated format.';

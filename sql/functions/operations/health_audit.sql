@@ -24,7 +24,8 @@ begin
 end
 $$;
 
--- Since when events wait to be sealed, and how many they are. SECURITY DEFINER: partitions are nobody's to read.
+-- Since when events wait to be sealed, and how many they are. SECURITY DEFINER: partitions are nobody's to
+-- read.
 create function machserial._waiting_events(out events bigint, out oldest timestamptz)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -282,8 +282,8 @@ begin
 end
 $$;
 
--- What the roles of create_roles() may not do and should, or the other way round. SECURITY DEFINER: only who could
--- mend it is shown it.
+-- What the roles of create_roles() may not do and should, or the other way round. SECURITY DEFINER: only who
+-- could mend it is shown it.
 create function machserial._unlisted_privileges() returns table (description text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

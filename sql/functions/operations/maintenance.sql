@@ -54,7 +54,8 @@ comment on function machserial.set_node(integer) is
 'Moves the ids that this database gives from now on to the range of node (node << 48), so that databases of
 several sites can be merged without collisions. node: 0 to 32767. Seals what there is of the audit trail,
 which goes on in another range; until its transaction ends nobody else writes.
-Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P03 others are writing or sealing, and go on with it
+Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P03 others are writing or
+sealing, and go on with it
 ; 0A000 in a transaction other than READ COMMITTED.';
 
 create function machserial.maintain() returns table (task text, done integer)

@@ -1,9 +1,9 @@
 -- Roles with the rights of privileges.sql, and limits by site.
 --
--- A role is limited if it, or a role whose privileges it has, may use the type limited_to_sites: that is asked
--- of PostgreSQL's own caches, without a query, and a dump carries it. What a limited role may see are the rows
--- of site_grants. Policies and views ask _is_unlimited() while they are planned, so that the plans of all
--- others are what they would be without any policy.
+-- A role is limited if it, or a role whose privileges it has, may use the type limited_to_sites: that is
+-- asked of PostgreSQL's own caches, without a query, and a dump carries it. What a limited role may see are
+-- the rows of site_grants. Policies and views ask _is_unlimited() while they are planned, so that the plans
+-- of all others are what they would be without any policy.
 
 -- The privilege to use it is the mark of a limited role. Nothing else uses it.
 create type machserial.limited_to_sites as (
@@ -76,10 +76,10 @@ begin
 end
 $$;
 
--- Says IMMUTABLE, which it is not: so it is asked when a statement is planned, and what a policy adds for those
--- who are not limited is gone from the plan. PostgreSQL plans anew when another role acts; when a role becomes
--- limited or no longer is, _mark_limited() sees to it. mark: limited_to_sites, handed over because the caller may
--- not be able to look names up in this schema.
+-- Says IMMUTABLE, which it is not: so it is asked when a statement is planned, and what a policy adds for
+-- those who are not limited is gone from the plan. PostgreSQL plans anew when another role acts; when a role
+-- becomes limited or no longer is, _mark_limited() sees to it. mark: limited_to_sites, handed over because
+-- the caller may not be able to look names up in this schema.
 create function machserial._is_unlimited(mark regtype) returns boolean
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
@@ -442,12 +442,15 @@ end
 $$;
 
 comment on function machserial.create_roles() is
-'Makes the roles machserial_viewer (reads), machserial_operator (also runs the workflows), machserial_supervisor
-(also configures formats, triggers and rules, and resolves conflicts) and machserial_admin (also migrates,
-resets, archives), where they are missing, and gives them their rights in this database, which migrate() then
+'Makes the roles machserial_viewer (reads), machserial_operator (also runs the workflows),
+machserial_supervisor (also configures formats, triggers and rules, and resolves conflicts) and
+machserial_admin (also migrates, resets, archives), where they are missing, and gives them their rights in
+this database, which migrate() then
 keeps up to date. A login gets them by being granted one of the roles. Whatever else these four are granted on
-machserial''s own objects is taken away: grant more to roles of your own. is_new: whether the role was made now.
-Errors: 42501 not the owner, or a role is missing and you lack CREATEROLE; 55000 a role of this name may log in,
+machserial''s own objects is taken away: grant more to roles of your own. is_new: whether the role was made
+now.
+Errors: 42501 not the owner, or a role is missing and you lack CREATEROLE; 55000 a role of this name may log
+in,
 is a superuser, or goes past row-level security.';
 
 
@@ -482,8 +485,8 @@ begin
 end
 $$;
 
--- Plans that were made for a role while it was not limited, or while it was, hold no longer. A grant that changes
--- nothing tells every session so, and locks nothing.
+-- Plans that were made for a role while it was not limited, or while it was, hold no longer. A grant that
+-- changes nothing tells every session so, and locks nothing.
 create function machserial._forget_plans() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -576,9 +579,9 @@ end
 $$;
 
 comment on function machserial.grant_site(text, text) is
-'Limits a role, a login or a group, to this site and those that it was granted before: neither it nor its members
-read or write rows of others, by functions, views or SQL. What it may do there, its other rights say: grant it
-machserial_operator, or another one of the four. Returns its sites.
+'Limits a role, a login or a group, to this site and those that it was granted before: neither it nor its
+members read or write rows of others, by functions, views or SQL. What it may do there, its other rights say:
+grant it machserial_operator, or another one of the four. Returns its sites.
 Errors: 22023 a superuser, a role with BYPASSRLS or one that may act as the owner of machserial; 23503 unknown
 site; 42501 neither the owner nor an administrator; 42704 unknown role.';
 
@@ -616,9 +619,10 @@ end
 $$;
 
 comment on function machserial.revoke_site(text, text) is
-'Takes a site from a limited role. Without any site it sees none: lift_site_limits(role) ends its limits. Returns
-the sites that it has left.
-Errors: 42501 neither the owner nor an administrator; 42704 unknown role; P0002 it was not granted this site.';
+'Takes a site from a limited role. Without any site it sees none: lift_site_limits(role) ends its limits.
+Returns the sites that it has left.
+Errors: 42501 neither the owner nor an administrator; 42704 unknown role; P0002 it was not granted this
+site.';
 
 create function machserial.lift_site_limits(role text) returns boolean
 language plpgsql security definer
@@ -643,7 +647,8 @@ end
 $$;
 
 comment on function machserial.lift_site_limits(text) is
-'From now on a role sees all sites, unless a role that it is a member of is limited. Returns whether it was limited.
+'From now on a role sees all sites, unless a role that it is a member of is limited. Returns whether it was
+limited.
 Errors: 42501 neither the owner nor an administrator; 42704 unknown role.';
 
 create function machserial.limited_roles() returns setof machserial.role_limit

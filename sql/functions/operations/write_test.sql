@@ -61,7 +61,9 @@ $$;
 
 comment on function machserial.write_test() is
 'Tries whether everything can be written: registers a part, makes formats, generates (with and without gaps),
-registers, looks for the events, seals and verifies the audit trail. All of it is undone, a pause is not in its
-way, and while it runs, for a moment, nobody else issues numbers. Returns if all is well, else raises what is wrong.
+registers, looks for the events, seals and verifies the audit trail. All of it is undone, a pause is not in
+its
+way, and while it runs, for a moment, nobody else issues numbers. Returns if all is well, else raises what is
+wrong.
 Errors: those of the functions it calls; 22000 something was written and not found, or the audit trail is not
 intact; 42501 neither the owner nor an administrator; 55P03 others are issuing numbers: call it again.';

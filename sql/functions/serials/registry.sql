@@ -51,8 +51,8 @@ end
 $$;
 
 -- Who holds each of the given numbers in the given scopes; no row for a number that nobody holds. Tells what
--- a unique index has decided, and is never asked instead of it. Of a serial at a site that the caller may not see
--- it tells only that the number is taken: its id is null.
+-- a unique index has decided, and is never asked instead of it. Of a serial at a site that the caller may not
+-- see it tells only that the number is taken: its id is null.
 create function machserial._claims_on(serial_numbers text[], scopes text[], site_id text, part_type text)
 returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
 language plpgsql stable security definer

@@ -322,7 +322,8 @@ $$;
 
 comment on function machserial.trigger_statistics(text) is
 'How often the triggers of a part have fired; null: those of all parts. execution_count: events since the last
-reset. units: serials, receipts and placeholders made since the trigger was created. Both are null for a role that is
+reset. units: serials, receipts and placeholders made since the trigger was created. Both are null for a role
+that is
 limited to sites: the events of all sites are counted together.
 Errors: 23503 unknown part.';
 

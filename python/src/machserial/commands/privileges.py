@@ -67,7 +67,10 @@ REVOKE = {"schema": "schema", "function": "function", "table": "table", "view": 
 
 
 @click.command(cls=Command)
-@click.option("--drift", is_flag=True, help="Only what is not as shipped: grants to PUBLIC, objects of strangers, rights of the four roles.")
+@click.option(
+    "--drift", is_flag=True,
+    help="Only what is not as shipped: grants to PUBLIC, objects of strangers, rights of the four roles.",
+)  # fmt: skip
 @pass_settings
 def privileges(settings: Settings, drift: bool) -> None:
     """Show which role may do what with machserial, as the catalog has it.
@@ -132,6 +135,8 @@ def report_drift(settings: Settings, found: list[Row]) -> None:
     if found or settings.json:
         output.print_rows(found, as_json=settings.json)
     else:
-        output.print_text("as shipped: nothing is granted to PUBLIC, all objects are the owner's, and the roles have their rights")
+        output.print_text(
+            "as shipped: nothing is granted to PUBLIC, all objects are the owner's, and the roles have their rights"
+        )
     if found:
         raise ExpectedError(f"{len(found)} privileges are not as shipped", remedy="each of them says what undoes it")
