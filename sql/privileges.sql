@@ -136,8 +136,8 @@ begin
         waive_vendor_rule
     '),
     ('supervisor', 'execute', 'function', '
-        _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _insert_format
-        _is_own_table _lock_pending_conflicts _losers _prepare_all_counters _prepare_counters
+        _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _fire_attached
+        _insert_format _is_own_table _lock_pending_conflicts _losers _prepare_all_counters _prepare_counters
         _require_attachable _require_keepable _require_number _require_party _require_settings _require_type
         _rivals _set_enabled _trigger _yield
     '),
@@ -204,7 +204,7 @@ begin
         _complete_resolution _complete_serial _complete_vendor_serial _copy_status_from_vendor_serials
         _copy_status_to_vendor_serials _equip_format _examine_block _examine_format _examine_internal_serial
         _examine_new_vendor_serials _examine_setting _examine_trigger _examine_usages _examine_vendor_rule
-        _finish_placeholder _fire_attached _mark_limited _record_conflict_of_serial _refuse_audit_change
+        _finish_placeholder _mark_limited _record_conflict_of_serial _refuse_audit_change
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
         _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change _refuse_reason_change

@@ -435,7 +435,8 @@ def test_no_function_of_the_caller_sees_rows_before_the_limits(plant):
         ("generation_requests", "request_id"),
     ):  # fmt: skip
         connection.execute(f"select from machserial.{relation} where pg_temp.tell({name})")
-    assert told and not [text for text in told if FOREIGN in (text or "")]
+    # But for what its own site has on record: that it wanted a number of the other one.
+    assert told and {text for text in told if FOREIGN in (text or "")} <= {"ZZZ-EVERYWHERE"}
 
 
 def test_copy_and_merge_keep_to_the_limits(plant, server):

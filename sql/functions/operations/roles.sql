@@ -344,7 +344,8 @@ begin
         )
         union all
         (
-            select 'revoke', g.* from given as g
+            -- What everybody may, health() tells of; privileges.sql takes it away.
+            select 'revoke', g.* from given as g where g.role <> 'public'
             except
             select 'revoke', w.* from wanted as w
         )
