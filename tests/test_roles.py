@@ -200,7 +200,8 @@ def test_each_role_can_do_its_work(works):
 
 FORBIDDEN = {
     "viewer": (
-        "select machserial.generate('P')", "select machserial.register_serial('N', 'P')", "select machserial.maintain()",
+        "select machserial.generate('P')", "select machserial.register_serial('N', 'P')",
+        "select machserial.maintain()",
         "select machserial.receive_vendor_serial('N', 'Ltd', 'P')", "select machserial.retire_serial(1, 'why')",
         "select machserial.allocate_block('F', 1, 'line')", "select machserial.create_placeholders('P')",
         "select machserial.fire('WORK_ORDER_CREATE', 'P')", "select machserial.pass_through(1, 'OP', 1)",
