@@ -25,10 +25,11 @@ begin
     -- Reads. A role that is limited to sites sees theirs.
     ('viewer', 'usage', 'schema', 'machserial'),
     ('viewer', 'select', 'table', '
-        audit_archives audit_events audit_leaves audit_seals audit_verifications block_usages counter_fences
-        counters format_assignments generation_requests health_thresholds late_assignment_placeholders
-        number_blocks parts pauses schema_migrations serial_conflicts serial_formats serial_propagations
-        serials settings sites trigger_definitions trigger_executions vendor_rules vendor_serials
+        audit_archives audit_events audit_leaves audit_seals audit_verifications block_usages
+        configuration_changes counter_fences counters format_assignments generation_requests
+        health_thresholds late_assignment_placeholders number_blocks numbering_plans parts pauses
+        schema_migrations serial_conflicts serial_formats serial_propagations serials settings sites
+        trigger_definitions trigger_executions vendor_rules vendor_serials
     '),
     ('viewer', 'select', 'view', '
         attachments blocks serial_assignment_triggers serial_uniqueness_checks system_generated_serials
@@ -69,7 +70,7 @@ begin
         _require_quantity _require_text _require_trigger_type _resolve_token _row_source _seals
         _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _setting
         _shape_error _shared_scopes _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations
-        _token_expression _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared
+        _tell_cut _token_expression _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared
         _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials
         _waiting_events _wal_position _walk_lineage
     '),
@@ -100,20 +101,21 @@ begin
     ('operator', 'execute', 'function', '
         _active_format _actor _ad_hoc_format _assign_serials _attached_queries _block _changes
         _claim_request _cluster _columns_of _compile_vendor_pattern _context_columns _context_value
-        _count_executions _described _draw_random _draw_sequenced _draw_unsequenced _end_serial
-        _extend_runway _fire_each _free_positions _generate_each _generate_for _key_of _known_settings
-        _local_time _lock_pending _lock_pending_vendor_serials _lock_work_order _make _make_counter
-        _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses _number_alike
-        _numbers_received _numbers_to_receive _only_part_of _period _pick _place_of _present_counter
-        _present_timeline _propagate _raise_about _raise_closed _raise_exhausted _raise_finished
-        _raise_not_received _raise_number_taken _raise_taken _raise_unchangeable_trigger _raise_unresolved
-        _read_sequence_values _receipt_fault _received_date _record_conflicts _record_each _register_for
-        _register_vendor_serial _reported_part _require_assignment_type _require_batch_size _require_columns
-        _require_conditions _require_different_serials _require_distinct_periods _require_fitting_serial
-        _require_in_order _require_length _require_no_pause _require_operation _require_possible_quantity
-        _require_predictable _require_reason _require_regex _require_registrable _require_reportable
-        _require_units _resolve _resolve_block _revive_counter _search_random _serial_column_code
-        _serials_for _take_run _tell_choice _type_of _units_of _use_numbers _values_in_block
+        _count_executions _described _draw_one _draw_random _draw_sequenced _draw_unsequenced _end_serial
+        _extend_runway _fire_each _free_positions _generate _generate_each _generate_for _keep_plan _key_of
+        _known_settings _local_time _lock_pending _lock_pending_vendor_serials _lock_work_order _make
+        _make_counter _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses
+        _number_alike _numbers_received _numbers_to_receive _only_part_of _period _pick _place_of
+        _present_counter _present_timeline _propagate _raise_about _raise_closed _raise_exhausted
+        _raise_finished _raise_not_received _raise_number_taken _raise_taken _raise_unchangeable_trigger
+        _raise_unresolved _read_sequence_values _receipt_fault _received_date _record_conflicts _record_each
+        _refuse_serial _register_for _register_vendor_serial _render_one _reported_part
+        _require_assignment_type _require_batch_size _require_columns _require_conditions
+        _require_different_serials _require_distinct_periods _require_fitting_serial _require_in_order
+        _require_length _require_no_pause _require_operation _require_possible_quantity _require_predictable
+        _require_reason _require_regex _require_registrable _require_reportable _require_units _resolve
+        _resolve_block _revive_counter _search_random _serial_column_code _serials_for _take_run
+        _tell_choice _type_of _units_of _use_numbers _values_in_block
     '),
     -- Configures, resolves conflicts, and answers for what a vendor's rule refuses.
     ('supervisor', 'insert', 'table', '
@@ -154,8 +156,8 @@ begin
     -- The owner's alone.
     ('owner', 'none', 'table', 'site_grants audit_events_<month>'),
     ('owner', 'none', 'sequence', '
-        audit_archives_id_seq audit_events_id_seq audit_verifications_id_seq counter_fences_id_seq
-        counters_id_seq format_assignments_id_seq generation_requests_id_seq
+        audit_archives_id_seq audit_events_id_seq audit_verifications_id_seq configuration_changes_id_seq
+        counter_fences_id_seq counters_id_seq format_assignments_id_seq generation_requests_id_seq
         late_assignment_placeholders_id_seq number_blocks_id_seq pauses_id_seq serial_conflicts_id_seq
         serial_formats_id_seq serial_propagations_id_seq serials_id_seq trigger_definitions_id_seq
         trigger_executions_id_seq vendor_rules_id_seq counter_<n>
@@ -164,52 +166,56 @@ begin
     ('owner', 'none', 'type', 'limited_to_sites'),
     ('owner', 'none', 'function', 'create_roles'),
     ('owner', 'none', 'function', '
-        _add_seal _apply_privileges _archive_root _assignment_details _audit _audit_fence _audit_partition
-        _audit_pause _backdated _begin_migration _below_parent _canonical_bytes _canonical_line
-        _change_incarnation _check_run _claims_around _close_incarnation _content_of _counters_to_fence
-        _create_migration_record _create_renderer _create_sequence _day_named _detached_partition _draw_free
-        _draw_gapless _end_of_steps _event_leaf _events_are_here_since _expected_objects _expire_blocks
-        _fence_counter _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
+        _add_seal _admission_details _apply_privileges _archive_root _assignment_details _audit _audit_fence
+        _audit_partition _audit_pause _audited_until _backdated _begin_migration _below_parent
+        _canonical_bytes _canonical_line _change_incarnation _check_run _claims_around _close_incarnation
+        _content_of _counters_to_fence _create_migration_record _create_renderer _create_sequence _day_named
+        _detached_partition _draw_free _draw_gapless _draw_on_trust _drop_outdated_plans _end_of_steps
+        _event_leaf _events_are_here_since _expected_objects _expire_blocks _fence_counter
+        _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
         _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
         _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults
-        _find_vendor_faults _first_liftable _first_value _fold_executions _forget_plans _give_back
-        _given_privileges _gives_ids_in_order _granted_sites _has_audit_partition _has_roles
-        _hold_audit_trail _hold_sequence _in_stretch _incarnations _index_problems _is_continued
+        _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
+        _forget_plans _give_back _given_privileges _gives_ids_in_order _granted_sites _has_audit_partition
+        _has_roles _hold_audit_trail _hold_sequence _in_stretch _incarnations _index_problems _is_continued
         _is_counting _is_other_cluster _is_over _is_paused _known_role _last_audit_id _last_sealed_id
         _lift_children _liftable _lineage_finding _lineage_problems _lock_migrations _lock_serials _look
         _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _may_be_limited
         _merkle_root _microseconds _month_begins _name_culprits _next_run _next_value _not_before
-        _numbers_reached _oldest_transaction_at _open_incarnation _own_relations _period_start
-        _plan_verification _privilege_changes _raise_cycle _read_highest _read_serial _record_verification
+        _numbers_reached _oldest_transaction_at _open_incarnation _outdate_plans _own_relations
+        _period_start _plain_parts _plan_verification _privilege_changes _raise_cycle _raise_no_format
+        _raise_no_part _raise_no_site _raise_too_long _read_highest _read_serial _record_verification
         _refuse_cycle_behind _require_administrator _require_audit_partition _require_fence_arguments
-        _require_fenced _require_intact_month _require_known_schema _require_owner _require_propagable
-        _require_sane_clock _require_sight_of_all _require_sight_of_others _require_visible_counter
-        _require_visible_site _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to
-        _seals_that_are_away _sequence_of _sequence_value _set_counter _settled_id _sites_of_role
-        _sound_archives _statement_effects _statements _statuses_told _step_back _summarize _token_values
-        _too_low _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor
-        _verify_archives _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
-        _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids
-        _write_and_look _render_<n>
+        _require_fenced _require_intact_month _require_known_schema _require_locked_references
+        _require_owner _require_propagable _require_sane_clock _require_sight_of_all
+        _require_sight_of_others _require_visible_counter _require_visible_site _retire_counters _round
+        _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away _sequence_of _sequence_value
+        _set_counter _settled_id _sites_of_role _sound_archives _statement_effects _statements
+        _statuses_told _step_back _summarize _token_values _too_low _trigger_details _try_to_seal
+        _unsealed_events _vendor_rule_details _verify_anchor _verify_archives _verify_chain _verify_counts
+        _verify_partitions _verify_remembered _verify_seal _verify_seal_count _verify_seals _verify_unsealed
+        _window _with_triggers_off _with_used_ids _write_and_look _render_<n>
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '
-        _audit_assignments _audit_changed_assignments _audit_changed_blocks _audit_changed_formats
-        _audit_changed_placeholders _audit_changed_places_and_parts _audit_changed_propagations
-        _audit_changed_serials _audit_changed_settings _audit_changed_triggers _audit_changed_vendor_rules
-        _audit_changed_vendor_serials _audit_new_blocks _audit_new_conflicts _audit_new_formats
-        _audit_new_placeholders _audit_new_propagations _audit_new_serials _audit_new_vendor_serials
+        _admit_new_serials _audit_assignments _audit_changed_assignments _audit_changed_blocks
+        _audit_changed_formats _audit_changed_placeholders _audit_changed_places_and_parts
+        _audit_changed_propagations _audit_changed_serials _audit_changed_settings _audit_changed_triggers
+        _audit_changed_vendor_rules _audit_changed_vendor_serials _audit_new_blocks _audit_new_conflicts
+        _audit_new_formats _audit_new_placeholders _audit_new_propagations _audit_new_vendor_serials
         _audit_places_and_parts _audit_resolved_conflicts _audit_settings_that_come_and_go
         _audit_site_grants _audit_triggers_that_come_and_go _audit_usages _audit_vendor_rules
         _complete_resolution _complete_serial _complete_vendor_serial _copy_status_from_vendor_serials
         _copy_status_to_vendor_serials _equip_format _examine_block _examine_format _examine_internal_serial
         _examine_new_vendor_serials _examine_setting _examine_trigger _examine_usages _examine_vendor_rule
-        _finish_placeholder _mark_limited _record_conflict_of_serial _refuse_audit_change
+        _finish_placeholder _mark_limited _outdate_plans_by_change _outdate_plans_by_counter
+        _outdate_plans_by_part _outdate_plans_by_site _record_conflict_of_serial _refuse_audit_change
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
-        _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change _refuse_reason_change
-        _refuse_receipt_change _refuse_removal _refuse_usage_change _refuse_while_paused
-        _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver _update_trigger_row
+        _refuse_orphaned_serials _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change
+        _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
+        _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver
+        _update_trigger_row
     '),
     -- Of machserial_plpython, where it is: a superuser's to grant (docs/plpython.md), and left as it is.
     ('superuser', 'none', 'function', '

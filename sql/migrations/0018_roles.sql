@@ -140,6 +140,14 @@ using (
     or (site_id = '' or site_id = any((select machserial._own_sites())::text[]))
 );
 
+alter table machserial.numbering_plans enable row level security;
+create policy open_to_the_privileged on machserial.numbering_plans using (true);
+create policy own_sites_only on machserial.numbering_plans as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+);
+
 alter table machserial.number_blocks enable row level security;
 create policy open_to_the_privileged on machserial.number_blocks using (true);
 create policy own_sites_only on machserial.number_blocks as restrictive

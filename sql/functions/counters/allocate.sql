@@ -595,6 +595,9 @@ declare
     lock_object constant integer := hashint8(counter_id);
     sequence constant regclass := 'machserial.counter_' || counter_id;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(counter_id);
+    end if;
     if pg_sequence_last_value(sequence) < trusted_until
         and current_setting('transaction_read_only') = 'off'
     then
@@ -624,6 +627,9 @@ declare
     is_held boolean := false;
     drawn bigint[];
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(counter_id);
+    end if;
     begin
         is_held := pg_try_advisory_lock_shared(lock_class, lock_object);
         if is_held then

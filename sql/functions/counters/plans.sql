@@ -128,6 +128,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(_keep_plan.site_id);
+    end if;
     if current_setting('transaction_isolation') <> 'read committed'
         -- What an index can hold.
         or octet_length(concat(part_id, site_id, format, pattern)) > 2000
