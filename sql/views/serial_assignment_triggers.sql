@@ -15,19 +15,21 @@ select
     d.created_by,
     d.updated_at,
     d.updated_by,
-    case when machserial._is_unlimited('machserial.limited_to_sites'::regtype) then
-        d.count_offset + (
-            select coalesce(sum(e.executions), 0)::bigint
-            from machserial.trigger_executions as e
-            where e.trigger_id = d.id
-        )
+    case
+        when machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+            then d.count_offset + (
+                select coalesce(sum(e.executions), 0)::bigint
+                from machserial.trigger_executions as e
+                where e.trigger_id = d.id
+            )
     end as execution_count,
-    case when machserial._is_unlimited('machserial.limited_to_sites'::regtype) then
-        (
-            select max(e.executed_at)
-            from machserial.trigger_executions as e
-            where e.trigger_id = d.id
-        )
+    case
+        when machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+            then (
+                select max(e.executed_at)
+                from machserial.trigger_executions as e
+                where e.trigger_id = d.id
+            )
     end as last_executed_at
 from machserial.trigger_definitions as d;
 
@@ -37,8 +39,7 @@ may be set, which resets it; when and by whom is filled in.';
 
 comment on column machserial.serial_assignment_triggers.execution_count is
 'Events that it has fired for since it was created or the count was reset; null for a role that is limited to
-sites:
-the events of all sites are counted together.';
+sites: the events of all sites are counted together.';
 comment on column machserial.serial_assignment_triggers.last_executed_at is
 'When it fired last; null: never, or you are limited to sites.';
 
