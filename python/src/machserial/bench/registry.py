@@ -16,6 +16,7 @@ from machserial.errors import ExpectedError
 
 PART, PART_TYPE, FORMAT = "P", "T", "BENCH"
 PREFIX = "SN-"
+FILLED = "OLD-"  # the numbers that were there before
 PATTERN = f"{PREFIX}{{SEQ:9}}"
 # Whose serials were there before: so many parts of a plant.
 OTHER_PARTS = 100
@@ -90,7 +91,7 @@ insert into {schema}.audit_events (
 )
 select
     case when n %% 1000 = 0 then 'SERIAL_RETIRED' else 'SERIAL_GENERATED' end, 'bench', n,
-    'OLD-' || lpad(n::text, 9, '0'), 'P' || (n %% {parts} + 1), 'DEFAULT',
+    '{filled}' || lpad(n::text, 9, '0'), 'P' || (n %% {parts} + 1), 'DEFAULT',
     case when n %% 100 = 0 then 'inspector' else 'line' end,
     now() - (%(total)s - n) * (interval '90 days' / %(total)s)
 from generate_series(%(first)s::bigint, %(last)s::bigint) as n
@@ -159,9 +160,9 @@ class Registry:
         """With the quantity as its parameter."""
         return self.bare_rows(schema, rows="%s::integer") + "select count(*) from made"
 
-    def bare_single(self, schema: str = "bare", event: bool = True) -> str:
+    def bare_single(self, schema: str = "bare", number: str = "", event: bool = True) -> str:
         """One serial row and its event, as a script of pgbench."""
-        return self.bare_rows(schema, event=event) + "select serial_number from made"
+        return self.bare_rows(schema, number, event=event) + "select serial_number from made"
 
     # Filling
 
@@ -171,7 +172,7 @@ class Registry:
         """Serials that were there before, numbered first to last. is_own: of the part and in the numbers measured."""
         statement = FILL_SERIALS.format(
             schema=schema,
-            prefix=PREFIX if is_own else "OLD-",
+            prefix=PREFIX if is_own else FILLED,
             part=f"'{PART}'" if is_own else f"'P' || (n %% {OTHER_PARTS} + 1)",
             part_type=PART_TYPE,
             format_id=self.format_id,
@@ -182,7 +183,7 @@ class Registry:
         self, session: psycopg.Connection, schema: str, last: int, first: int = 1, total: int = 0
     ) -> None:
         """Events first to last of so many in all, over three months."""
-        _fill(session, FILL_EVENTS.format(schema=schema, parts=OTHER_PARTS), first, last, total or last)
+        _fill(session, FILL_EVENTS.format(schema=schema, filled=FILLED, parts=OTHER_PARTS), first, last, total or last)
 
     def settle(self, session: psycopg.Connection) -> None:
         """What autovacuum and the checkpointer would do some time after a fill."""

@@ -12,10 +12,28 @@ from machserial.bench.pgbench import Pgbench
 from machserial.bench.place import Place
 from machserial.bench.results import Run, Skipped
 from machserial.bench.sizes import Sizes
-from machserial.bench.subjects import batches, singles
+from machserial.bench.subjects import (
+    allocations,
+    attached,
+    audit,
+    audit_pages,
+    batches,
+    check_digits,
+    growth,
+    lineage,
+    random_patterns,
+    receipts,
+    rivals,
+    seals,
+    singles,
+    uniqueness,
+)
 from machserial.errors import ExpectedError
 
-SUBJECTS: tuple[ModuleType, ...] = (batches, singles)
+SUBJECTS: tuple[ModuleType, ...] = (
+    *(batches, singles, rivals, allocations, check_digits, random_patterns, attached, receipts, uniqueness),
+    *(lineage, audit, seals, audit_pages, growth),
+)
 NAMES = tuple(subject.NAME for subject in SUBJECTS)
 
 
