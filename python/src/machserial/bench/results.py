@@ -57,6 +57,7 @@ class Run:
     machine: dict[str, object]
     cases: list[Case] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # that each subject took
 
     def missed(self) -> list[dict[str, object]]:
         return [row for row in self.rows() if row["met"] is False]
@@ -90,6 +91,7 @@ class Run:
                 for case in self.cases
             ],
             "skipped": [asdict(one) for one in self.skipped],
+            "seconds": self.seconds,
         }
 
 

@@ -56,7 +56,9 @@ def run(
     for subject in SUBJECTS:
         if not only or subject.NAME in only:
             tell(f"{subject.NAME}: {subject.TITLE} …")
+            begun = time.monotonic()
             _add(done, subject, bench)
+            done.seconds[subject.NAME] = round(time.monotonic() - begun, 1)
     done.machine["minutes"] = round((time.monotonic() - started) / 60, 1)
     return done
 

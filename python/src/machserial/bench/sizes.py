@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class Sizes:
     """The sizes of one form of the benchmark.
 
-    rounds: repetitions of each variant; seconds: of one run of pgbench; batches: serials of one call; big_rounds:
-    repetitions of what takes longest; rival_serials: those already there when others look for the next number;
+    rounds: repetitions of each variant; big_rounds: of what takes longest; seconds: of one run of pgbench;
+    batches: serials of one call; rival_serials: those already there when others look for the next number;
     loop: serials that a Python loop inserts; random_space: numbers that the random pattern has; edges: of the lineage;
-    seal_events: events sealed in a round; registry: sizes at which growth is looked at; audit_events: of the trail that
-    is paged through; cached_serials, look_ups: of the uniqueness check.
+    writers, writer_batches: clients that write the trail, and serials of a transaction; seal_events: events sealed in a
+    round; registry: sizes at which growth is looked at; audit_events: of the trail that is paged through;
+    cached_serials, look_ups: of the uniqueness check.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Sizes:
     receipts: int
     edges: int
     writers: int
+    writer_batches: tuple[int, ...]
     seal_events: int
     registry: tuple[int, ...]
     growth_batch: int
@@ -55,6 +57,7 @@ FULL = Sizes(
     receipts=10_000,
     edges=1_000_000,
     writers=16,
+    writer_batches=(1, 100),
     seal_events=500_000,
     registry=(100_000, 1_000_000, 10_000_000),
     growth_batch=100_000,
@@ -79,6 +82,7 @@ QUICK = Sizes(
     receipts=10_000,
     edges=100_000,
     writers=16,
+    writer_batches=(1, 100),
     seal_events=50_000,
     registry=(10_000, 300_000),
     growth_batch=10_000,
@@ -103,8 +107,9 @@ SMOKE = Sizes(
     receipts=20,
     edges=4_000,
     writers=2,
+    writer_batches=(1,),
     seal_events=200,
-    registry=(200, 400),
+    registry=(200,),
     growth_batch=100,
     audit_events=2_000,
     cached_serials=100,

@@ -85,12 +85,13 @@ def bench(
 @contextmanager
 def place(settings: Settings, in_place: bool, folder: Path | None, binaries: Path | None) -> Iterator[Place]:
     """Where it is measured, up for the block."""
-    from machserial.bench.place import ExistingPlace, PrivatePlace, default_folder
+    from machserial.bench.place import ExistingPlace, PrivatePlace
+    from machserial.demo.private_server import default_folder
 
     if in_place:
         where: ExistingPlace | PrivatePlace = ExistingPlace(settings.dsn, binaries)
     else:
-        where = PrivatePlace(folder or default_folder(), binaries)
+        where = PrivatePlace(folder or default_folder("bench"), binaries)
     with where.running() as running:
         yield running
 

@@ -17,7 +17,6 @@ NAME = "audit"
 TITLE = "the audit trail's cost to many writers"
 OURS, WITHOUT = "generate()", "without the events"
 BARE, BARE_WITHOUT = "bare rows", "bare rows without the events"
-QUANTITIES = (1, 100)
 # The trigger is named by its function: that is what it is for.
 AUDITORS = """
 select quote_ident(t.tgname)
@@ -35,7 +34,7 @@ def run(bench: Bench) -> Iterator[Case | Skipped]:
                 yield Skipped(NAME, "serials are audited by something else than a trigger that can be disabled")
                 return
             require_no_event(session, auditors)
-        for quantity in QUANTITIES:
+        for quantity in bench.sizes.writer_batches:
             yield case(bench, registry, auditors, quantity)
 
 

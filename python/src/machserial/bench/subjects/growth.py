@@ -14,7 +14,8 @@ NAME = "growth"
 TITLE = "an empty registry, and larger ones"
 GENERATE = f"select count(*) from machserial.generate('{PART}', %s::integer)"
 SINGLE = f"select serial_number from machserial.generate('{PART}')"
-EMPTY, BARE_EMPTY = "empty", "bare rows, empty"
+EMPTY, FILLED = "empty", "filled"
+BARE_EMPTY, BARE_FILLED = "bare rows, empty", "bare rows, filled"
 
 
 def run(bench: Bench) -> Iterator[Case | Skipped]:
@@ -39,19 +40,14 @@ def fill(full: Registry, first: int, last: int) -> None:
         full.settle(session)
 
 
-def names(count: int) -> tuple[str, str]:
-    return f"{count:,} serials", f"bare rows, {count:,}"
-
-
 def batch(bench: Bench, empty: Registry, full: Registry, count: int) -> Case:
     quantity = bench.sizes.growth_batch
-    grown, bare_grown = names(count)
     bare = full.bare_batch()
     variants = {
         EMPTY: fresh_batch(empty, GENERATE, quantity),
-        grown: fresh_batch(full, GENERATE, quantity),
+        FILLED: fresh_batch(full, GENERATE, quantity),
         BARE_EMPTY: fresh_batch(empty, bare, quantity),
-        bare_grown: fresh_batch(full, bare, quantity),
+        BARE_FILLED: fresh_batch(full, bare, quantity),
     }
 
     def before() -> None:
@@ -60,7 +56,7 @@ def batch(bench: Bench, empty: Registry, full: Registry, count: int) -> Case:
 
     return Case(
         NAME,
-        f"batch of {quantity:,}, {count:,} serials",
+        f"batch of {quantity:,} on {count:,} serials",
         "ms",
         figures(interleaved(variants, bench.rounds, before), 1000),
         comparisons(bench, count, targets.GROWTH_TIME),
@@ -82,30 +78,30 @@ def fresh_batch(registry: Registry, statement: str, quantity: int) -> Callable[[
 
 
 def single(bench: Bench, empty: Registry, full: Registry, count: int) -> Case:
-    grown, bare_grown = names(count)
 
     def rate(registry: Registry, script: str) -> Callable[[], float]:
         return lambda: bench.pgbench.rate(registry.dsn, script, 1, bench.seconds)
 
     variants = {
         EMPTY: rate(empty, SINGLE),
-        grown: rate(full, SINGLE),
+        FILLED: rate(full, SINGLE),
         BARE_EMPTY: rate(empty, empty.bare_single()),
-        bare_grown: rate(full, full.bare_single()),
+        BARE_FILLED: rate(full, full.bare_single()),
     }
     empty.empty("bare")
     return Case(
         NAME,
-        f"single call, 1 client, {count:,} serials",
+        f"single call, 1 client, on {count:,} serials",
         "1/s",
         interleaved(variants, bench.big_rounds, empty.checkpoint),
         comparisons(bench, count, targets.GROWTH_RATE),
+        drawn="single",
+        x=count,
     )
 
 
 def comparisons(bench: Bench, count: int, target: targets.Target) -> list[Comparison]:
-    grown, bare_grown = names(count)
     return [
-        Comparison(grown, EMPTY, target if count == bench.sizes.registry[-1] else None),
-        Comparison(bare_grown, BARE_EMPTY),
+        Comparison(FILLED, EMPTY, target if count == bench.sizes.registry[-1] else None),
+        Comparison(BARE_FILLED, BARE_EMPTY),
     ]
