@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import psycopg
 import pytest
 from command import OK, REFUSED, machserial, query, refusal, usage
+from machserial import deployment
 from machserial.bench import report, runner, targets
 from machserial.bench.registry import Registry, require_same_rows
 from machserial.bench.results import Case, Comparison, Run
@@ -25,6 +26,7 @@ from machserial.bench.sizes import FULL, QUICK, SMOKE
 from machserial.bench.targets import Target
 from machserial.demo.private_server import PrivateServer
 from machserial.errors import ExpectedError
+from psycopg.conninfo import make_conninfo
 from servers import Server
 from support import value
 
@@ -180,6 +182,23 @@ class TestBareRows:
         assert connection.execute(enabled).fetchall() == before
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("truncate machserial.audit_events")
+
+
+    def test_an_owner_who_is_no_superuser_can_fill_and_empty_too(self, server, new_database):
+        server.execute("create role filler login")
+        dsn = make_conninfo(new_database("filled", owner="filler"), user="filler")
+        with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as session:
+            deployment.deploy(session)
+        registry = Registry(dsn)
+        enabled = "select tgrelid::regclass::text, tgname, tgenabled from pg_trigger order by 1, 2"
+        with registry.session() as session:
+            before = session.execute(enabled).fetchall()
+            registry.fill_serials(session, "machserial", 50)
+            counts = "select (select count(*) from machserial.serials), (select count(*) from machserial.audit_events "
+            assert session.execute(counts + "where serial_id is not null)").fetchone() == (51, 1)
+            registry.empty("bare")
+            assert session.execute("select count(*) from machserial.serials").fetchone() == (0,)
+            assert session.execute(enabled).fetchall() == before
 
 
 def run_of(*cases: Case, sizes=FULL) -> Run:

@@ -31,6 +31,10 @@ class Bench:
         """Of what takes longest."""
         return min(self.rounds, self.sizes.big_rounds)
 
+    def repeats(self, quantity: int) -> int:
+        """How often in a round, each time a transaction: small ones many times."""
+        return max(1, min(self.sizes.repeats, 10_000 // quantity))
+
     @contextmanager
     def registry(self, name: str = "bench") -> Iterator[Registry]:
         """An empty machserial with the bare tables, gone after the block."""

@@ -10,8 +10,9 @@ class Sizes:
     """The sizes of one form of the benchmark.
 
     rounds: repetitions of each variant; big_rounds: of what takes longest; seconds: of one run of pgbench;
-    batches: serials of one call; rival_serials: those already there when others look for the next number;
-    loop: serials that a Python loop inserts; random_space: numbers that the random pattern has; edges: of the lineage;
+    batches: serials of one call; repeats: of small ones in a round; rival_serials: those already there when others
+    look for the next number; loop: serials that a Python loop inserts; random_space: numbers that the random pattern
+    has; edges: of the lineage;
     writers, writer_batches: clients that write the trail, and serials of a transaction; seal_events: events sealed in a
     round; registry: sizes at which growth is looked at; audit_events: of the trail that is paged through;
     cached_serials, look_ups: of the uniqueness check.
@@ -22,6 +23,7 @@ class Sizes:
     big_rounds: int
     seconds: int
     batches: tuple[int, ...]
+    repeats: int
     clients: tuple[int, ...]
     rival_clients: tuple[int, ...]
     rival_serials: int
@@ -47,6 +49,7 @@ FULL = Sizes(
     big_rounds=3,
     seconds=5,
     batches=(1, 100, 10_000, 100_000, 1_000_000),
+    repeats=300,
     clients=(1, 8, 32),
     rival_clients=(1, 8, 32),
     rival_serials=1_000_000,
@@ -72,6 +75,7 @@ QUICK = Sizes(
     big_rounds=2,
     seconds=2,
     batches=(1, 100, 10_000, 100_000),
+    repeats=200,
     clients=(1, 8, 32),
     rival_clients=(32,),
     rival_serials=100_000,
@@ -97,6 +101,7 @@ SMOKE = Sizes(
     big_rounds=2,
     seconds=1,
     batches=(1, 100),
+    repeats=3,
     clients=(2,),
     rival_clients=(2,),
     rival_serials=200,

@@ -42,10 +42,9 @@ def case(bench: Bench, registry: Registry, rows: int) -> Case:
         BY_HAND: [INSERT.format("plain_orders"), GENERATE],
         BARE: [INSERT.format("plain_orders"), registry.bare_batch()],
     }
-    repeats = max(1, min(200, 10_000 // rows))
     with bench.sessions(registry, len(statements)) as sessions:
         variants = {
-            name: transactions(session, some, rows, repeats)
+            name: transactions(session, some, rows, bench.repeats(rows))
             for session, (name, some) in zip(sessions, statements.items(), strict=True)
         }
         for session, some in zip(sessions, statements.values(), strict=True):

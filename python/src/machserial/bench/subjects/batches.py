@@ -30,7 +30,6 @@ def run(bench: Bench) -> Iterator[Case | Skipped]:
 def batch(bench: Bench, registry: Registry, quantity: int) -> Case:
     """One quantity. Small ones many times in a round, each call a transaction."""
     registry.empty("bare", "checked")
-    repeats = max(1, min(300, 10_000 // quantity))
     rounds = bench.big_rounds if quantity >= 1_000_000 else bench.rounds
     statements = {
         "generate()": GENERATE,
@@ -41,7 +40,7 @@ def batch(bench: Bench, registry: Registry, quantity: int) -> Case:
         variants = {}
         for session, (name, statement) in zip(sessions, statements.items(), strict=True):
             warm_up(session, statement, quantity)
-            variants[name] = timer(session, statement, [quantity], repeats)
+            variants[name] = timer(session, statement, [quantity], bench.repeats(quantity))
         raw = interleaved(variants, rounds, registry.checkpoint)
     return Case(
         NAME,

@@ -127,7 +127,7 @@ def case(bench: Bench, registry: Registry, shape: str, start: int, depth: int) -
         )
     return Case(
         NAME,
-        f"{shape}, depth {depth}: {found:,} of {bench.sizes.edges:,} edges' serials",
+        f"{shape}, depth {depth}: {found:,} serials of {bench.sizes.edges:,} edges",
         "ms",
         figures(raw, 1000),
         [Comparison(OURS, BY_HAND, targets.LINEAGE_TIME)],
