@@ -23,7 +23,7 @@ class Bench:
     sizes: Sizes
     pgbench: Pgbench
     rounds: int
-    seconds: int
+    seconds: int  # 0: a few transactions
     tell: Callable[[str], None] = field(default=lambda text: None)
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from machserial import connection, programs
 from machserial.bench.place import cores
 
+FEW = 10
 PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps", re.MULTILINE)
 
 
@@ -21,7 +22,7 @@ class Pgbench:
         self.program = program
 
     def rate(self, dsn: str, script: str, clients: int, seconds: int, is_warm: bool = True) -> float:
-        """Transactions a second.
+        """Transactions a second, of so many seconds, or for 0 of a few transactions.
 
         is_warm: without the first second, in which each session plans and compiles what it then keeps.
         """
@@ -36,8 +37,8 @@ class Pgbench:
             file.flush()
             command = [
                 *(self.program, "--no-vacuum", "--protocol=prepared", "--progress=1"),
-                *(f"--client={clients}", f"--jobs={min(clients, cores())}", f"--time={seconds}"),
-                *(f"--file={file.name}", place),
+                *(f"--client={clients}", f"--jobs={min(clients, cores())}", f"--file={file.name}"),
+                *(f"--time={seconds}" if seconds else f"--transactions={FEW}", place),
             ]
             result = subprocess.run(
                 command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True

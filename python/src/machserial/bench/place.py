@@ -52,7 +52,8 @@ class PrivatePlace:
 
     has_room = True
 
-    def __init__(self, folder: Path, binaries: Path | None) -> None:
+    def __init__(self, folder: Path, binaries: Path | None, disk_gb: int) -> None:
+        self.disk_gb = disk_gb
         self.server = PrivateServer(
             folder,
             purpose="bench",
@@ -67,12 +68,22 @@ class PrivatePlace:
             # What a run left that was killed is of no use: each begins with a new cluster.
             self.server.stop()
             self._remove_data()
+            self._require_room()
             try:
                 with self.server.running():
                     self._make_template()
                     yield self
             finally:
                 self._remove_data()
+
+    def _require_room(self) -> None:
+        free = shutil.disk_usage(self.server.folder).free / 1e9
+        if free < self.disk_gb:
+            raise ExpectedError(
+                f"the benchmark needs {self.disk_gb} GB in {self.server.folder}",
+                detail=f"{free:.1f} GB are free",
+                remedy="give another --dir, or --quick for smaller sizes",
+            )
 
     def _remove_data(self) -> None:
         shutil.rmtree(self.server.data, ignore_errors=True)

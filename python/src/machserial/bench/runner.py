@@ -47,7 +47,7 @@ def run(
 ) -> Run:
     """Measures at the place, which is up."""
     pgbench = Pgbench(place.pgbench())
-    bench = Bench(place, sizes, pgbench, rounds or sizes.rounds, seconds or sizes.seconds, tell)
+    bench = Bench(place, sizes, pgbench, rounds or sizes.rounds, sizes.seconds if seconds is None else seconds, tell)
     done = Run(sizes, machine.facts(place.maintenance_dsn()))
     done.machine |= {"rounds": bench.rounds, "seconds_of_a_run": bench.seconds}
     if unsafe := machine.unsafe(done.machine):

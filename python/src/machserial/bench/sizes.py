@@ -9,16 +9,17 @@ from dataclasses import dataclass
 class Sizes:
     """The sizes of one form of the benchmark.
 
-    rounds: repetitions of each variant; big_rounds: of what takes longest; seconds: of one run of pgbench;
-    batches: serials of one call; repeats: of small ones in a round; rival_serials: those already there when others
-    look for the next number; loop: serials that a Python loop inserts; random_space: numbers that the random pattern
-    has; edges: of the lineage;
-    writers, writer_batches: clients that write the trail, and serials of a transaction; seal_events: events sealed in a
-    round; registry: sizes at which growth is looked at; audit_events: of the trail that is paged through;
-    cached_serials, look_ups: of the uniqueness check.
+    disk_gb: room that the private server needs; rounds: repetitions of each variant; big_rounds: of what takes longest;
+    seconds: of one run of pgbench, 0: a few transactions; batches: serials of one call; repeats: of small ones in a
+    round; rival_serials: those already there when others look for the next number; loop: serials that a Python loop
+    inserts; random_space: numbers that the random pattern has; edges: of the lineage; writers, writer_batches: clients
+    that write the trail, and serials of a transaction; seal_events: events sealed in a round; registry: sizes at which
+    growth is looked at; audit_events: of the trail that is paged through; cached_serials, look_ups: of the uniqueness
+    check.
     """
 
     name: str
+    disk_gb: int
     rounds: int
     big_rounds: int
     seconds: int
@@ -45,7 +46,8 @@ class Sizes:
 
 FULL = Sizes(
     name="full",
-    rounds=7,
+    disk_gb=30,
+    rounds=5,
     big_rounds=3,
     seconds=5,
     batches=(1, 100, 10_000, 100_000, 1_000_000),
@@ -71,6 +73,7 @@ FULL = Sizes(
 
 QUICK = Sizes(
     name="quick",
+    disk_gb=5,
     rounds=3,
     big_rounds=2,
     seconds=2,
@@ -97,9 +100,10 @@ QUICK = Sizes(
 
 SMOKE = Sizes(
     name="smoke",
+    disk_gb=1,
     rounds=2,
     big_rounds=2,
-    seconds=1,
+    seconds=0,
     batches=(1, 100),
     repeats=3,
     clients=(2,),

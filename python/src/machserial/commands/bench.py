@@ -23,7 +23,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)
-@click.option("--quick", is_flag=True, help="Small sizes: some minutes instead of most of an hour.")
+@click.option("--quick", is_flag=True, help="Small sizes: minutes instead of most of an hour.")
 @click.option("--smoke", is_flag=True, help="Tiny sizes, which only show that everything works.")
 @click.option("--only", metavar="SUBJECT", multiple=True, help="Only this subject. May be repeated; see --list.")
 @click.option("--list", "listed", is_flag=True, help="List the subjects, and measure nothing.")
@@ -75,7 +75,7 @@ def bench(
     runner.require_subjects(only)
     prepare_files(save, plot, page)
     form = sizes.SMOKE if smoke else sizes.QUICK if quick else sizes.FULL
-    with place(settings, in_place, folder, binaries) as where:
+    with place(settings, in_place, folder, binaries, form.disk_gb) as where:
         done = runner.run(where, form, only, rounds, seconds, output.message)
     show(settings, done, save, plot, page)
     if require_targets and done.missed():
@@ -83,7 +83,9 @@ def bench(
 
 
 @contextmanager
-def place(settings: Settings, in_place: bool, folder: Path | None, binaries: Path | None) -> Iterator[Place]:
+def place(
+    settings: Settings, in_place: bool, folder: Path | None, binaries: Path | None, disk_gb: int
+) -> Iterator[Place]:
     """Where it is measured, up for the block."""
     from machserial.bench.place import ExistingPlace, PrivatePlace
     from machserial.demo.private_server import default_folder
@@ -91,7 +93,7 @@ def place(settings: Settings, in_place: bool, folder: Path | None, binaries: Pat
     if in_place:
         where: ExistingPlace | PrivatePlace = ExistingPlace(settings.dsn, binaries)
     else:
-        where = PrivatePlace(folder or default_folder("bench"), binaries)
+        where = PrivatePlace(folder or default_folder("bench"), binaries, disk_gb)
     with where.running() as running:
         yield running
 
