@@ -183,7 +183,6 @@ class TestBareRows:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("truncate machserial.audit_events")
 
-
     def test_an_owner_who_is_no_superuser_can_fill_and_empty_too(self, server, new_database):
         server.execute("create role filler login")
         dsn = make_conninfo(new_database("filled", owner="filler"), user="filler")

@@ -57,9 +57,7 @@ class Bench:
     ) -> dict[str, list[float]]:
         """Transactions a second of scripts that take turns."""
         variants = {
-            name: (
-                lambda script=script: self.pgbench.rate(registry.dsn, script, clients, self.seconds, is_warm)
-            )
+            name: (lambda script=script: self.pgbench.rate(registry.dsn, script, clients, self.seconds, is_warm))
             for name, script in scripts.items()
         }
         return interleaved(variants, rounds or self.rounds, registry.checkpoint)

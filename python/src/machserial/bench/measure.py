@@ -33,9 +33,7 @@ def timed(session: psycopg.Connection, query: str, parameters: object = None, re
     return (time.perf_counter() - started) / repeats
 
 
-def timer(
-    session: psycopg.Connection, query: str, parameters: object = None, repeats: int = 1
-) -> Callable[[], float]:
+def timer(session: psycopg.Connection, query: str, parameters: object = None, repeats: int = 1) -> Callable[[], float]:
     """timed(), to be called when it is its turn."""
     return lambda: timed(session, query, parameters, repeats)
 

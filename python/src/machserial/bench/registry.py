@@ -54,11 +54,12 @@ add check (not claim_released or status in ('RETIRED', 'INVALID')),
 add check (scopes <@ '{{ENTERPRISE,SITE,PART_TYPE}}'::text[] and cardinality(scopes) > 0)
 """
 
+SCOPES = "'{SITE,PART_TYPE}'"
 # The values that generate() gives; everything else is a default.
 SERIAL_COLUMNS = "serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id"
 SERIAL_VALUES = (
     "'{prefix}' || lpad({number}::text, 9, '0'), {number}, '{part}', '{part_type}', 'DEFAULT', 'SYSTEM_GENERATED', "
-    "'{{{{SITE,PART_TYPE}}}}', {format_id}"
+    "{scopes}, {format_id}"
 )
 EVENT = """
     insert into {schema}.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
@@ -81,7 +82,7 @@ insert into {schema}.serials (
 )
 select
     '{prefix}' || lpad(n::text, 9, '0'), n, {part}, '{part_type}', 'DEFAULT', 'SYSTEM_GENERATED',
-    '{{{{SITE,PART_TYPE}}}}', {format_id}, now()
+    {scopes}, {format_id}, now()
 from generate_series(%(first)s::bigint, %(last)s::bigint) as n
 """
 # Spread over three months, some of them of rare kinds and of few people.
@@ -153,8 +154,8 @@ class Registry:
     def values(self, number: str) -> str:
         """The values of a serial row with that number."""
         return SERIAL_VALUES.format(
-            prefix=PREFIX, number=number, part=PART, part_type=PART_TYPE, format_id=self.format_id
-        ).replace("{{", "{").replace("}}", "}")
+            prefix=PREFIX, number=number, part=PART, part_type=PART_TYPE, scopes=SCOPES, format_id=self.format_id
+        )
 
     def bare_batch(self, schema: str = "bare") -> str:
         """With the quantity as its parameter."""
@@ -175,13 +176,12 @@ class Registry:
             prefix=PREFIX if is_own else FILLED,
             part=f"'{PART}'" if is_own else f"'P' || (n %% {OTHER_PARTS} + 1)",
             part_type=PART_TYPE,
+            scopes=SCOPES,
             format_id=self.format_id,
-        ).replace("{{", "{").replace("}}", "}")
+        )
         _fill(session, statement, first, last, last)
 
-    def fill_events(
-        self, session: psycopg.Connection, schema: str, last: int, first: int = 1, total: int = 0
-    ) -> None:
+    def fill_events(self, session: psycopg.Connection, schema: str, last: int, first: int = 1, total: int = 0) -> None:
         """Events first to last of so many in all, over three months."""
         _fill(session, FILL_EVENTS.format(schema=schema, filled=FILLED, parts=OTHER_PARTS), first, last, total or last)
 
@@ -253,4 +253,3 @@ def _only_row(session: psycopg.Connection, schema: str, table: str, left_out: li
         "select to_jsonb(t) - %s::text[] from {} as t where serial_number is not null order by id desc limit 1"
     )
     return session.execute(query.format(sql.Identifier(schema, table)), [left_out]).fetchone()[0]
-

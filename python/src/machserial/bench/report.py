@@ -81,16 +81,21 @@ def machine_lines(run: Run) -> list[str]:
     ]
 
 
+def notes(run: Run) -> list[str]:
+    """What the figures mean where that is not plain, and what was left out."""
+    remarks = dict.fromkeys(f"{case.subject}: {case.remark}." for case in run.cases if case.remark)
+    return [*remarks, *(f"Left out of {one.subject}: {one.reason}." for one in run.skipped)]
+
+
 def markdown(run: Run) -> str:
     """The table and what it ran on, for a page."""
-    lines = [*machine_lines(run), ""]
-    lines[1:1] = [""]
-    lines[3:3] = [""]
-    headings = [heading for heading, _ in HEADINGS]
-    lines += [_line(headings), _line(["--:" if numeric else "---" for _, numeric in HEADINGS])]
-    lines += [_line(cells(row)) for row in run.rows()]
-    lines += ["", *(f"- Left out of {one.subject}: {one.reason}." for one in run.skipped)]
-    return "\n".join(lines).rstrip() + "\n"
+    rows = [
+        _line([heading for heading, _ in HEADINGS]),
+        _line(["--:" if numeric else "---" for _, numeric in HEADINGS]),
+        *(_line(cells(row)) for row in run.rows()),
+    ]
+    paragraphs = [*machine_lines(run), "\n".join(rows), "\n".join(f"- {note}" for note in notes(run))]
+    return "\n\n".join(paragraphs).rstrip() + "\n"
 
 
 def _line(texts: list[str]) -> str:

@@ -64,11 +64,7 @@ class Run:
 
     def rows(self) -> list[dict[str, object]]:
         """One a comparison, as the table shows it."""
-        return [
-            _row(case, comparison, self.sizes)
-            for case in self.cases
-            for comparison in case.comparisons
-        ]
+        return [_row(case, comparison, self.sizes) for case in self.cases for comparison in case.comparisons]
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: raw figures too."""

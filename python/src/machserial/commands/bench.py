@@ -126,10 +126,8 @@ def show(settings: Settings, done: Run, save: Path | None, plot: Path | None, pa
         output.print_json(done.as_dict())
         return
     output.result_console().print(report.table(done))
-    for line in report.machine_lines(done):
+    for line in (*report.machine_lines(done), *report.notes(done)):
         output.print_text(line)
-    for one in done.skipped:
-        output.print_text(f"Left out of {one.subject}: {one.reason}.")
 
 
 def missed(done: Run) -> ExpectedError:

@@ -59,10 +59,9 @@ def case(bench: Bench, registry: Registry, rows: int) -> Case:
     )
 
 
-def transactions(
-    session: psycopg.Connection, statements: list[str], rows: int, repeats: int
-) -> Callable[[], float]:
+def transactions(session: psycopg.Connection, statements: list[str], rows: int, repeats: int) -> Callable[[], float]:
     """Seconds of a transaction of all the statements, on average."""
+
     def measure() -> float:
         started = time.perf_counter()
         for _ in range(repeats):
