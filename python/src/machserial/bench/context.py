@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -54,12 +54,15 @@ class Bench:
         *,
         rounds: int | None = None,
         is_warm: bool = True,
+        unprepared: Collection[str] = (),
     ) -> dict[str, list[float]]:
-        """Transactions a second of scripts that take turns."""
-        variants = {
-            name: (lambda script=script: self.pgbench.rate(registry.dsn, script, clients, self.seconds, is_warm))
-            for name, script in scripts.items()
-        }
+        """Transactions a second of scripts that take turns. unprepared: whose statements are planned each time."""
+
+        def rate(name: str) -> float:
+            is_prepared = name not in unprepared
+            return self.pgbench.rate(registry.dsn, scripts[name], clients, self.seconds, is_warm, is_prepared)
+
+        variants = {name: (lambda name=name: rate(name)) for name in scripts}
         return interleaved(variants, rounds or self.rounds, registry.checkpoint)
 
 

@@ -21,22 +21,25 @@ class Pgbench:
     def __init__(self, program: Path) -> None:
         self.program = program
 
-    def rate(self, dsn: str, script: str, clients: int, seconds: int, is_warm: bool = True) -> float:
+    def rate(
+        self, dsn: str, script: str, clients: int, seconds: int, is_warm: bool = True, is_prepared: bool = True
+    ) -> float:
         """Transactions a second, of so many seconds, or for 0 of a few transactions.
 
-        is_warm: without the first second, in which each session plans and compiles what it then keeps.
+        is_warm: without the first second, in which each session plans and compiles what it then keeps. is_prepared:
+        statements are planned once a session, and not each time.
         """
-        said = self._run(dsn, script, clients, seconds)
+        said = self._run(dsn, script, clients, seconds, "prepared" if is_prepared else "simple")
         whole = float(re.search(r"^tps = ([\d.]+)", said, re.MULTILINE)[1])
         return _later_rate(said) or whole if is_warm else whole
 
-    def _run(self, dsn: str, script: str, clients: int, seconds: int) -> str:
+    def _run(self, dsn: str, script: str, clients: int, seconds: int, protocol: str) -> str:
         place, environment = connection.for_programs(dsn)
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
             file.write(one_line_each(script))
             file.flush()
             command = [
-                *(self.program, "--no-vacuum", "--protocol=prepared", "--progress=1"),
+                *(self.program, "--no-vacuum", f"--protocol={protocol}", "--progress=1"),
                 *(f"--client={clients}", f"--jobs={min(clients, cores())}", f"--file={file.name}"),
                 *(f"--time={seconds}" if seconds else f"--transactions={FEW}", place),
             ]

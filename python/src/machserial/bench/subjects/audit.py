@@ -1,4 +1,7 @@
-"""What the audit trail costs many writers: serials with their events, against the same without."""
+"""What the audit trail costs many writers: serials with their events, against the same without.
+
+The trigger that writes the events also holds the rules of new serials: the figure is that of both.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ AUDITORS = """
 select quote_ident(t.tgname)
 from pg_trigger as t
 inner join pg_proc as p on p.oid = t.tgfoid
-where t.tgrelid = 'machserial.serials'::regclass and starts_with(p.proname, '_audit_new_')
+where t.tgrelid = 'machserial.serials'::regclass and p.proname = '_admit_new_serials'
 """
 
 

@@ -12,13 +12,27 @@ from machserial.bench.results import Case, Comparison
 NAME = "singles"
 TITLE = "single calls, each a transaction"
 GENERATE = f"select serial_number from machserial.generate('{PART}')"
+OURS, BARE = "generate()", "bare rows"
 CHECKED = "with foreign keys and checks"
+# As applications send it that do not prepare their statements.
+OURS_PLANNED, BARE_PLANNED = "generate(), planned each time", "bare rows, planned each time"
+# What the least that a function can be costs: the serial row alone, no event, no rule.
+FUNCTION = "a function that inserts the serial row"
+CREATE_FUNCTION = """
+create function bare.number() returns table (serial_number text) language plpgsql as $$
+#variable_conflict use_column
+begin
+    return query {statement};
+end
+$$
+"""
 
 
 def run(bench: Bench) -> Iterator[Case]:
     with bench.registry() as registry:
         with registry.session() as session:
             registry.add_tables(session, "checked", with_rules=True)
+            session.execute(CREATE_FUNCTION.format(statement=registry.bare_single(event=False)))
         for clients in bench.sizes.clients:
             yield single(bench, registry, clients)
 
@@ -26,17 +40,22 @@ def run(bench: Bench) -> Iterator[Case]:
 def single(bench: Bench, registry: Registry, clients: int) -> Case:
     registry.empty("bare", "checked")
     scripts = {
-        "generate()": GENERATE,
-        "bare rows": registry.bare_single(),
+        OURS: GENERATE,
+        BARE: registry.bare_single(),
+        FUNCTION: "select serial_number from bare.number()",
         CHECKED: registry.bare_single("checked"),
+        OURS_PLANNED: GENERATE,
+        BARE_PLANNED: registry.bare_single(),
     }
     return Case(
         NAME,
         clients_text(clients),
         "1/s",
-        bench.rates(registry, scripts, clients),
+        bench.rates(registry, scripts, clients, unprepared={OURS_PLANNED, BARE_PLANNED}),
         [
-            Comparison("generate()", "bare rows", targets.SINGLE_CALL_RATE),
-            Comparison(CHECKED, "bare rows"),
+            Comparison(OURS, BARE, targets.SINGLE_CALL_RATE),
+            Comparison(OURS_PLANNED, BARE_PLANNED, targets.SINGLE_CALL_RATE),
+            Comparison(FUNCTION, BARE),
+            Comparison(CHECKED, BARE),
         ],
     )
