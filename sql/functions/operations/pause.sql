@@ -68,6 +68,22 @@ begin
 end
 $$;
 
+create function machserial._raise_paused_already() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    earlier record;
+begin
+    select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'machserial is paused already',
+        detail = format('Paused by %s at %s: %s', earlier.paused_by, earlier.paused_at, earlier.reason),
+        hint = 'Call machserial.resume() first, if another reason is to be given.';
+end
+$$;
+
 -- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
 create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
 language plpgsql
@@ -87,15 +103,15 @@ begin
         set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
         where p.id = earlier.id;
     elsif earlier.id is not null then
-        raise exception using
-            errcode = 'object_not_in_prerequisite_state',
-            message = 'machserial is paused already',
-            detail = format('Paused by %s at %s: %s', earlier.paused_by, earlier.paused_at, earlier.reason),
-            hint = 'Call machserial.resume() first, if another reason is to be given.';
+        perform machserial._raise_paused_already();
     end if;
     insert into machserial.pauses as p (reason, until_fenced)
     values (given_reason, coalesce(pause.until_fenced, false))
+    on conflict do nothing
     returning p.id into begun_id;
+    if begun_id is null then
+        perform machserial._raise_paused_already();
+    end if;
     update machserial.counters as c set has_runway = false where c.has_runway;
     perform machserial._outdate_plans();
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
