@@ -200,17 +200,18 @@ declare
     );
 begin
     perform machserial._require_owner('machserial.resume()');
-    if pause_id is null then
+    perform machserial._require_fenced();
+    update machserial.pauses as p
+    set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
+    where p.id = pause_id and p.resumed_at is null;
+    -- Nor if somebody else has ended it at this moment.
+    if not found then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = 'machserial is not paused',
             detail = 'No row of machserial.pauses is without resumed_at.',
             hint = 'Nothing needs to be done.';
     end if;
-    perform machserial._require_fenced();
-    update machserial.pauses as p
-    set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
-    where p.id = pause_id;
     alter table machserial.serials disable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks disable trigger new_blocks_are_refused_while_paused;
     -- The others get theirs back when they are used, or by maintain().
