@@ -370,6 +370,10 @@ class Playhouse:
     def tidy(self) -> None:
         """Whoever has paused the database is over it."""
         self.owner.execute(
+            "select machserial.fence(format, reason => 'the next case') from"
+            " (select distinct format from machserial.unfenced_counters()) as u"
+        )
+        self.owner.execute(
             "select machserial.resume('the next case') where exists (select from machserial.pauses"
             " where resumed_at is null)"
         )

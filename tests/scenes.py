@@ -906,7 +906,14 @@ PAUSED = Scene(
         Verb("retire", "select machserial.retire_serial(%(serial)s, 'worn out')"),
         Verb("maintain", "select * from machserial.maintain()"),
     ),
-    waits={},
+    waits={
+        # Both take the tables from those who write, and give up after half a second.
+        **dict.fromkeys(("resume", "pause", "pause until fenced"), "*"),
+        **dict.fromkeys(
+            ("fence", "generate", "generate today", "register", "allocate_block", "retire", "maintain"),
+            "resume | pause | pause until fenced",
+        ),
+    },
     focus=frozenset({"resume", "pause", "pause until fenced"}),
 )
 

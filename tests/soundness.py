@@ -173,8 +173,11 @@ FAULTS = {
             union all
             select 'pause_id', id, 'PAUSED', true from machserial.pauses
             union all
-            select 'pause_id', id, 'RESUMED', resumed_at is not null and reason <> 'restored'
-            from machserial.pauses
+            -- A pause until counters are fenced takes the place of an earlier one without a word about that.
+            select 'pause_id', p.id, 'RESUMED', p.resumed_at is not null and not exists (
+                select from machserial.pauses as n where n.paused_at = p.resumed_at and n.until_fenced
+            )
+            from machserial.pauses as p
             union all
             select 'serial_id', id, 'VENDOR_RECEIVED', true from machserial.vendor_serials
             union all

@@ -60,7 +60,12 @@ def half_of(scene: Scene) -> list[tuple[Verb, Verb]]:
 def test_no_pair_of_verbs_does_harm(house, scene):
     played = house(scene)
     problems = [problem for pair in half_of(scene) for problem in played.play(Case(*pair))]
-    problems += [problem for verb in scene.verbs for problem in played.play(Case(verb, verb, ROLLBACK))]
+    problems += [
+        problem
+        for first, second in scene.pairs()
+        if first == second
+        for problem in played.play(Case(first, second, ROLLBACK))
+    ]
     assert problems + played.examine() == []
 
 

@@ -1,7 +1,8 @@
 """Two and three sessions in turns, at every stop within their statements: the long form of tests/test_interleavings.py.
 
-Each cycle plays one scene in a database of its own: every pair of its verbs in both orders, then walks by chance through
-all stops, with pairs and triples. A finding names its case or the order of its moves, which makes the same walk again.
+Each cycle plays one scene in a database of its own: every pair of its verbs in both orders, then walks by chance
+through all stops, with pairs and triples. A finding names its case or the order of its moves, which makes the same walk
+again.
 """
 
 from __future__ import annotations

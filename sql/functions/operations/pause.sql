@@ -101,7 +101,7 @@ begin
         -- A backup of a paused database: what holds now is that it was restored.
         update machserial.pauses as p
         set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
-        where p.id = earlier.id;
+        where p.id = earlier.id and p.resumed_at is null;
     elsif earlier.id is not null then
         perform machserial._raise_paused_already();
     end if;
