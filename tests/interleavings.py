@@ -380,6 +380,7 @@ class Playhouse:
 
     def examine(self) -> list[str]:
         """What is wrong with the database now and was not before."""
+        self.owner.execute("discard plans")
         found = [fault for fault in faults(self.owner) + findings(self.owner) if fault not in self.known]
         self.known.update(found)
         return found
