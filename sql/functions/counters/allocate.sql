@@ -165,6 +165,15 @@ declare
 begin
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
+    -- Looked at first: an insert would wait for whoever is counting in the row.
+    select c.id into counter_id
+    from machserial.counters as c
+    where
+        c.format_id = format.id and c.part_id = _make_counter.part_id
+        and c.site_id = _make_counter.site_id and c.period = counter_period;
+    if counter_id is not null then
+        return counter_id;
+    end if;
     begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
     insert into machserial.counters as c (
         format_id, part_id, site_id, period, period_starts, first_value, has_runway
@@ -281,8 +290,11 @@ as $$
 declare
     counter record;
 begin
-    select c.* into counter from machserial.counters as c where c.id = _revive_counter.counter_id for update;
-    if counter.retired_at is not null then
+    -- Only a retired one is locked: those who allocate blocks of one that counts do not wait for each other.
+    select c.* into counter from machserial.counters as c
+    where c.id = _revive_counter.counter_id and c.retired_at is not null
+    for update;
+    if found then
         perform machserial._create_sequence(counter_id, counter.first_value);
         if counter.last_value is not null then
             perform setval(machserial._sequence_of(counter_id)::regclass, counter.last_value);

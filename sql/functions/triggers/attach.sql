@@ -264,10 +264,16 @@ begin
         '        where d.part_id = a.part_id and d.trigger_type = $1 and d.enabled'
         '    )'
         '), '
+        -- Of all parts, before the first of them is numbered.
+        'held as materialized ('
+        '    select machserial._hold_gapless($1, array_agg(c.part_id), array_agg(c.context))'
+        '    from counted as c where c.units > 0'
+        '), '
         'parts as ('
         '    select c.part_id, array_agg('
         '        (c.ordinal, c.units, c.context, c.label)::machserial._event order by c.ordinal'
-        '    ) as events from counted as c where c.units > 0 group by c.part_id order by c.part_id'
+        '    ) as events from counted as c cross join held'
+        '    where c.units > 0 group by c.part_id order by c.part_id'
         ') '
         'select array_agg(f.ordinal), array_agg(f.serial_number),'
         '    (select array_agg(c.label order by c.ordinal) from counted as c where c.units > 0)'
@@ -448,6 +454,8 @@ declare
 begin
     perform machserial._require_attachable(relation);
     perform machserial._require_settings(relation, settings);
+    -- The lock that the trigger needs anyway: who attaches the same table meanwhile comes before or after.
+    execute format('lock table %s in share row exclusive mode', relation);
     attached := machserial._attachment(relation, event);
     if attached.relation is not null then
         raise exception using
@@ -492,8 +500,13 @@ as $$
 #variable_conflict use_variable
 declare
     event constant text := machserial._require_trigger_type(trigger_type);
-    attached constant machserial.attachment := machserial._attachment(relation, event);
+    attached machserial.attachment := machserial._attachment(relation, event);
 begin
+    if attached.relation is not null then
+        -- Dropping the trigger takes this lock anyway. Who waited for it looks again.
+        execute format('lock table %s in access exclusive mode', relation);
+        attached := machserial._attachment(relation, event);
+    end if;
     if attached.relation is null then
         raise exception using
             errcode = 'no_data_found',
