@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interleavings import READ_COMMITTED, Case, Playhouse, stop_at
-from scenes import LINEAGE, MIXED, PARENTS, PLACEHOLDERS, TRIGGERS, Scene, counting, numbers
+from scenes import LINEAGE, MIXED, PARENTS, PLACEHOLDERS, Scene, counting, numbers
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,6 @@ CONTROLS = (
         "create or replace function machserial._hold_format(name text, is_changing boolean)"
         " returns void language sql as 'select'",
         "assignments to a version that another has replaced",
-    ),
-    Control(
-        "an event does not hold its triggers",
-        TRIGGERS,
-        case("delete", "fire"),
-        without(
-            "machserial._hold_triggers(text, text)",
-            "for key share",
-        ),
-        "fire: 23503",
     ),
     Control(
         "gapless counters are locked as they come",

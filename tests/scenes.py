@@ -682,10 +682,10 @@ CHANGES_OF_SITES = ("delete the site", "rename the site")
 CHILDREN_OF_PARTS = (
     "assign_format",
     "create_trigger",
-    "record a conflict",
     "set_vendor_rule",
 )
 CHILDREN_OF_SITES = (
+    "record a conflict",
     "allocate_block",
     "generate",
     "generate a batch",
@@ -710,32 +710,32 @@ PARENTS = Scene(
         Verb(
             "delete the part",
             "delete from machserial.parts where id = %(part)s",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "delete the site",
             "delete from machserial.sites where id = %(site)s",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "rename the part",
             "update machserial.parts set id = id || 'x' where id = %(part)s",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "rename the site",
             "update machserial.sites set id = id || 'x' where id = %(site)s",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "change its type",
             "update machserial.parts set part_type = 'U' where id = %(part)s",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "register_part",
             "select machserial.register_part(%(part)s, 'U')",
-            ("23503",),
+            ("23503", "0A000"),
         ),
         Verb(
             "register_site",
