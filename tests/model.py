@@ -269,7 +269,7 @@ class Trigger:
     units: int = 0
 
     def answers(self, context: dict) -> bool:
-        if not self.enabled or self.operation and context.get("operation_code") != self.operation:
+        if not self.enabled or (self.operation and context.get("operation_code") != self.operation):
             return False
         return all(context.get(key) == wanted for key, wanted in self.conditions.items())
 
@@ -498,7 +498,8 @@ class Model:
         active = self.active(name)
         made = Assignment(self.answer.rows[0][0], part, part_type, active.id, priority, since)
         known = self.state.assignments.get(made.id)
-        same = [a for a in self.state.assignments.values() if replace(a, id=0, priority=0) == replace(made, id=0, priority=0)]
+        like = replace(made, id=0, priority=0)
+        same = [a for a in self.state.assignments.values() if replace(a, id=0, priority=0) == like]
         assert same == ([known] if known else []), "an assignment is changed only when it is given again"
         if known is None:
             self.event("FORMAT_ASSIGNED")
@@ -755,7 +756,7 @@ class Model:
         self, number: str, part: str, site: str, scopes: list | None, status: str, source: str, released: bool
     ) -> None:
         faults = self.place_faults(part, site)
-        if number == "" or scopes is not None and not (scopes and set(scopes) <= set(SCOPES)):
+        if number == "" or (scopes is not None and not (scopes and set(scopes) <= set(SCOPES))):
             faults.add(BROKEN_CHECK)
         if released and status not in ("RETIRED", "INVALID"):
             faults.add(BROKEN_CHECK)
@@ -927,7 +928,7 @@ class Model:
         parties = self.parties(number, pending)
         claiming = {i for i in parties if self.state.serials[i].holds or self.state.serials[i].status == "CONFLICT"}
         self.judge({BAD_ARGUMENT} if {keep, retire} - {None} - parties else set())
-        if resolution == "KEEP" and keep is None or keep is not None and keep == retire:
+        if (resolution == "KEEP" and keep is None) or (keep is not None and keep == retire):
             self.judge({BAD_ARGUMENT})
         self.judge({WRONG_STATE} if keep is not None and keep not in claiming else set())
         if resolution == "KEEP":
@@ -1080,8 +1081,9 @@ class Model:
 
     def generate_for(self, units: list[Placeholder], operation: str | None, given: dict) -> None:
         made = {unit.id: self.format_for(unit.part) for unit in units}
-        self.judge(set() if all(made.values()) else {UNKNOWN} | ({WRONG_STATE} if self.state.flags["paused"] else set()),
-                   {EXHAUSTED, BAD_ARGUMENT} if not all(made.values()) else set())
+        if not all(made.values()):
+            # Those of other parts come first, or later.
+            self.judge({UNKNOWN} | ({WRONG_STATE} if self.state.flags["paused"] else set()), {EXHAUSTED, BAD_ARGUMENT})
         units = sorted(units, key=lambda u: (made[u.id].id, u.part, u.site))
         for (part, site), group in itertools.groupby(units, key=lambda u: (u.part, u.site)):
             alike = list(group)
@@ -1360,7 +1362,8 @@ class Model:
     @staticmethod
     def is_predictable(made: Format, part: str | None) -> bool:
         needs_part = "PART" in made.names or made.counter_per in ("PART", "SITE_PART")
-        return made.highest is not None and not made.needs and "RANDOM" not in made.names and (bool(part) or not needs_part)
+        is_plain = made.highest is not None and not made.needs and "RANDOM" not in made.names
+        return is_plain and (part is not None or not needs_part)
 
     def take_run(self, made: Format, quantity: int, part: str | None, site: str, expires: datetime | None) -> Block:
         """The next free numbers; what is taken between them is skipped."""
@@ -1374,7 +1377,8 @@ class Model:
         run = range(values[0], values[-1] + 1, made.step)
         self.move(self.counter(made, part, site, self.local(site)), values[-1])
         return Block(
-            0, made.id, values[0], values[-1], frozenset(run) - set(values), quantity, part, site, self.local(site), expires
+            0, made.id, values[0], values[-1], frozenset(run) - set(values), quantity, part, site, self.local(site),
+            expires,
         )
 
     def block_numbers(self, block: Block) -> dict[str, int]:
@@ -1394,7 +1398,7 @@ class Model:
         faults = {WRONG_STATE} if fresh and block.status != "OPEN" else set()
         if fresh or reopened:
             wanted = block.part or part or self.only_part_of(self.state.formats[block.format].name)
-            if wanted is None or part is not None and part != wanted:
+            if wanted is None or (part is not None and part != wanted):
                 faults.add(BAD_ARGUMENT)
             elif wanted not in self.state.parts:
                 faults.add(UNKNOWN)

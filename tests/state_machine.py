@@ -193,12 +193,14 @@ TYPES = ("T", "U")
 FORMATS = ("F1", "F2", "F3")
 PATTERNS = (
     "{SEQ:1}", "{SEQ:1:alpha}", "{SEQ:2:safe}", "N{SEQ:2}", "n{SEQ:1:hex}", "{SEQ:5}", "{SITE}{SEQ:1}", "{PART}{SEQ:1}",
-    "{SEQ:2}{CHECK:luhn}", "{WO}-{SEQ:1}", "{CTX:line}{SEQ:1}", "{RANDOM:numeric:1}", "N0{RANDOM:hex:1}", "K", "{SEQ:1:base36}",
+    "{SEQ:2}{CHECK:luhn}", "{WO}-{SEQ:1}", "{CTX:line}{SEQ:1}", "{RANDOM:numeric:1}", "N0{RANDOM:hex:1}", "K",
+    "{SEQ:1:base36}",
     "{YYYY}{MM}{DD}-{SEQ:1}", "{YYYY}{SEQ:2}",
 )  # fmt: skip
 FAULTY = ("", "{SEQ}", "{NO}", "{SEQ:1}{SEQ:1}")
 NUMBERS_BY_HAND = (
-    "1", "2", "3", "5", "8", "A", "B", "N01", "N02", "N03", "N05", "N1", "00001", "00002", "00003", "K", "A1", "22", "23",
+    "1", "2", "3", "5", "8", "A", "B", "N01", "N02", "N03", "N05", "N1", "00001", "00002", "00003", "K", "A1", "22",
+    "23",
     "S11", "W1-1", "21", "X 1", "n1", "N0A", "018", "026",
 )  # fmt: skip
 VENDORS = ("ACME", "Bolt & Co")
@@ -232,6 +234,7 @@ options = {
 }
 # What integrity() warns of, and may be.
 TOLERATED = ("inactive_format",)
+options_of_a_revision = {key: values for key, values in options.items() if key != "reset"}
 ABSENT_ID = 999_999_999
 # The names that the contract has for them.
 ARGUMENTS = {"start": "sequence_start", "step": "sequence_increment"}
@@ -251,7 +254,8 @@ def action(times: int = 1, needs: str | None = None, **arguments: st.SearchStrat
     """
 
     def mark(function: Callable) -> Callable:
-        ACTIONS.append(SimpleNamespace(run=function, times=times, needs=needs, arguments=st.fixed_dictionaries(arguments)))
+        drawn = st.fixed_dictionaries(arguments)
+        ACTIONS.append(SimpleNamespace(run=function, times=times, needs=needs, arguments=drawn))
         return function
 
     return mark
@@ -367,7 +371,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         scopes=st.lists(st.sampled_from(some_scopes), min_size=3, max_size=3),
         patterns=st.lists(st.sampled_from(PATTERNS), min_size=2, max_size=2, unique=True),
-        options=st.fixed_dictionaries({}, optional={k: v for k, v in options.items() if k != "reset"}),
+        options=st.fixed_dictionaries({}, optional=options_of_a_revision),
         numbers=st.lists(number, min_size=6, max_size=6, unique=True), data=st.data(),
     )  # fmt: skip
     def begin(self, scopes: list, patterns: list, options: dict, numbers: list, data: st.DataObject) -> None:
@@ -396,13 +400,15 @@ class Machine(RuleBasedStateMachine):
             part_id=part_id, part_type=part_type, scopes=wanted,
         )  # fmt: skip
 
-    @action(name=st.sampled_from(("propagation_depth_limit", "batch_size")), value=st.sampled_from(("1", "2", "50", "0", "x")),
+    @action(name=st.sampled_from(("propagation_depth_limit", "batch_size")), value=st.sampled_from(("1", "2", "50",
+            "0", "x")),
           site_id=st.sampled_from(SITES[1:]), zone=st.sampled_from(ZONES), what=st.sampled_from(("set", "set", "site")))
     def change_setting_or_site(self, name: str, value: str, site_id: str, zone: str, what: str) -> None:
         if what == "set":
             with self.telling():
                 answer = self.database.ask(
-                    "update machserial.settings set value = %(value)s where name = %(name)s", {"name": name, "value": value}
+                    "update machserial.settings set value = %(value)s where name = %(name)s",
+                    {"name": name, "value": value},
                 )
             self.judge(answer, lambda: self.model.change_setting(name, value))
             return
@@ -425,8 +431,9 @@ class Machine(RuleBasedStateMachine):
     def create_format(self, name: str, pattern: str, options: dict) -> None:
         self.new_format(name, pattern, options)
 
-    @action(times=2, name=name,
-        changes=st.fixed_dictionaries({}, optional={"pattern": pattern} | {k: v for k, v in options.items() if k != "reset"}),)
+    @action(
+        times=2, name=name, changes=st.fixed_dictionaries({}, optional={"pattern": pattern, **options_of_a_revision})
+    )
     def revise_format(self, name: str, changes: dict) -> None:
         given = {ARGUMENTS.get(key, key): value for key, value in changes.items()}
         self.verb(lambda: self.model.revise_format(name, **changes), "revise_format", name=name, **given)
@@ -462,7 +469,8 @@ class Machine(RuleBasedStateMachine):
             part_type=part_type, format=name, priority=priority,
         )  # fmt: skip
 
-    @action(times=2, name=name, next_value=st.sampled_from((0, 1, 2, 5, 9, 20, 98, 99_990)), part_id=part, site_id=site, reason=reason)
+    @action(times=2, name=name, next_value=st.sampled_from((0, 1, 2, 5, 9, 20, 98, 99_990)), part_id=part,
+            site_id=site, reason=reason)
     def reset_counter(self, name: str, next_value: int, part_id: str, site_id: str, reason: str | None) -> None:
         self.verb(
             lambda: self.model.reset_counter(name, next_value, part_id, site_id, reason), "reset_counter", False,
@@ -538,7 +546,8 @@ class Machine(RuleBasedStateMachine):
         answer.rows = [SimpleNamespace(serial_number=number, **row._asdict()) for row in answer.rows]
         self.judge(answer, lambda: self.model.register([number], part_id, site_id, wanted, "MANUAL", on_conflict))
 
-    @action(times=2, part_id=st.sampled_from(PARTS), ahead=st.integers(0, 2), site_id=st.sampled_from(SITES), context=context)
+    @action(times=2, part_id=st.sampled_from(PARTS), ahead=st.integers(0, 2), site_id=st.sampled_from(SITES),
+            context=context)
     def register_what_comes_next(self, part_id: str, ahead: int, site_id: str, context: dict) -> None:
         """Somebody enters by hand what the counter has not given yet."""
         made, known = self.model.format_for(part_id), self.state.parts.get(part_id)
@@ -559,9 +568,9 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         with self.telling():
             answer = self.database.ask(
-                "insert into machserial.serials (serial_number, part_id, site_id, scopes, status, source, claim_released)"
-                " values (%(number)s, %(part_id)s, %(site_id)s, %(wanted)s::text[], %(status)s, %(source)s, %(released)s)"
-                " returning id",
+                "insert into machserial.serials (serial_number, part_id, site_id, scopes, status, source,"
+                " claim_released) values (%(number)s, %(part_id)s, %(site_id)s, %(wanted)s::text[], %(status)s,"
+                " %(source)s, %(released)s) returning id",
                 {"number": number, "part_id": part_id, "site_id": site_id, "wanted": wanted, "status": status,
                  "source": source, "released": released},
             )  # fmt: skip
@@ -590,8 +599,8 @@ class Machine(RuleBasedStateMachine):
     def update_status(self, where: int, status: str, reason: str | None) -> None:
         serial_id = sorted(self.state.serials)[where % len(self.state.serials)]
         self.update(
-            lambda: self.model.update_serial(serial_id, status, reason), "status = %(status)s, status_reason = %(reason)s",
-            serial_id, status=status, reason=reason,
+            lambda: self.model.update_serial(serial_id, status, reason),
+            "status = %(status)s, status_reason = %(reason)s", serial_id, status=status, reason=reason,
         )  # fmt: skip
 
     @action(needs="serials", where=some, wanted=st.sampled_from(some_scopes), lot=st.sampled_from((None, "L1", "L2")))
@@ -629,7 +638,8 @@ class Machine(RuleBasedStateMachine):
         refusals = {"42501"} if table == "audit_events" else {"55000"} | ({"0A000"} if how == "truncate" else set())
         self.judge(answer, lambda: self.model.decide(refusals))
 
-    @action(times=2, needs="serials", where=some, status=st.sampled_from(("RETIRED", "RETIRED", "INVALID")), reason=reason)
+    @action(times=2, needs="serials", where=some, status=st.sampled_from(("RETIRED", "RETIRED", "INVALID")),
+            reason=reason)
     def end_serial(self, where: int, status: str, reason: str | None) -> None:
         serial_id = chosen(self.state.serials, where)
         function = "retire_serial" if status == "RETIRED" else "invalidate_serial"
@@ -637,7 +647,8 @@ class Machine(RuleBasedStateMachine):
             lambda: self.model.end(serial_id, status, reason), function, serial_id=serial_id, reason=reason
         )
 
-    @action(times=5, needs="conflicts", where=some, resolution=st.sampled_from(("KEEP", "RETIRE", "MARK_INVALID")), keep=some, retire=some, reason=reason,
+    @action(times=5, needs="conflicts", where=some, resolution=st.sampled_from(("KEEP", "RETIRE", "MARK_INVALID")),
+            keep=some, retire=some, reason=reason,
           names=st.sampled_from(("keep", "keep", "retire", "both", "none")), part_id=part)
     def resolve_conflict(
         self, where: int, resolution: str, keep: int, retire: int, reason: str | None, names: str, part_id: str
@@ -657,7 +668,8 @@ class Machine(RuleBasedStateMachine):
 
     # Vendors
 
-    @action(times=2, vendor=st.sampled_from(VENDORS), part_id=st.one_of(st.none(), part), shortest=st.sampled_from((None, 1, 2)),
+    @action(times=2, vendor=st.sampled_from(VENDORS), part_id=st.one_of(st.none(), part),
+            shortest=st.sampled_from((None, 1, 2)),
           longest=st.sampled_from((None, 1, 3)), regex=st.sampled_from((None, "^[0-9]+$")),
           what=st.sampled_from(("set", "set", "set", "delete")))  # fmt: skip
     def change_vendor_rule(
@@ -714,7 +726,8 @@ class Machine(RuleBasedStateMachine):
 
     # Placeholders
 
-    @action(times=2, part_id=part, quantity=quantity, site_id=site, context=context, operation=st.sampled_from((None, "OP1")))
+    @action(times=2, part_id=part, quantity=quantity, site_id=site, context=context, operation=st.sampled_from((None,
+            "OP1")))
     def create_placeholders(
         self, part_id: str, quantity: int, site_id: str, context: dict, operation: str | None
     ) -> None:
@@ -729,7 +742,8 @@ class Machine(RuleBasedStateMachine):
         waiting = {p.id for p in self.state.placeholders.values() if p.status == "PENDING"}
         return waiting or set(self.state.placeholders)
 
-    @action(times=2, needs="placeholders", where=some, number=st.one_of(st.none(), number, st.just("")), operation=st.sampled_from((None, "OP2")))
+    @action(times=2, needs="placeholders", where=some, number=st.one_of(st.none(), number, st.just("")),
+            operation=st.sampled_from((None, "OP2")))
     def assign_placeholder(self, where: int, number: str | None, operation: str | None) -> None:
         one = chosen(self.pending(), where)
         with self.telling():
@@ -739,13 +753,15 @@ class Machine(RuleBasedStateMachine):
         numbers = None if number is None else [number]
         self.judge(answer, lambda: self.model.assign_placeholders([one], numbers, operation), takes_back=True)
 
-    @action(times=2, needs="placeholders", wheres=st.lists(some, min_size=1, max_size=4), numbers=st.one_of(st.none(), st.lists(number, max_size=4)))
+    @action(times=2, needs="placeholders", wheres=st.lists(some, min_size=1, max_size=4), numbers=st.one_of(st.none(),
+            st.lists(number, max_size=4)))
     def assign_placeholders(self, wheres: list, numbers: list | None) -> None:
         ids = [chosen(self.pending(), where) for where in wheres]
         numbers = (numbers + numbers)[:len(ids)] if numbers else numbers
         with self.telling():
             answer = self.enriched(self.database.ask(
-                "select * from machserial.assign_placeholders(placeholder_ids => %(ids)s, serial_numbers => %(numbers)s)",
+                "select * from machserial.assign_placeholders("
+                "placeholder_ids => %(ids)s, serial_numbers => %(numbers)s)",
                 {"ids": ids, "numbers": numbers},
             ))
         self.judge(answer, lambda: self.model.assign_placeholders(ids, numbers, None), takes_back=False)
@@ -783,12 +799,14 @@ class Machine(RuleBasedStateMachine):
     # Lineage
 
     def usable(self) -> set[int]:
-        return {s.id for s in self.state.serials.values() if s.status in ("PENDING", "ACTIVE")} or set(self.state.serials)
+        fit = {s.id for s in self.state.serials.values() if s.status in ("PENDING", "ACTIVE")}
+        return fit or set(self.state.serials)
 
     def one_of_all(self, where: int) -> int:
         return chosen(self.usable() if where % 7 != 6 else self.state.serials, where)
 
-    @action(times=3, needs="serials", where=some, result=some, routing=st.sampled_from((0, 1, 2, 3, -1)), how=st.sampled_from(("pass", "turn", "become")))
+    @action(times=3, needs="serials", where=some, result=some, routing=st.sampled_from((0, 1, 2, 3, -1)),
+            how=st.sampled_from(("pass", "turn", "become")))
     def go_on(self, where: int, result: int, routing: int, how: str) -> None:
         one, other = self.one_of_all(where), self.one_of_all(result) if how == "become" else None
         if how == "pass":
@@ -802,7 +820,8 @@ class Machine(RuleBasedStateMachine):
                 source_serial_id=one, operation_code="OP4", routing_sequence=routing, target_serial_id=other,
             )  # fmt: skip
 
-    @action(times=5, needs="serials", where=some, wheres=st.lists(some, max_size=3), how=st.sampled_from(("split", "merge")))
+    @action(times=5, needs="serials", where=some, wheres=st.lists(some, max_size=3), how=st.sampled_from(("split",
+            "merge")))
     def split_or_merge(self, where: int, wheres: list, how: str) -> None:
         one, others = self.one_of_all(where), [self.one_of_all(other) for other in wheres]
         ends = "%(one)s, %(others)s::bigint[]" if how == "split" else "%(others)s::bigint[], %(one)s"
@@ -822,11 +841,13 @@ class Machine(RuleBasedStateMachine):
 
     # Triggers
 
-    @action(times=2, part_id=part, event=st.sampled_from(EVENTS), makes=st.sampled_from(MAKES), name=st.one_of(st.none(), name),
+    @action(times=2, part_id=part, event=st.sampled_from(EVENTS), makes=st.sampled_from(MAKES),
+            name=st.one_of(st.none(), name),
           operation=st.sampled_from((None, None, "OP1")), batch=st.sampled_from((1, 1, 2, 0)),
           conditions=st.sampled_from(({}, {}, {"line": "1"})))  # fmt: skip
     def create_trigger(
-        self, part_id: str, event: str, makes: str, name: str | None, operation: str | None, batch: int, conditions: dict
+        self, part_id: str, event: str, makes: str, name: str | None, operation: str | None, batch: int,
+        conditions: dict,
     ) -> None:
         self.verb(
             lambda: self.model.create_trigger(part_id, event, makes, name, operation, conditions, batch),
@@ -834,7 +855,8 @@ class Machine(RuleBasedStateMachine):
             operation_code=operation, conditions=conditions, batch_size=batch,
         )  # fmt: skip
 
-    @action(needs="triggers", where=some, what=st.sampled_from(("enable", "disable", "update", "delete")), batch=st.integers(0, 2))
+    @action(needs="triggers", where=some, what=st.sampled_from(("enable", "disable", "update", "delete")),
+            batch=st.integers(0, 2))
     def change_trigger(self, where: int, what: str, batch: int) -> None:
         one = chosen(self.state.triggers, where)
         if what == "delete":
@@ -851,7 +873,8 @@ class Machine(RuleBasedStateMachine):
                 trigger_id=one,
             )  # fmt: skip
 
-    @action(times=4, needs="triggers", where=some, event=st.sampled_from(EVENTS), quantity=quantity, context=context, site_id=site, number=number,
+    @action(times=4, needs="triggers", where=some, event=st.sampled_from(EVENTS), quantity=quantity, context=context,
+            site_id=site, number=number,
           operation=st.sampled_from((None, "OP1")), vendor=st.sampled_from((None, *VENDORS)), part_id=part)
     def fire(
         self, where: int, event: str, quantity: int, context: dict, site_id: str, number: str, operation: str | None,
@@ -890,7 +913,9 @@ class Machine(RuleBasedStateMachine):
         given = {f"{key}{i}": value for i, row in enumerate(wanted)
                  for key, value in zip(("part", "quantity", "plant"), row, strict=True)}
         with self.telling():
-            answer = self.database.ask(f"insert into public.orders (part, quantity, plant) values {rows} returning id", given)
+            answer = self.database.ask(
+                f"insert into public.orders (part, quantity, plant) values {rows} returning id", given
+            )
         ids = [row.id for row in answer.rows] or [-1 - i for i in range(len(wanted))]
         orders = [SimpleNamespace(id=i, part=p, quantity=q, plant=s) for i, (p, q, s) in zip(ids, wanted, strict=True)]
         answer.rows = self.database.rows(
@@ -915,7 +940,8 @@ class Machine(RuleBasedStateMachine):
             request_id=request, expires_at=expires,
         )  # fmt: skip
 
-    @action(times=3, needs="blocks", where=some, used=st.lists(some, min_size=1, max_size=4), part_id=st.one_of(st.none(), part),
+    @action(times=3, needs="blocks", where=some, used=st.lists(some, min_size=1, max_size=4),
+            part_id=st.one_of(st.none(), part),
           strange=st.sampled_from((None, None, None, None, "Q")))  # fmt: skip
     def report_block(self, where: int, used: list, part_id: str | None, strange: str | None) -> None:
         open_ones = {b.id for b in self.state.blocks.values() if b.status == "OPEN"} or self.state.blocks
@@ -995,7 +1021,8 @@ class Machine(RuleBasedStateMachine):
     def look_for_problems(self) -> None:
         with self.telling():
             for problems in ("integrity()", "verify_audit()", "verify_audit(true)"):
-                found = [row for row in self.database.rows(f"select * from machserial.{problems}") if row[0] not in TOLERATED]
+                rows = self.database.rows(f"select * from machserial.{problems}")
+                found = [row for row in rows if row[0] not in TOLERATED]
                 assert not found, f"{problems} finds {found}"
 
     def contents(self) -> dict[str, tuple[Counter, Counter]]:
@@ -1010,8 +1037,9 @@ class Machine(RuleBasedStateMachine):
                      s.holds, s.format, s.sequence, s.work_order, s.operation, s.lot)
                     for s in state.serials.values()
                 ),
-                read("select id, serial_number, part_id, part_type, site_id, source, (select string_agg(s, ' ' order by s)"
-                     " from unnest(scopes) as s), status, claim_released, holds_claim, format_id, sequence_number,"
+                read("select id, serial_number, part_id, part_type, site_id, source,"
+                     " (select string_agg(s, ' ' order by s) from unnest(scopes) as s), status, claim_released,"
+                     " holds_claim, format_id, sequence_number,"
                      " work_order_id, operation_code, lot_number from machserial.serials"),
             ),
             "conflicts": (

@@ -13,8 +13,8 @@ SEED = 7
 # Of the contract; a machine that no longer came to one of them would show nothing about it.
 MAIN_VERBS = {
     "generate", "register_serials", "insert", "update", "retire_serial", "resolve_conflict", "receive_vendor_serials",
-    "accept_vendor_serial", "create_placeholders", "assign_placeholders", "split", "transform", "fire", "allocate_block",
-    "report_block", "reset_counter", "revise_format",
+    "accept_vendor_serial", "create_placeholders", "assign_placeholders", "split", "transform", "fire",
+    "allocate_block", "report_block", "reset_counter", "revise_format",
 }  # fmt: skip
 
 
