@@ -372,13 +372,17 @@ class Machine(RuleBasedStateMachine):
         scopes=st.lists(st.sampled_from(some_scopes), min_size=3, max_size=3),
         patterns=st.lists(st.sampled_from(PATTERNS), min_size=2, max_size=2, unique=True),
         options=st.fixed_dictionaries({}, optional=options_of_a_revision),
-        numbers=st.lists(number, min_size=6, max_size=6, unique=True), data=st.data(),
+        numbers=st.lists(number, min_size=6, max_size=6, unique=True),
+        allocation=st.sampled_from(("GAPLESS", "SEQUENCE")),
+        made=st.sampled_from(MAKES),
     )  # fmt: skip
-    def begin(self, scopes: list, patterns: list, options: dict, numbers: list, data: st.DataObject) -> None:
+    def begin(
+        self, scopes: list, patterns: list, options: dict, numbers: list, allocation: str, made: str
+    ) -> None:
         """Something of everything, so that verbs meet what they are about."""
         for part_id, part_type, wanted in zip(PARTS, ("T", "T", "U"), scopes, strict=False):
             self.add_part(part_id, part_type, wanted)
-        self.new_format("F1", patterns[0], options)
+        self.new_format("F1", patterns[0], options | {"allocation": allocation})
         self.new_format("F2", patterns[1], {})
         self.assign("A", "F1", 0, False)
         self.assign_to_type("T", "F2", 0)
@@ -388,7 +392,8 @@ class Machine(RuleBasedStateMachine):
         self.receive_many("ACME", "C", "S1", numbers[:3])
         self.generate_by_assignment("A", 2, "S1", {"work_order_id": "W1", "line": "1"})
         self.create_placeholders("A", 2, "DEFAULT", {"work_order_id": "W1", "line": "1"}, None)
-        self.create_trigger("A", "WORK_ORDER_CREATE", data.draw(st.sampled_from(MAKES)), None, None, 1, {})
+        self.split_or_merge(0, [1, 2], "split")
+        self.create_trigger("A", "WORK_ORDER_CREATE", made, None, None, 1, {})
         self.attach("WORK_ORDER_CREATE", "attach")
         self.allocate_block("F2", 3, "C", "S1", None, None)
 
@@ -831,6 +836,19 @@ class Machine(RuleBasedStateMachine):
             )
         sources, targets = ([one], others) if how == "split" else (others, [one])
         self.judge(answer, lambda: self.model.propagate(how.upper(), sources, targets, 1))
+
+    @action(times=3, needs="edges", where=some, how_far=some)
+    def close_a_cycle(self, where: int, how_far: int) -> None:
+        """What has come of a serial is to become the serial itself."""
+        parents = sorted({parent for _, parent, child in self.state.edges if child is not None})
+        if parents:
+            source = parents[where % len(parents)]
+            later = sorted(self.model.reachable(source))
+            one = later[how_far % len(later)]
+            self.verb(
+                lambda: self.model.propagate("TRANSFORM", [one], [source], 9), "transform",
+                source_serial_id=one, operation_code="OP9", routing_sequence=9, target_serial_id=source,
+            )  # fmt: skip
 
     @action(times=2, needs="edges", where=some, depth=st.sampled_from((None, None, 0, 1, 2, -1)))
     def lineage(self, where: int, depth: int | None) -> None:
