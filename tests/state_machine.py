@@ -313,10 +313,12 @@ class Machine(RuleBasedStateMachine):
     @contextmanager
     def telling(self) -> Iterator[None]:
         """A disagreement comes with the calls that led there."""
+        # Also for who is interrupted: then one of the two is a step ahead.
+        self.is_torn = True
         try:
             yield
+            self.is_torn = False
         except (AssertionError, psycopg.Error, LookupError, TypeError) as error:
-            self.is_torn = True
             calls = ";\n".join(self.database.statements)
             raise AssertionError(f"{type(error).__name__}: {error}\n\nAfter:\n{calls}") from error
 
