@@ -51,7 +51,8 @@ create function machserial._sequence_of(counter_id bigint) returns text
 language sql immutable parallel safe
 return 'machserial.counter_' || counter_id;
 
--- Last value that a counter has given, null if none.
+-- Where a counter stands: the last value that it has given, or one step below where it was moved to; null while
+-- it stands where it began.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -60,7 +61,7 @@ declare
     counter record;
     reached bigint;
 begin
-    select c.first_value, c.last_value, f.allocation, c.retired_at into counter
+    select c.first_value, c.last_value, f.allocation, f.sequence_increment, c.retired_at into counter
     from machserial.counters as c
     inner join machserial.serial_formats as f on f.id = c.format_id
     where c.id = _last_value.counter_id;
@@ -68,7 +69,7 @@ begin
         return counter.last_value;
     end if;
     reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
-    return case when reached >= counter.first_value then reached end;
+    return nullif(reached, counter.first_value - counter.sequence_increment);
 end
 $$;
 
