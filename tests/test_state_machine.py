@@ -42,7 +42,7 @@ def test_database_and_model_agree(made):
 
 def test_they_agree_over_commits_rollbacks_and_seals(made):
     database = made(Cloned)
-    found = play(database, SEED, examples=4)
+    found = play(database, SEED, examples=8)
     assert found is None, found
     assert database.tally["seal_audit", None] > 0
 
