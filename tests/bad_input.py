@@ -7,11 +7,15 @@ is a result, or an error whose SQLSTATE the function's comment names after "Erro
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import psycopg
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from psycopg import sql
 
 # A statement that takes longer hangs.
 PATIENCE = "30s"
@@ -74,7 +78,7 @@ TEXTS = [
 ]
 # As SQL, so that what is large is made where it is used.
 VALUES = {
-    "text": [*(psycopg.sql.Literal(text).as_string() for text in TEXTS), TEN_MEGABYTES],
+    "text": [*(sql.Literal(text).as_string() for text in TEXTS), TEN_MEGABYTES],
     "integer": ["0", "1", "-1", "2147483647", "-2147483648", "'2147483648'", "'x'"],
     "bigint": [
         *("0", "-1", "2147483648", "9223372036854775807", "'-9223372036854775808'", "281474976710656"),
@@ -481,8 +485,8 @@ class Range:
                     for values in [self.bad_values(data_type, shift) or ["null"]]
                 }
             )
-        for given in rounds:
-            call = self.call(function, given)
+        for chosen in rounds:
+            call = self.call(function, chosen)
             yield Call(call.statement, call.subject, ANYTHING)
 
     # Asking
@@ -560,3 +564,119 @@ def make_scene(connection: psycopg.Connection) -> None:
     # What is committed can be sealed.
     connection.execute("select machserial.seal_audit()")
     connection.commit()
+
+
+def application(known: Range) -> str:
+    """A role with an application's rights: every function, every table, nothing of the owner's."""
+    known.witness.execute("create role application login")
+    for right in (
+        "usage on schema machserial",
+        "execute on all functions in schema machserial",
+        "select, insert, update, delete on all tables in schema machserial",
+    ):
+        known.witness.execute(f"grant {right} to application")
+    return "application"
+
+
+# What hypothesis makes up
+
+
+def literal(text: str) -> str:
+    return sql.Literal(text).as_string()
+
+
+# Without surrogates and NUL, which no text of PostgreSQL can hold.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
+TOKENS = [
+    "{SEQ:4}",
+    "{SEQ:2:safe}",
+    "{YYYY}",
+    "{DDD}",
+    "{CHECK:luhn}",
+    "{PART}",
+    "{CTX:a}",
+    "{WO}",
+    "{",
+    "}",
+    "{{",
+    "{RANDOM:2}",
+]
+PATTERNS = st.lists(st.sampled_from(TOKENS) | ANY_TEXT.map(lambda text: text[:5]), max_size=30).map("".join)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), ANY_TEXT),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT | st.just("lot_number"), inner, max_size=3),
+    max_leaves=8,
+)
+GENERATED = {
+    "text": st.one_of(ANY_TEXT, PATTERNS, st.integers().map(str)).map(literal),
+    "integer": st.integers(-(2**31), 2**31 - 1).map(str),
+    "bigint": st.integers(-(2**63), 2**63 - 1).map(lambda number: f"'{number}'"),
+    "numeric": st.decimals(allow_nan=True, allow_infinity=True).map(lambda number: f"'{number}'".replace("s", "")),
+    "boolean": st.booleans().map(str),
+    "timestamp with time zone": st.datetimes().map(lambda moment: f"'{moment.isoformat()}+00'"),
+    "date": st.dates().map(lambda day: f"'{day.isoformat()}'"),
+    "jsonb": JSON.map(json.dumps).map(literal),
+    "text[]": st.lists(st.none() | ANY_TEXT, max_size=5).map(literal),
+    "bigint[]": st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=5).map(literal),
+    "bytea": st.binary(max_size=64).map(lambda content: f"'\\x{content.hex()}'"),
+}
+
+
+@st.composite
+def calls_of(draw: Callable, tried: Range) -> Call:
+    """A call of any function: each argument accepted, bad or made up."""
+    function = draw(st.sampled_from(tried.functions))
+    given = {}
+    for (name, data_type), accepted in zip(
+        function.arguments, tried.accepted_arguments(function).values(), strict=True
+    ):
+        bad = VALUES.get(data_type, ["null"])
+        made_up = GENERATED.get(data_type, st.just("null"))
+        given[name] = draw(st.one_of(st.just(accepted), st.just(accepted), st.sampled_from(bad), made_up))
+    return tried.call(function, given)
+
+
+def made_up(tried: Range, number: int, count: int) -> list[Call]:
+    """So many calls that hypothesis makes up, the same for the same number."""
+    found = []
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(calls_of(tried))
+    def collect(call: Call) -> None:
+        found.append(call)
+
+    collect()
+    return found
+
+
+# Faults that must be noticed
+
+FAULTY = {
+    "internal": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "raise exception using errcode = 'XX000', message = 'something'; end $$",
+    "undocumented": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "perform 1 / length(part_id); end $$",
+    "characters long": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "raise exception using errcode = '22023', message = part_id; end $$",
+    "numbers consumed": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "perform nextval(s.oid) from pg_class as s where s.relname ~ '^counter_' and s.relkind = 'S'; "
+    "raise exception using errcode = '22023', message = 'no'; end $$",
+    "advisory locks": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "perform pg_advisory_lock(7); raise exception using errcode = '22023', message = 'no'; end $$",
+    "left a change": "create procedure machserial.planted(part_id text) language plpgsql as $$ begin "
+    "insert into machserial.sites (id) values ('half'); commit; "
+    "raise exception using errcode = '22023', message = 'no'; end $$",
+    "without end": "create function machserial.planted(part_id text) returns void language plpgsql as $$ begin "
+    "loop perform 1; end loop; end $$",
+}
+PLANTED = {
+    fault: f"{made}; comment on routine machserial.planted(text) is 'Errors: 22023 always.'"
+    for fault, made in FAULTY.items()
+}
