@@ -311,5 +311,5 @@ $$;
 
 comment on function machserial.validate_serial(text, text) is
 'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error
-found.
+found. One that could be divided among open tokens in more than 20,000 ways is not valid.
 Errors: 22023 a faulty pattern.';

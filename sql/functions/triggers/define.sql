@@ -65,7 +65,9 @@ begin
         return;
     elsif jsonb_typeof(conditions) = 'string' then
         path := conditions #>> '{}';
-        if length(path) > 1000 or strpos(path, 'like_regex') > 0 and machserial._refers_back(path)
+        -- In its strings a backslash is written twice.
+        if length(path) > 1000 or strpos(path, 'like_regex') > 0
+            and machserial._refers_back(replace(path, repeat(chr(92), 2), chr(92)))
             or cardinality(string_to_array(path, '**')) > 2
         then
             raise exception using
@@ -207,7 +209,7 @@ BATCH_COMPLETION. assignment_type: SYSTEM_GENERATED makes serials, by the named 
 VENDOR puts the numbers on record that the context brings (vendor_name, serial_number or serial_numbers);
 LATE_ASSIGNMENT makes placeholders. operation_code: it fires only at this operation. conditions: an object
 that the context must contain, or a JSONPath as a JSON string: a predicate ("$.quantity > 5") or a filter
-("$.quantity ? (@ > 5)"). batch_size: how
+("$.quantity ? (@ > 5)") of at most 1000 characters, with one .** at most. batch_size: how
 many it makes for each unit, 1 to 1,000,000. Returns the trigger.
 Errors: 22023 a bad argument; 23503 unknown part or format; 55000 a deactivated format.';
 
