@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 # A statement that takes longer hangs.
-PATIENCE = "30s"
+PATIENCE = "120s"
 # More than that is no message. A pattern, of at most 1000 characters, is quoted whole.
 LONGEST_MESSAGE = 4000
 # What PostgreSQL itself may answer to any statement: docs/errors.md.

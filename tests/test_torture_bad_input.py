@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+
 def test_all_bad_input_is_answered_as_documented(torture):
     run = torture.holds("bad_input", cycles=4)
     assert run.counts["operations"] > 10
@@ -16,4 +17,4 @@ def test_what_sqlsmith_writes_has_no_internal_error(torture):
 
 
 def test_sqlsmith_notices_internal_errors(torture):
-    torture.notices("sqlsmith", "functions have internal errors", saying="internal")
+    torture.notices("sqlsmith", "a function that views call has internal errors", saying="internal")

@@ -19,12 +19,15 @@ from torture import Part, Run
 STATEMENTS = 300
 ANSWER = re.compile(r"^([0-9A-Z]{5}) (ERROR|FATAL|PANIC):  (.*)$")
 CRASH = re.compile(r"was terminated by (signal|exception)|server process .* exited with exit code|^\w{5} PANIC:")
+# Relations whose rows cannot be read without an internal error, as many as there are others.
 PLANTED = """
+create function machserial.planted(given bigint) returns bigint language plpgsql as $$ begin
+    raise exception using errcode = 'XX000', message = 'cache lookup failed';
+end $$;
 do $do$ begin
-    for i in 1..300 loop
+    for i in 1..30 loop
         execute format(
-            'create function machserial.planted_%s(given text) returns text language plpgsql as $$ begin '
-            'raise exception using errcode = ''XX000'', message = ''cache lookup failed''; end $$', i
+            'create view machserial.planted_%s as select machserial.planted(p.id) as id from machserial.serials as p', i
         );
     end loop;
 end $do$
@@ -111,6 +114,6 @@ def torture(run: Run) -> None:
 PART = Part(
     title="sqlsmith: no statement of an application is answered with an internal error or a crash",
     torture=torture,
-    controls={"functions have internal errors": lambda run: smith(run, PLANTED)},
+    controls={"a function that views call has internal errors": lambda run: smith(run, PLANTED)},
     needs=reason_to_skip,
 )
