@@ -10,7 +10,9 @@ begin
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%s cannot be %s', argument, coalesce(quote_literal(machserial._shown(value)), 'null')),
+        message = format(
+            '%s cannot be %s', argument, coalesce(quote_literal(machserial._shown(value)), 'null')
+        ),
         detail = format('It is one of %s.', array_to_string(choices, ', ')),
         hint = format('Did you mean %s?', machserial._nearest(coalesce(value, ''), choices));
 end

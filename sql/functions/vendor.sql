@@ -314,7 +314,8 @@ comment on function machserial.set_vendor_rule(text, text, text, text, integer, 
 'Says what the numbers of a vendor look like; the vendor''s rule for this part, if there is one, is replaced
 as a whole. part_id: null is the vendor''s general rule; a part''s own rule comes before it, and then the
 general one does not hold. pattern: see parse_pattern(). regex: as for the operator ~, so anchor it with ^ and
-$; at most 1000 characters, without back references. min_length, max_length: characters. check_algorithm: see check_digit(); what it does not know, such as
+$; at most 1000 characters, without back references. min_length, max_length: characters. check_algorithm:
+see check_digit(); what it does not know, such as
 separators, is skipped. stdnum_kind: see stdnum_is_valid() of machserial_plpython, such as imei. At least one
 of the six. It holds for what is received from now on. Returns the rule.
 Errors: 22023 a faulty argument, or no criterion; 23503 unknown part; 0A000 stdnum_kind where

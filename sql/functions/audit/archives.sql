@@ -281,7 +281,8 @@ $$;
 comment on function machserial.drop_archived(date) is
 'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether
 there was one. Called by machserial audit archive --drop, which verifies the files before.
-Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 not the owner.';
+Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 not the
+owner.';
 
 create function machserial.restore_archived(month date) returns text
 language plpgsql

@@ -72,7 +72,9 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if (month between '2020-01-01'::date and '2099-12-01'::date and extract(day from month) = 1) is not true then
+    if month is null or month not between '2020-01-01'::date and '2099-12-01'::date
+        or extract(day from month) <> 1
+    then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('month cannot be %s', coalesce(month::text, 'null')),

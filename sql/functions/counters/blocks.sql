@@ -702,7 +702,10 @@ begin
     if wanted_id is null or part_id <> wanted_id then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('block %s cannot be reported for part %s', block_id, coalesce(machserial._shown(part_id), 'null')),
+            message = format(
+                'block %s cannot be reported for part %s', block_id,
+                coalesce(machserial._shown(part_id), 'null')
+            ),
             detail = case
                 when wanted_id is not null then format('It was allocated for part %s.', wanted_id)
                 else format('Neither it nor its format %s says which part the numbers are on.', block.format)

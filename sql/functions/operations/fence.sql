@@ -141,7 +141,8 @@ begin
         raise exception using
             errcode = 'invalid_parameter_value',
             message = pg_catalog.format(
-                '%L is no serial number of format %s', machserial._shown(_read_highest.highest), _read_highest.format
+                '%L is no serial number of format %s', machserial._shown(_read_highest.highest),
+                _read_highest.format
             ),
             detail = coalesce(
                 (

@@ -127,7 +127,8 @@ $$;
 
 -- In which ways the text can be divided among the tokens so that every piece and check digit is right: for
 -- each, what stands for the named tokens. Where several tokens are open (a lot, a work order) there are many
--- divisions; they are followed all at once, by how far each has come. Null: there are more than anybody waits for.
+-- divisions; they are followed all at once, by how far each has come. Null: there are more than anybody waits
+-- for.
 create function machserial._divisions(serial_number text, pattern text, letter_case text, named text[])
 returns jsonb[]
 language plpgsql immutable

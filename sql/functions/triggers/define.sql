@@ -51,8 +51,8 @@ begin
 end
 $$;
 
--- An object, or a JSONPath as a JSON string, which must not ask for variables: there are none. Nor may it keep
--- who fires waiting: each .** within another goes through everything once more for everything.
+-- An object, or a JSONPath as a JSON string, which must not ask for variables: there are none. Nor may it
+-- keep who fires waiting: each .** within another goes through everything once more for everything.
 create function machserial._require_conditions(conditions jsonb) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -72,7 +72,9 @@ begin
         then
             raise exception using
                 errcode = 'invalid_parameter_value',
-                message = format('the condition %s might never be answered', machserial._shown(conditions::text)),
+                message = format(
+                    'the condition %s might never be answered', machserial._shown(conditions::text)
+                ),
                 detail = 'It has more than 1000 characters, more than one .** or a back reference.',
                 hint = 'Say where in the context it is to look, as in "$.quantity > 5".';
         end if;
