@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from bad_input import PLANTED, Call, Range, application, calls_of, functions, make_scene
+from bad_input import PLANTED, Call, Range, application, calls_of, make_scene
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
@@ -70,17 +70,6 @@ def test_every_table_answers_bad_values_by_its_rules(range_of, number):
     for table, columns in slice_of(tried.tables(), number):
         tried.ask_all(tried.writes(table, columns))
     assert not tried.faults, tried.report()
-
-
-def test_private_functions_have_no_internal_errors(range_of):
-    """Whoever may call the public ones may call them, too; what they answer is documented nowhere."""
-    tried = range_of(user=application(range_of()))
-    # Whoever calls them directly may wait for ever: they trust that their callers have looked at what they get.
-    tried.asker.execute("set statement_timeout = '300ms'")
-    for function in functions(tried.witness, "^_"):
-        tried.ask_all(tried.careless_calls(function))
-    assert not tried.faults, tried.report()
-    assert tried.asked > 1000
 
 
 # What hypothesis thinks of
