@@ -82,7 +82,7 @@ def test_an_application_meets_documented_errors_only(range_of):
         derandomize=True,
         database=None,
         deadline=None,
-        max_examples=400,
+        max_examples=100,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
