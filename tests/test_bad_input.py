@@ -216,6 +216,11 @@ def test_ten_megabytes_are_refused_in_a_few_words(connection):
             call(connection, function, **arguments)
         assert len(seen.message) + len(seen.detail) + len(seen.hint) < 1000
     assert column(connection, "select count(*) from machserial.serials") == [0]
+    # Also once the part is numbered by a plan that has been made.
+    for _ in range(2):
+        call(connection, "generate", part_id="P", pattern="A{SEQ:4}")
+        with refused(connection, "22023"):
+            call(connection, "generate", part_id="P", pattern="A{SEQ:4}", context={"work_order_id": long})
 
 
 @pytest.mark.parametrize("key", ["lot_number", "work_order_id", "note"])

@@ -485,6 +485,8 @@ begin
             n.part_id = case
                 when
                     generate.request_id is null and jsonb_typeof(generate.context) = 'object'
+                    -- What is longer may be too long for an index: _require_context() looks.
+                    and pg_column_size(generate.context) <= 255
                     and coalesce(current_setting('machserial.debug', true), '')
                     not in ('on', 'true', 'yes', '1')
                     then generate.part_id
