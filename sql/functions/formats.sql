@@ -10,7 +10,9 @@ begin
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%s cannot be %s', argument, coalesce(quote_literal(value), 'null')),
+        message = format(
+            '%s cannot be %s', argument, coalesce(quote_literal(machserial._shown(value)), 'null')
+        ),
         detail = format('It is one of %s.', array_to_string(choices, ', ')),
         hint = format('Did you mean %s?', machserial._nearest(coalesce(value, ''), choices));
 end
@@ -255,7 +257,7 @@ declare
     made machserial.serial_format;
     next_version integer;
 begin
-    perform machserial._require_text('name', name);
+    perform machserial._require_name('name', name);
     -- The name of a deactivated format may be used again: its versions go on counting.
     select coalesce(max(f.version), 0) + 1 into next_version
     from machserial.serial_formats as f where f.name = create_format.name
@@ -549,7 +551,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_text('part_type', part_type);
+    perform machserial._require_name('part_type', part_type);
     return machserial._assign(null, part_type, format, priority, effective_from, effective_until);
 end
 $$;
@@ -572,7 +574,10 @@ begin
     if removed = 0 then
         raise exception using
             errcode = 'no_data_found',
-            message = format('format %s is not assigned to part %s', format, part_id),
+            message = format(
+                'format %s is not assigned to part %s', coalesce(machserial._shown(format), 'null'),
+                coalesce(machserial._shown(part_id), 'null')
+            ),
             detail = 'There is no such assignment.',
             hint = 'See select * from machserial.format_assignments.';
     end if;

@@ -154,7 +154,7 @@ declare
     next_before bigint;
     is_moved boolean := false;
 begin
-    if active.counter_per in ('PART', 'SITE_PART') then
+    if active.counter_per in ('PART', 'SITE_PART') or reset_counter.part_id is not null then
         perform machserial._require_known_part(reset_counter.part_id);
     end if;
     if highest is null then

@@ -154,7 +154,7 @@ begin
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%s has no column %I', relation, missing.name),
+        message = format('%s has no column %I', relation, machserial._shown(missing.name)),
         detail = format('%s names it; there are %s.', missing.argument, array_to_string(known, ', ')),
         hint = format('Did you mean %s?', machserial._nearest(missing.name, known));
 end

@@ -44,8 +44,8 @@ begin
 exception when invalid_datetime_format or datetime_field_overflow then
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('received_date cannot be %L', context ->> 'received_date'),
-        detail = format('The context is %s.', context),
+        message = format('received_date cannot be %L', machserial._shown(context ->> 'received_date')),
+        detail = format('The context is %s.', machserial._shown(context::text)),
         hint = 'Write it as in 2026-11-24 or 2026-11-24T10:00:00Z.';
 end
 $$;
