@@ -18,6 +18,8 @@ from torture import Part, Run, parts
 from torture.run import CONTROL_SECONDS, derived_seed
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
+# The report has so many columns, also where there is no terminal.
+CONSOLE.width = max(CONSOLE.width, 110)
 # What is kept of a part that found something.
 EVIDENCE = Path(__file__).resolve().parent.parent.parent / "build" / "torture"
 
@@ -127,7 +129,7 @@ def main(
         keep_evidence(run)
     CONSOLE.print(report.table)
     if report.findings:
-        tell(f"{report.findings} findings. Again: make torture SEED={seed} ONLY={','.join(waiting)}")
+        tell(f"Findings: {report.findings}. Again: make torture SEED={seed} ONLY={','.join(waiting)}")
         raise SystemExit(1)
     tell("Nothing was found.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -13,8 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from servers import Server, choose_bin, reachable_by_all
+from servers import Server, ServerError, choose_bin, reachable_by_all, server_account
 
 BUILD = Path(__file__).resolve().parent.parent.parent / "build"
 CONTROL_SECONDS = 60
@@ -93,11 +96,55 @@ class Run:
 
 
 class ReadyServer(Server):
-    """A server that offers machserial as it was built."""
+    """A server that offers machserial as it was built, and can be killed and started again."""
 
     def start(self) -> None:
+        self.log_before = ""
         super().start()
         self.install_extension(BUILD)
+
+    def whole_log(self) -> str:
+        """Of all its launches."""
+        return self.log_before + self.log.read_text(errors="replace")
+
+    def children(self) -> dict[int, str]:
+        """Its processes and what they are: walwriter, checkpointer, postgres (a backend, by its database), …"""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return {child.pid: title(child) for child in psutil.Process(self.process.pid).children()}
+        return {}
+
+    def kill(self, with_children: bool = True) -> None:
+        """kill -9 of the postmaster; then of its children, or until they have noticed by themselves."""
+        orphans = psutil.Process(self.process.pid).children()
+        self.process.kill()
+        self.process.wait(20)
+        for orphan in orphans:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if with_children:
+                    orphan.kill()
+        psutil.wait_procs(orphans, timeout=20)
+
+    def relaunch(self) -> None:
+        """Starts it again after its end, on the same data."""
+        binaries = Path(self.process.args[0]).parent
+        self.log_before = self.whole_log()
+        ends = time.monotonic() + 20
+        while True:
+            try:
+                self._launch(binaries, server_account())
+                return
+            except ServerError:
+                # Orphans may still hold the shared memory.
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.1)
+
+
+def title(process: psutil.Process) -> str:
+    """What a process of PostgreSQL calls itself, without the word postgres."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline()).removeprefix("postgres: ").strip()
+    return ""
 
 
 def derived_seed(seed: int, *names: object) -> int:
