@@ -60,7 +60,12 @@ def attempt(run: Run, work: object) -> None:
 def notices(name: str, part: Part, run: Run) -> str:
     """Runs the part's controls; those that were not noticed become findings of run. How many were: '3 of 3'."""
     noticed = 0
-    for what, control in part.controls.items():
+    in_order = run.dice("controls").sample(list(part.controls), len(part.controls))
+    for what in in_order:
+        if noticed and run.left < run.seconds / 2:
+            tell(f"{name}: no time for the control '{what}'")
+            continue
+        control = part.controls[what]
         broken = Run(f"{name} control", derived_seed(run.seed, what), CONTROL_SECONDS, is_control=True)
         try:
             control(broken)

@@ -173,12 +173,17 @@ def look_into_log(run: Run, server: ReadyServer) -> None:
         (run.folder / "server.log").write_text(log)
 
 
-# The controls: each breaks what one promise rests on.
+# The controls: each breaks what one promise rests on. What the operating system has, it keeps when a process is
+# killed, so they need not wait for the disk.
+
+FOR_CONTROLS = {"fsync": "off"}
+CONTROL_WRITERS = 3
+BEFORE_A_CONTROL = 12
 
 
 def without_synchronous_commit(run: Run) -> None:
     """The newest acknowledged transactions are in memory only, for 10 s."""
-    lazy = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flush_after": "0"}
+    lazy = {**FOR_CONTROLS, "synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flush_after": "0"}
     # Who writes a page out writes its WAL out first.
     lazy |= {"shared_buffers": "128MB", "bgwriter_lru_maxpages": "0", "autovacuum": "off"}
     with plant(run, **lazy) as (server, dsn):
@@ -187,14 +192,14 @@ def without_synchronous_commit(run: Run) -> None:
 
 def before_commit(run: Run) -> None:
     """An application prints the label as soon as generate() has answered."""
-    with plant(run) as (server, dsn):
+    with plant(run, **FOR_CONTROLS) as (server, dsn):
         crash_once(run, server, dsn, is_eager=True)
 
 
 def crash_once(run: Run, server: ReadyServer, dsn: str, **options: object) -> None:
-    with Crew(run, dsn, WRITERS, keeper=False, **options) as crew:
+    with Crew(run, dsn, CONTROL_WRITERS, keeper=False, **options) as crew:
         for cycle in run.cycles():
-            crew.await_more(BEFORE_A_KILL)
+            crew.await_more(BEFORE_A_CONTROL)
             server.kill()
             server.relaunch()
             reckon(run, crew, dsn, cycle=cycle)
@@ -202,12 +207,12 @@ def crash_once(run: Run, server: ReadyServer, dsn: str, **options: object) -> No
 
 def without_claim_index(run: Run) -> None:
     """Nothing refuses a duplicate, but applications look first, and are told that the number is free."""
-    with plant(run) as (_, dsn):
+    with plant(run, **FOR_CONTROLS) as (_, dsn):
         with psycopg.connect(dsn) as session:
             session.execute(f"drop index {', '.join(claim_indexes(session))}")
-        with Crew(run, dsn, WRITERS, keeper=False, verbs=["look_before_registering"]) as crew:
+        with Crew(run, dsn, CONTROL_WRITERS, keeper=False, verbs=["look_before_registering"]) as crew:
             for cycle in run.cycles():
-                crew.await_more(BEFORE_A_KILL)
+                crew.await_more(BEFORE_A_CONTROL)
                 reckon(run, crew, dsn, cycle=cycle)
 
 

@@ -31,17 +31,28 @@ def die_with_crew() -> None:
 
 
 class Crew:
-    """So many writers, and a keeper; in a with statement, at whose end they are gone. options: those of Writer."""
+    """So many writers, and a keeper; in a with statement, at whose end they are gone. options: those of Writer.
+
+    first: the number of the first of them; two crews that write to the same database, one after the other, need others.
+    """
 
     def __init__(
-        self, run: Run, dsn: str, writers: int, keeper: bool = True, name: str = "crew", **options: object
+        self,
+        run: Run,
+        dsn: str,
+        writers: int,
+        keeper: bool = True,
+        name: str = "crew",
+        first: int = 1,
+        **options: object,
     ) -> None:
         self.run = run
         self.folder = run.folder / name
         self.folder.mkdir()
         self.options = options
-        self.numbers = list(range(1, writers + 1)) + ([KEEPER] if keeper else [])
-        self.readers = {number: Reader(self.folder / f"{number}.ledger") for number in range(1, writers + 1)}
+        writing = range(first, first + writers)
+        self.numbers = [*writing, KEEPER] if keeper else [*writing]
+        self.readers = {number: Reader(self.folder / f"{number}.ledger") for number in writing}
         self.processes: dict[int, subprocess.Popen] = {}
         (self.folder / "gate").touch()
         (self.folder / "keeper.faults").touch()

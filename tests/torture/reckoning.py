@@ -11,6 +11,7 @@ from psycopg.rows import namedtuple_row
 from support import call
 
 from torture.crew import Crew
+from torture.ledger import Attempt
 from torture.run import Run
 from torture.verbs import VENDOR
 
@@ -22,9 +23,9 @@ REPEATED_REQUESTS = 20
 class Reckoning:
     """What must be, out of the ledgers, and what is."""
 
-    def __init__(self, session: psycopg.Connection, crew: Crew) -> None:
+    def __init__(self, session: psycopg.Connection, attempts: list[Attempt]) -> None:
         self.session = session
-        self.attempts = list(crew.attempts())
+        self.attempts = attempts
         self.done = {token for (token,) in session.execute("select token from shop.done")}
         self.committed = [a for a in self.attempts if a.may_be_there and (a.is_acknowledged or a.token in self.done)]
         self.things: dict[str, dict] = defaultdict(dict)
@@ -35,9 +36,8 @@ class Reckoning:
     def rows(self, query: str, *parameters: object) -> list:
         return self.session.cursor(row_factory=namedtuple_row).execute(query, parameters or None).fetchall()
 
-    def faults(self) -> Iterator[str]:
-        for check in CHECKS:
-            yield from check(self)
+
+Check = Callable[[Reckoning], Iterator[str]]
 
 
 def named(things: object) -> str:
@@ -259,7 +259,7 @@ def own_checks(reckoning: Reckoning) -> Iterator[str]:
             yield f"{function} finds {named(found)}"
 
 
-CHECKS: tuple[Callable[[Reckoning], Iterator[str]], ...] = (
+CHECKS: tuple[Check, ...] = (
     lost_transactions,
     things_as_told,
     blocks,
@@ -273,15 +273,22 @@ CHECKS: tuple[Callable[[Reckoning], Iterator[str]], ...] = (
 )
 
 
-def reckon(run: Run, crew: Crew, dsn: str, **replay: object) -> None:
-    """Has the writers stand still, compares, and tells run what is wrong."""
-    with crew.standing_still(), psycopg.connect(dsn) as session:
+def faults(dsn: str, attempts: list[Attempt], checks: tuple[Check, ...] = CHECKS) -> Iterator[str]:
+    """What is wrong in a database that nobody writes to."""
+    with psycopg.connect(dsn) as session:
         session.execute("select machserial.seal_audit()")
         session.commit()
-        reckoning = Reckoning(session, crew)
-        for fault in reckoning.faults():
+        reckoning = Reckoning(session, attempts)
+        for check in checks:
+            yield from check(reckoning)
+
+
+def reckon(run: Run, crew: Crew, dsn: str, **replay: object) -> None:
+    """Has the writers stand still, compares, and tells run what is wrong."""
+    with crew.standing_still():
+        attempts = list(crew.attempts())
+        for fault in faults(dsn, attempts):
             run.finding(fault, **replay)
-        attempts = reckoning.attempts
         run.counts["operations"] = len(attempts)
         run.counts["acknowledged"] = sum(a.is_acknowledged for a in attempts)
         run.counts["ambiguous"] = sum(a.outcome == "ambiguous" for a in attempts)

@@ -318,7 +318,8 @@ def use_block(work: Work) -> None:
         if status == "OPEN" and work.dice.random() < 0.5:
             work.call("return_block", block_id=block_id)
             status = "RETURNED"
-        work.learn("block", block_id, status, *run, all_used)
+        if (status, all_used) != ("OPEN", used_before):
+            work.learn("block", block_id, status, *run, all_used)
 
 
 def jump(work: Work) -> None:
