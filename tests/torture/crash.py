@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 
 import psycopg
+from servers import ServerError
 
 from torture import Part, Run
 from torture.crew import Crew
@@ -37,6 +38,7 @@ SETTINGS = {
     "wal_writer_delay": "10ms",
     "restart_after_crash": "on",
     "deadlock_timeout": "100ms",
+    "statement_timeout": "600s",
 }
 WRITERS = 6
 # Every cycle begins with so many acknowledged transactions at least.
@@ -136,13 +138,12 @@ def strike(server: ReadyServer, dice: random.Random, way: object = None) -> str:
     if dice.random() < 0.3:
         # As soon as it has begun to recover, or when it has just come up.
         delay = dice.random() * 0.4
-        timer = threading.Timer(delay, lambda: os.kill(server.process.pid, signal.SIGKILL))
+        timer = threading.Timer(delay, server.kill_now)
         timer.start()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(ServerError):
             server.relaunch()
         timer.join()
-        if server.process.poll() is None:
-            server.kill()
+        server.kill()
         done += f", and again after {delay:.2f} s of recovery"
     server.relaunch()
     return done

@@ -20,6 +20,8 @@ from torture.run import Run
 
 TESTS = Path(__file__).resolve().parent.parent
 KEEPER = 1000
+# How long whatever has to happen may take, on a machine that has much else to do.
+PATIENCE = 300
 
 
 class CrewError(Exception):
@@ -125,7 +127,7 @@ class Crew:
         for reader in self.readers.values():
             yield from reader.attempts.values()
 
-    def await_more(self, acknowledged: int, seconds: float = 60) -> None:
+    def await_more(self, acknowledged: int, seconds: float = PATIENCE) -> None:
         """Returns when so many more transactions have been acknowledged."""
         target = self.acknowledged + acknowledged
         deadline = time.monotonic() + seconds

@@ -24,7 +24,7 @@ from support import call
 
 from torture import Part, Run
 from torture.crash import BEFORE_A_CONTROL, BEFORE_A_KILL, CONTROL_WRITERS, FOR_CONTROLS, WRITERS, plant
-from torture.crew import Crew
+from torture.crew import PATIENCE, Crew
 from torture.ledger import Attempt
 from torture.plant import AD_HOC, FORMATS
 from torture.reckoning import CHECKS, faults, gapless, named, reckon
@@ -42,7 +42,6 @@ PRINTED = {
 }
 # Writers of a restored database have other numbers than those before.
 AFTER_THE_RESTORE = 100
-AWAITED_SECONDS = 60
 
 
 class ReadyStandby(ReadyServer, Standby):
@@ -58,10 +57,10 @@ def needs() -> str | None:
 
 
 def await_that(server: Server, condition: str, what: str) -> None:
-    ends = time.monotonic() + AWAITED_SECONDS
+    ends = time.monotonic() + PATIENCE
     while not server.execute(f"select {condition}")[0][0]:
         if time.monotonic() > ends:
-            raise TimeoutError(f"{what}: not within {AWAITED_SECONDS} s; {server.log.read_text()[-2000:]}")
+            raise TimeoutError(f"{what}: not within {PATIENCE} s; {server.log.read_text()[-2000:]}")
         time.sleep(0.05)
 
 
@@ -91,7 +90,7 @@ def promote(standby: ReadyStandby) -> None:
     # It has no standby of its own yet.
     standby.execute("alter system reset synchronous_standby_names")
     standby.execute("select pg_reload_conf()")
-    [(promoted,)] = standby.execute(f"select pg_promote(true, {AWAITED_SECONDS})")
+    [(promoted,)] = standby.execute(f"select pg_promote(true, {PATIENCE})")
     if not promoted:
         raise TimeoutError(f"the standby was not promoted: {standby.log.read_text()[-2000:]}")
 

@@ -49,6 +49,11 @@ def build(session: psycopg.Connection) -> None:
     """Installs machserial and everything else into an empty database."""
     session.execute("create extension machserial")
     session.execute("select machserial.migrate()")
+    furnish(session)
+
+
+def furnish(session: psycopg.Connection) -> None:
+    """Everything else into a database with machserial."""
     call(session, "register_site", site_id="EAST", time_zone="Pacific/Kiritimati")
     for part, (part_type, scopes) in PARTS.items():
         call(session, "register_part", part_id=part, part_type=part_type, scopes=scopes)

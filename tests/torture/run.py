@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -115,7 +116,9 @@ class ReadyServer(Server):
 
     def kill(self, with_children: bool = True) -> None:
         """kill -9 of the postmaster; then of its children, or until they have noticed by themselves."""
-        orphans = psutil.Process(self.process.pid).children()
+        orphans = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphans = psutil.Process(self.process.pid).children()
         self.process.kill()
         self.process.wait(20)
         for orphan in orphans:
@@ -123,6 +126,11 @@ class ReadyServer(Server):
                 if with_children:
                     orphan.kill()
         psutil.wait_procs(orphans, timeout=20)
+
+    def kill_now(self) -> None:
+        """kill -9 of the postmaster, if there is one at the moment."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)
 
     def relaunch(self) -> None:
         """Starts it again after its end, on the same data."""

@@ -104,8 +104,10 @@ class Writer(Client):
         self.things.learn(facts)
         self.things.learn([["asked", given["request_id"], [function, given]] for function, given in requests])
 
-    def run(self) -> None:
-        while self.goes_on():
+    def run(self, most: float = float("inf")) -> None:
+        """Until it is told to stop, or for so many transactions."""
+        last = self.next + most
+        while self.goes_on() and self.next < last:
             with self.turn():
                 if not self.connected():
                     time.sleep(0.1)
@@ -116,6 +118,7 @@ class Writer(Client):
                     self.attempt([verb.__name__ for verb in verbs], dice, self.some_work(verbs))
                 else:
                     self.settle()
+        self.forget()
 
     def some_work(self, verbs: list) -> object:
         def work(doing: Work) -> None:
