@@ -23,7 +23,7 @@ from servers import Server, Standby, ToolMissing, choose_bin
 from support import call
 
 from torture import Part, Run
-from torture.crash import BEFORE_A_CONTROL, BEFORE_A_KILL, CONTROL_WRITERS, FOR_CONTROLS, WRITERS, plant
+from torture.crash import BEFORE_A_CONTROL, BEFORE_A_KILL, CONTROL_WRITERS, FOR_CONTROLS, plant
 from torture.crew import PATIENCE, Crew
 from torture.ledger import Attempt
 from torture.plant import AD_HOC, FORMATS
@@ -40,6 +40,7 @@ PRINTED = {
     "JUMPING": r"J\d{13}",
     "BLOCKS": r"B\d{9}",
 }
+WRITERS = 4
 # Writers of a restored database have other numbers than those before.
 AFTER_THE_RESTORE = 100
 
@@ -138,7 +139,9 @@ def torture(run: Run) -> None:
             dice = run.dice(cycle)
             if cycle % 4 == 0:
                 crew.await_more(BEFORE_A_KILL)
-                restore_an_older_backup(run, pair.dsn, crew, cycle)
+                left = back_up_and_go_on(run, pair.dsn, crew)
+                with crew.standing_still():
+                    restore_an_older_backup(run, left, cycle)
             crew.await_more(BEFORE_A_KILL + dice.randrange(50))
             what = "kill -9 of the primary"
             if dice.random() < 0.3:
@@ -165,17 +168,19 @@ def require_incarnation(run: Run, primary: Server, cycle: int) -> None:
 # An older backup
 
 
-def restore_an_older_backup(run: Run, dsn: str, crew: Crew, cycle: int) -> None:
-    """Backs up, lets the writers go on, restores the backup elsewhere, and goes on there."""
-    file = run.folder / "older.dump"
-    Command(dsn).answer("backup", str(file), "--yes")
+def back_up_and_go_on(run: Run, dsn: str, crew: Crew) -> list[Attempt]:
+    """Backs up, and what has left the building by the time when the backup is old: all that was acknowledged."""
+    Command(dsn).answer("backup", str(run.folder / "older.dump"), "--yes")
     crew.await_more(BEFORE_A_KILL)
     crew.read_on()
-    # Whatever was acknowledged has left the building.
-    left = [attempt for attempt in crew.attempts() if attempt.is_acknowledged]
+    return [attempt for attempt in crew.attempts() if attempt.is_acknowledged]
+
+
+def restore_an_older_backup(run: Run, left: list[Attempt], cycle: int) -> None:
+    """Restores the backup elsewhere, and goes on there."""
     with run.server() as other:
         restored = Command(other.dsn("restored"))
-        restored.answer("restore", str(file), "--create")
+        restored.answer("restore", str(run.folder / "older.dump"), "--create")
         require_refusal(run, restored)
         registered = fence(restored, left, run.folder / "highest.csv")
         goes_on(run, restored.dsn, left, registered, cycle)
