@@ -311,9 +311,10 @@ begin
 end
 $$;
 
--- Whoever revises, deactivates or assigns a format does it one after another, and from what the one before has
--- left: holds its newest version until the transaction ends, for no key update to change it, for share to refer
--- to it. Neither concerns whoever issues numbers, who refers to the key. Formats come before assignments.
+-- Whoever revises, deactivates or assigns a format does it one after another, and from what the one before
+-- has left: holds its newest version until the transaction ends, for no key update to change it, for share
+-- to refer to it. Neither concerns whoever issues numbers, who refers to the key. Formats come before
+-- assignments.
 create function machserial._hold_format(name text, is_changing boolean) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -10,6 +10,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bad_input import PLANTED, Range, application, functions, made_up, make_scene
 from servers import Server
+
 from torture import Part, Run
 
 # So many made-up calls are one cycle.

@@ -13,6 +13,7 @@ import subprocess
 import psycopg
 from bad_input import Range, application, make_scene
 from servers import Server
+
 from torture import Part, Run
 
 # So many statements are one cycle.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from state_machine import SABOTAGE, Cloned, Rolled, play
+
 from torture import Part, Run
 
 EXAMPLES, STEPS = 5, 80

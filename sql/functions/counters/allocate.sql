@@ -51,8 +51,8 @@ create function machserial._sequence_of(counter_id bigint) returns text
 language sql immutable parallel safe
 return 'machserial.counter_' || counter_id;
 
--- Where a counter stands: the last value that it has given, or one step below where it was moved to; null while
--- it stands where it began.
+-- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
+-- while it stands where it began.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -252,6 +252,7 @@ begin
         string_agg(format('t.%I = r.key_%s', k.name, k.position), ' and ')
     into label, keys, same_row
     from unnest(machserial._key_of(relation)) with ordinality as k (name, position);
+    -- The counters are held for all parts before the first of them is numbered.
     making := format(
         'with arriving as materialized ('
         '    select row_number() over ()::integer as ordinal, n.%I::text as part_id, %s as quantity,'
@@ -264,7 +265,6 @@ begin
         '        where d.part_id = a.part_id and d.trigger_type = $1 and d.enabled'
         '    )'
         '), '
-        -- Of all parts, before the first of them is numbered.
         'held as materialized ('
         '    select machserial._hold_gapless($1, array_agg(c.part_id), array_agg(c.context))'
         '    from counted as c where c.units > 0'

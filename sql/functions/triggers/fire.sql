@@ -296,10 +296,10 @@ begin
 end
 $$;
 
--- A GAPLESS counter stays locked until its transaction ends. Where events need several of them they are all locked
--- beforehand, in the order of format, part and site, as by whoever assigns placeholders: so two that need the
--- same ones cannot deadlock. part_ids, contexts: one element an event. SECURITY DEFINER: counters are nobody's to
--- lock.
+-- A GAPLESS counter stays locked until its transaction ends. Where events need several of them they are
+-- all locked beforehand, in the order of format, part and site, as by whoever assigns placeholders: so two
+-- that need the same ones cannot deadlock. part_ids, contexts: one element an event. SECURITY DEFINER:
+-- counters are nobody's to lock.
 create function machserial._hold_gapless(trigger_type text, part_ids text[], contexts jsonb[]) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -347,8 +347,8 @@ end
 $$;
 
 -- The triggers that answer an event, in the order of their ids. Who deletes one of them waits until this
--- transaction has ended, and one that is being deleted does not fire. SECURITY DEFINER: locks what the caller may
--- not write.
+-- transaction has ended, and one that is being deleted does not fire. SECURITY DEFINER: locks what the
+-- caller may not write.
 create function machserial._hold_triggers(trigger_type text, part_id text) returns setof bigint
 language plpgsql security definer rows 1
 set search_path = pg_catalog, pg_temp
