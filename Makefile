@@ -10,15 +10,21 @@ PYTHON ?= python3
 VERSIONS ?= 14 15 16 17 18
 # Which tests, and more arguments of pytest: make test TESTS=tests/test_cli.py ARGS="--mode plain"
 ARGS ?=
+# More options of machserial bench: make bench BENCH="--quick --only batches"
+BENCH ?=
 TESTS ?= tests
+# How long make torture goes on, with which chance (that of an earlier run), and with which parts (all).
+TORTURE_MINUTES ?= 5
+SEED ?=
+ONLY ?=
 
 SHAREDIR = $(or $(shell $(PG_CONFIG) --sharedir),$(error $(PG_CONFIG) does not run: name a PostgreSQL by PG_CONFIG=…))
 EXTENSIONS = $(DESTDIR)$(SHAREDIR)/extension
 PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 $(ARGS)
 
-export PG_CONFIG PYTHON
+export PG_CONFIG PYTHON TORTURE_MINUTES ONLY
 .NOTPARALLEL:
-.PHONY: build help install uninstall demo test test-all docs lint release clean venv packages
+.PHONY: build help install uninstall demo test test-all bench torture docs lint release clean venv packages
 
 build: ## install script, update scripts and plain bundle, into build/ (the default)
 	@tests/prepare/writable.sh
@@ -33,6 +39,8 @@ help: ## this list
 	@echo '  PYTHON=$(PYTHON)   Python 3.10 or newer'
 	@echo '  VERSIONS=$(VERSIONS)   PostgreSQL versions of make test-all'
 	@echo '  TESTS=$(TESTS) ARGS=$(ARGS)   which tests, and more arguments of pytest: --mode extension|plain'
+	@echo '  BENCH=$(BENCH)   more options of machserial bench, such as --quick'
+	@echo '  TORTURE_MINUTES=$(TORTURE_MINUTES) SEED=$(SEED) ONLY=$(ONLY)   of make torture; ONLY=crash,failover'
 	@echo '  MACHSERIAL_TEST_BIN=$(MACHSERIAL_TEST_BIN)   folder of initdb and postgres to test on, or: embedded'
 
 install: build ## put both extensions into the PostgreSQL that PG_CONFIG names
@@ -56,6 +64,12 @@ test-all: build venv packages lint ## the same on every supported PostgreSQL ver
 	    echo "PostgreSQL $$version"; \
 	    MACHSERIAL_TEST_BIN=$$binaries $(PYTEST); \
 	done
+
+bench: build venv ## speed, side by side with the bare rows; make bench BENCH=--quick takes minutes, not an hour
+	.venv/bin/machserial bench --plot build/bench.svg --save build/bench.json $(BENCH)
+
+torture: build venv packages ## kills, races and malice for TORTURE_MINUTES, with a seed that can be given again
+	@PYTHONPATH=tests .venv/bin/python -m torture $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: build venv ## docs/cli.md, docs/sql.md and docs/health.md, from the command and from a database
 	.venv/bin/python -m machserial.reference docs

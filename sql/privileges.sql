@@ -67,9 +67,9 @@ begin
         _period_length _place _placeholders _possible_characters _preview_query _privileges _public_objects
         _raise_absent _raise_no_block _raise_no_vendor_serial _raise_unknown _random_number _random_space
         _render _require_all_sites _require_context _require_known_part _require_known_site _require_one_of
-        _require_quantity _require_text _require_trigger_type _resolve_token _row_source _seals
-        _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _setting
-        _shape_error _shared_scopes _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations
+        _require_quantity _require_short _require_text _require_trigger_type _resolve_token _row_source
+        _seals _seconds_since _seen_in_part _segment_text _sequence_maximum _serial _serial_errors _setting
+        _shape_error _shared_scopes _shown _single_byte _stdnum_faults _stdnum_verdicts _strange_migrations
         _tell_cut _token_expression _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared
         _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials
         _waiting_events _wal_position _walk_lineage
@@ -102,20 +102,21 @@ begin
         _active_format _actor _ad_hoc_format _assign_serials _attached_queries _block _changes
         _claim_request _cluster _columns_of _compile_vendor_pattern _context_columns _context_value
         _count_executions _described _draw_one _draw_random _draw_sequenced _draw_unsequenced _end_serial
-        _extend_runway _fire_each _free_positions _generate _generate_each _generate_for _keep_plan _key_of
-        _known_settings _local_time _lock_pending _lock_pending_vendor_serials _lock_work_order _make
-        _make_counter _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses
-        _number_alike _numbers_received _numbers_to_receive _only_part_of _period _pick _place_of
-        _present_counter _present_timeline _propagate _raise_about _raise_closed _raise_exhausted
-        _raise_finished _raise_not_received _raise_number_taken _raise_taken _raise_unchangeable_trigger
-        _raise_unresolved _read_sequence_values _receipt_fault _received_date _record_conflicts _record_each
-        _refuse_serial _register_for _register_vendor_serial _render_one _reported_part
-        _require_assignment_type _require_batch_size _require_columns _require_conditions
-        _require_different_serials _require_distinct_periods _require_fitting_serial _require_in_order
-        _require_length _require_no_pause _require_operation _require_possible_quantity _require_predictable
-        _require_reason _require_regex _require_registrable _require_reportable _require_units _resolve
-        _resolve_block _revive_counter _search_random _serial_column_code _serials_for _take_run
-        _tell_choice _type_of _units_of _use_numbers _values_in_block
+        _extend_runway _fire_each _free_positions _generate _generate_each _generate_for _hold_gapless
+        _hold_triggers _keep_plan _key_of _known_settings _local_time _lock_pending
+        _lock_pending_vendor_serials _lock_work_order _make _make_counter _make_placeholders _make_receipts
+        _needed_part _needs_reason _next_statuses _number_alike _numbers_received _numbers_to_receive
+        _only_part_of _period _pick _place_of _present_counter _propagate _raise_about _raise_closed
+        _raise_exhausted _raise_finished _raise_not_received _raise_number_taken _raise_taken
+        _raise_unchangeable_trigger _raise_unresolved _read_sequence_values _receipt_fault _received_date
+        _record_conflicts _record_each _refers_back _refuse_serial _register_for _register_vendor_serial
+        _render_one _reported_part _require_assignment_type _require_batch_size _require_columns
+        _require_conditions _require_different_serials _require_distinct_periods _require_fitting_serial
+        _require_in_order _require_length _require_name _require_no_pause _require_operation
+        _require_possible_quantity _require_predictable _require_reason _require_regex _require_registrable
+        _require_reportable _require_units _resolve _resolve_block _revive_counter _search_random
+        _serial_column_code _serials_for _take_run _tell_choice _type_of _units_of _use_numbers
+        _values_in_block
     '),
     -- Configures, resolves conflicts, and answers for what a vendor's rule refuses.
     ('supervisor', 'insert', 'table', '
@@ -139,9 +140,9 @@ begin
     '),
     ('supervisor', 'execute', 'function', '
         _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _fire_attached
-        _insert_format _is_own_table _lock_pending_conflicts _losers _prepare_all_counters _prepare_counters
-        _require_attachable _require_keepable _require_number _require_party _require_settings _require_type
-        _rivals _set_enabled _trigger _yield
+        _hold_format _insert_format _is_own_table _lock_pending_conflicts _losers _prepare_all_counters
+        _prepare_counters _require_attachable _require_keepable _require_number _require_party
+        _require_settings _require_type _rivals _set_enabled _trigger _yield
     '),
     -- Looks after it. Most of these run with the owner's rights, and ask who calls.
     ('admin', 'insert', 'table', 'health_thresholds settings'),
@@ -184,17 +185,17 @@ begin
         _merkle_root _microseconds _month_begins _name_culprits _next_run _next_value _not_before
         _numbers_reached _oldest_transaction_at _open_incarnation _outdate_plans _own_relations
         _period_start _plain_parts _plan_verification _privilege_changes _raise_cycle _raise_no_format
-        _raise_no_part _raise_no_site _raise_too_long _read_highest _read_serial _record_verification
-        _refuse_cycle_behind _require_administrator _require_audit_partition _require_fence_arguments
-        _require_fenced _require_intact_month _require_known_schema _require_locked_references
-        _require_owner _require_propagable _require_sane_clock _require_sight_of_all
-        _require_sight_of_others _require_visible_counter _require_visible_site _retire_counters _round
-        _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away _sequence_of _sequence_value
-        _set_counter _settled_id _sites_of_role _sound_archives _statement_effects _statements
-        _statuses_told _step_back _summarize _token_values _too_low _trigger_details _try_to_seal
-        _unsealed_events _vendor_rule_details _verify_anchor _verify_archives _verify_chain _verify_counts
-        _verify_partitions _verify_remembered _verify_seal _verify_seal_count _verify_seals _verify_unsealed
-        _window _with_triggers_off _with_used_ids _write_and_look _render_<n>
+        _raise_no_part _raise_no_site _raise_paused_already _raise_too_long _read_highest _read_serial
+        _record_verification _refuse_cycle_behind _require_administrator _require_audit_partition
+        _require_fence_arguments _require_fenced _require_intact_month _require_known_schema
+        _require_locked_references _require_month _require_owner _require_propagable _require_sane_clock
+        _require_sight_of_all _require_sight_of_others _require_visible_counter _require_visible_site
+        _retire_counters _round _seal_hash _seal_month _seal_months _sealed_up_to _seals_that_are_away
+        _sequence_of _sequence_value _set_counter _settled_id _sites_of_role _sound_archives
+        _statement_effects _statements _statuses_told _step_back _summarize _token_values _too_low
+        _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
+        _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal _verify_seal_count
+        _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids _write_and_look _render_<n>
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '

@@ -7,6 +7,7 @@ dsn           connection string of a fresh database without machserial
 server        the running server (tests/servers.py)
 mode          how machserial was installed: 'extension' or 'plain'; a test that uses it runs in both, but in modules
               that say ONE_MODE = True
+torture       a part of the torture for a few seconds, on servers of its own (tests/torture/)
 """
 
 from __future__ import annotations
@@ -192,6 +193,14 @@ def new_database(server: Server, clean_roles: None) -> Iterator[Callable[..., st
     yield create
     for janitor in janitors:
         janitor.drop()
+
+
+@pytest.fixture
+def torture(request: pytest.FixtureRequest) -> object:
+    """torture.holds("crash", cycles=3), torture.notices("crash", "…"); see tests/torture/short.py."""
+    from torture.short import Short
+
+    return Short(choose_bin(request.config.getoption("--pg-bin")))
 
 
 @pytest.fixture

@@ -960,6 +960,8 @@ def test_a_promoted_standby_goes_on(origin, source):
             record(copy, 3)
             check(copy)
             sealed = seal(copy)
+            # At once, whenever its first checkpoint comes.
+            assert value(copy, "select max(timeline) from machserial.audit_seals") == 2
             check(copy)
             copy.execute("checkpoint")
             check(copy)

@@ -705,6 +705,37 @@ def test_a_counter_can_be_moved_on_and_never_back(connection, allocation):
 
 
 @ALLOCATIONS
+def test_a_counter_of_long_steps_never_moves_back_little_by_little(connection, allocation):
+    make_part(connection)
+    make_format(connection, "F", "F{SEQ:3}", sequence_increment=10, allocation=allocation)
+    call(connection, "reset_counter", format="F", next_value=5, reason="moved")
+    assert (status(connection, "F").next_value, status(connection, "F").last_value) == (5, None)
+    block = call(connection, "allocate_block", format="F", quantity=3, holder="LINE")[0]
+    assert (block.first_value, block.last_value) == (5, 25)
+    for backward in (26, 34):
+        with refused(connection, "22023"):
+            call(connection, "reset_counter", format="F", next_value=backward, reason="moved")
+    call(connection, "reset_counter", format="F", next_value=37, reason="moved")
+    for backward in (28, 36):
+        with refused(connection, "22023"):
+            call(connection, "reset_counter", format="F", next_value=backward, reason="moved")
+    assert generated(connection, quantity=2, format="F") == ["F037", "F047"]
+
+
+@ALLOCATIONS
+def test_a_new_version_does_not_move_below_what_the_old_one_has_issued(connection, allocation):
+    make_part(connection)
+    make_format(connection, "F", "F{SEQ:3}", allocation=allocation)
+    generated(connection, quantity=49, format="F")
+    call(connection, "revise_format", name="F", description="the same")
+    for backward in (5, 49):
+        with refused(connection, "22023"):
+            call(connection, "reset_counter", format="F", next_value=backward, reason="moved")
+    call(connection, "reset_counter", format="F", next_value=50, reason="moved")
+    assert generated(connection, format="F") == ["F050"]
+
+
+@ALLOCATIONS
 def test_a_counter_is_moved_for_its_part_and_site_only(connection, allocation):
     call(connection, "register_site", site_id="BER")
     make_part(connection, "P")

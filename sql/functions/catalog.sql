@@ -1,5 +1,10 @@
 -- Sites and parts: what gets numbered, and where.
 
+-- What somebody gave, as a message can hold it: a text may be as long as a gigabyte.
+create function machserial._shown(given text) returns text
+language sql immutable parallel safe
+return case when length(given) > 255 then left(given, 255) || '...' else given end;
+
 create function machserial._known_scopes(scopes text[]) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -14,7 +19,7 @@ begin
     raise exception using
         errcode = 'invalid_parameter_value',
         message = 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
-        detail = format('Given: %s.', scopes),
+        detail = format('Given: %s.', coalesce(machserial._shown(scopes::text), 'null')),
         hint = 'Leave scopes out for the part''s default, {SITE,PART_TYPE}.';
 end
 $$;
@@ -28,9 +33,36 @@ begin
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('%s is missing', argument),
-            detail = format('%s is %s.', argument, coalesce(quote_literal(value), 'null')),
+            detail = format('%s is %s.', argument, coalesce(quote_literal(machserial._shown(value)), 'null')),
             hint = format('Give %s as a text that is not empty.', argument);
     end if;
+end
+$$;
+
+-- For what is looked up by an index, which has no room for a text of any length. Null passes.
+create function machserial._require_short(argument text, value text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if length(value) > 255 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s is too long', argument),
+            detail = format('It has %s characters: %L.', length(value), machserial._shown(value)),
+            hint = format('Give a %s of at most 255 characters.', argument);
+    end if;
+end
+$$;
+
+-- A name by which something is known.
+create function machserial._require_name(argument text, value text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_short(argument, value);
+    perform machserial._require_text(argument, value);
 end
 $$;
 
@@ -41,7 +73,7 @@ as $$
 begin
     raise exception using
         errcode = 'foreign_key_violation',
-        message = format('%s %s is unknown', kind, coalesce(quote_literal(id), 'null')),
+        message = format('%s %s is unknown', kind, coalesce(quote_literal(machserial._shown(id)), 'null')),
         detail = format('No %s has this id.', kind),
         hint = format('Make it known with %s(...).', remedy);
 end
@@ -177,7 +209,8 @@ as $$
 declare
     registered machserial.site;
 begin
-    perform machserial._require_text('site_id', site_id);
+    perform machserial._require_name('site_id', site_id);
+    perform machserial._require_short('time_zone', time_zone);
     if not exists (
         select from pg_timezone_names as z where lower(z.name) = lower(register_site.time_zone)
     ) then
@@ -199,7 +232,8 @@ $$;
 
 comment on function machserial.register_site(text, text, text) is
 'Registers a site, or changes the one with this id. time_zone: IANA name; date tokens and resets follow it.
-Errors: 22023 no site_id, unknown time zone.';
+site_id: at most 255 characters.
+Errors: 22023 no site_id or one that is too long, unknown time zone.';
 
 create function machserial.register_part(
     part_id text, part_type text, name text default null, scopes text[] default null
@@ -212,8 +246,8 @@ declare
     registered machserial.part;
     wanted_scopes text[];
 begin
-    perform machserial._require_text('part_id', part_id);
-    perform machserial._require_text('part_type', part_type);
+    perform machserial._require_name('part_id', part_id);
+    perform machserial._require_name('part_type', part_type);
     wanted_scopes := machserial._known_scopes(coalesce(register_part.scopes, '{SITE,PART_TYPE}'));
     insert into machserial.parts as p (id, part_type, name, default_scopes)
     values (register_part.part_id, register_part.part_type, register_part.name, wanted_scopes)
@@ -242,4 +276,5 @@ $$;
 comment on function machserial.register_part(text, text, text, text[]) is
 'Registers a part, or changes the one with this id; what is left out stays. scopes: where its numbers must not
 repeat, of ENTERPRISE, SITE, PART_TYPE (a new part: {SITE,PART_TYPE}).
-Errors: 22023 missing or unknown argument; 55000 another part_type for a part that has serials.';
+part_id and part_type: at most 255 characters.
+Errors: 22023 a missing, unknown or too long argument; 55000 another part_type for a part that has serials.';

@@ -30,8 +30,8 @@ begin
     where replace(k.candidate, '_', '') = regexp_replace(name, '[^a-z0-9]|^iso7064', '', 'g');
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('check digit algorithm %L is unknown', algorithm),
-        detail = format('Given: %L.', algorithm),
+        message = format('check digit algorithm %L is unknown', machserial._shown(algorithm)),
+        detail = format('Given: %L.', machserial._shown(algorithm)),
         hint = concat(
             'Did you mean ' || nearest || '? ', 'Known are ', array_to_string(known, ', '),
             ', and modulo11 for mod11, custom for verhoeff.'
@@ -212,7 +212,8 @@ begin
                 message = format('%s does not know the character %L', name, left(foreign_characters, 1)),
                 detail = format(
                     'Position %s of %L.',
-                    strpos(payload collate "C", left(foreign_characters, 1) collate "C"), payload
+                    strpos(payload collate "C", left(foreign_characters, 1) collate "C"),
+                    machserial._shown(payload)
                 ),
                 hint = format('Use only these characters: %s', letters);
         end if;
@@ -222,7 +223,7 @@ begin
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('there is nothing for %s to check', name),
-            detail = format('The text is %L.', payload),
+            detail = format('The text is %L.', machserial._shown(payload)),
             hint = format('Give at least one of these characters: %s', letters);
     end if;
     if name in ('luhn', 'luhn36', 'mod10') then

@@ -10,7 +10,9 @@ begin
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%s cannot be %s', argument, coalesce(quote_literal(value), 'null')),
+        message = format(
+            '%s cannot be %s', argument, coalesce(quote_literal(machserial._shown(value)), 'null')
+        ),
         detail = format('It is one of %s.', array_to_string(choices, ', ')),
         hint = format('Did you mean %s?', machserial._nearest(coalesce(value, ''), choices));
 end
@@ -255,7 +257,7 @@ declare
     made machserial.serial_format;
     next_version integer;
 begin
-    perform machserial._require_text('name', name);
+    perform machserial._require_name('name', name);
     -- The name of a deactivated format may be used again: its versions go on counting.
     select coalesce(max(f.version), 0) + 1 into next_version
     from machserial.serial_formats as f where f.name = create_format.name
@@ -309,6 +311,33 @@ begin
 end
 $$;
 
+-- Whoever revises, deactivates or assigns a format does it one after another, and from what the one before
+-- has left: holds its newest version until the transaction ends, for no key update to change it, for share
+-- to refer to it. Neither concerns whoever issues numbers, who refers to the key. Formats come before
+-- assignments.
+create function machserial._hold_format(name text, is_changing boolean) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held integer;
+begin
+    loop
+        if is_changing then
+            select f.version into held from machserial.serial_formats as f where f.name = _hold_format.name
+            order by f.version desc limit 1 for no key update;
+        else
+            select f.version into held from machserial.serial_formats as f where f.name = _hold_format.name
+            order by f.version desc limit 1 for share;
+        end if;
+        -- Whoever was waited for may have made a newer one.
+        exit when not exists (
+            select from machserial.serial_formats as f where f.name = _hold_format.name and f.version > held
+        );
+    end loop;
+end
+$$;
+
 create function machserial.revise_format(
     name text, pattern text default null, description text default null, sequence_start bigint default null,
     sequence_increment bigint default null, reset text default null, counter_per text default null,
@@ -323,12 +352,11 @@ declare
     latest record;
     made machserial.serial_format;
 begin
+    perform machserial._hold_format(name, true);
     select f.* into latest
     from machserial.serial_formats as f where f.name = revise_format.name
     order by f.version desc
-    limit 1
-    -- No key update: whoever issues numbers meanwhile refers to the row's key and does not wait.
-    for no key update;
+    limit 1;
     if latest.id is null then
         perform machserial._raise_unknown('format', name, 'machserial.create_format');
     elsif latest.is_ad_hoc and pattern is not null and pattern <> latest.pattern then
@@ -349,6 +377,13 @@ begin
         coalesce(allocation, latest.allocation), coalesce(letter_case, latest.letter_case), latest.is_ad_hoc,
         latest.id, case when sequence_start is null then latest.id end
     );
+    if made.id is null then
+        -- create_format() has brought the name back at this moment: it is that version which is revised.
+        return machserial.revise_format(
+            name, pattern, description, sequence_start, sequence_increment, reset, counter_per, allocation,
+            letter_case
+        );
+    end if;
     update machserial.format_assignments as a set format_id = made.id where a.format_id = latest.id;
     return made;
 end
@@ -364,8 +399,10 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    active machserial.serial_format := machserial._active_format(name);
+    active machserial.serial_format;
 begin
+    perform machserial._hold_format(name, true);
+    active := machserial._active_format(name);
     update machserial.serial_formats as f set is_active = false where f.id = active.id;
     active.is_active := false;
     return active;
@@ -458,9 +495,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    active constant machserial.serial_format := machserial._active_format(_assign.format);
+    active machserial.serial_format;
     assignment_id bigint;
 begin
+    perform machserial._hold_format(_assign.format, false);
+    active := machserial._active_format(_assign.format);
     if _assign.effective_until <= coalesce(_assign.effective_from, now()) then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -513,7 +552,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_text('part_type', part_type);
+    perform machserial._require_name('part_type', part_type);
     return machserial._assign(null, part_type, format, priority, effective_from, effective_until);
 end
 $$;
@@ -536,7 +575,10 @@ begin
     if removed = 0 then
         raise exception using
             errcode = 'no_data_found',
-            message = format('format %s is not assigned to part %s', format, part_id),
+            message = format(
+                'format %s is not assigned to part %s', coalesce(machserial._shown(format), 'null'),
+                coalesce(machserial._shown(part_id), 'null')
+            ),
             detail = 'There is no such assignment.',
             hint = 'See select * from machserial.format_assignments.';
     end if;

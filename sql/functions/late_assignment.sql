@@ -108,7 +108,10 @@ begin
             when 'PENDING' then 'which unit it stands for cannot be changed'
             else 'nothing but its notes can be changed'
         end),
-        detail = format('The change is %s.', machserial._changes(to_jsonb(old), to_jsonb(new)) - 'notes'),
+        detail = format(
+            'The change is %s.',
+            machserial._shown((machserial._changes(to_jsonb(old), to_jsonb(new)) - 'notes')::text)
+        ),
         hint = case old.status
             when 'PENDING'
                 then 'End it with machserial.fail_placeholder(placeholder_id, reason), and create another.'
@@ -217,6 +220,9 @@ begin
     perform machserial._require_known_part(create_placeholders.part_id);
     perform machserial._require_known_site(site);
     perform machserial._require_context(create_placeholders.context);
+    perform machserial._require_short('work_order_id', create_placeholders.work_order_id);
+    perform machserial._require_short('lot_number', create_placeholders.lot_number);
+    perform machserial._require_short('operation_code', create_placeholders.operation_code);
     with created as (
         insert into machserial.late_assignment_placeholders (
             part_id, site_id, work_order_id, lot_number, operation_code, context

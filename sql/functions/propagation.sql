@@ -49,7 +49,7 @@ begin
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('propagation %s is on record: nothing but its notes can be changed', old.id),
-        detail = format('The change is %s.', changes),
+        detail = format('The change is %s.', machserial._shown(changes::text)),
         hint = 'Put on record what happened next, and say in notes what was wrong.';
 end
 $$;
@@ -528,7 +528,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    given constant bigint[] := source_ids || target_ids;
+    given constant bigint[] := array(
+        select i.id from unnest(source_ids) as i (id) union all select i.id from unnest(target_ids) as i (id)
+    );
     fault text;
     unknown bigint[];
 begin
@@ -577,7 +579,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_text('operation_code', operation_code);
+    perform machserial._require_name('operation_code', operation_code);
     if routing_sequence >= 0 and quantity > 0 and quantity < 'infinity' then
         return;
     end if;

@@ -58,16 +58,35 @@ begin
 end
 $$;
 
+-- Whoever receives numbers must not wait for a rule. Only a back reference makes PostgreSQL try one way after
+-- another; whatever else a regular expression says costs a step a character.
+create function machserial._refers_back(regex text) returns boolean
+language sql immutable parallel safe
+return replace(regex, repeat(chr(92), 2), '') ~ concat('[', repeat(chr(92), 2), '][1-9]');
+
 create function machserial._require_regex(regex text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if length(regex) > 1000 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'the regular expression is too long',
+            detail = format('It has %s characters: %L.', length(regex), machserial._shown(regex)),
+            hint = 'Give one of at most 1000 characters.';
+    elsif machserial._refers_back(regex) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%L refers back', machserial._shown(regex)),
+            detail = 'To match a back reference may take for ever.',
+            hint = 'Write what is to be there again, or check it where the numbers are made.';
+    end if;
     perform '' ~ regex;
 exception when invalid_regular_expression then
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%L is not a regular expression', regex),
+        message = format('%L is not a regular expression', machserial._shown(regex)),
         detail = format('PostgreSQL says: %s.', sqlerrm),
         hint = 'Write it as for the operator ~, for instance ^AC-[0-9]{6}$.';
 end
@@ -170,8 +189,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_text('vendor_name', new.vendor_name);
     new.vendor_name := machserial._trimmed(new.vendor_name);
+    perform machserial._require_name('vendor_name', new.vendor_name);
     if new.part_id is not null then
         perform machserial._require_known_part(new.part_id);
     end if;
@@ -295,7 +314,8 @@ comment on function machserial.set_vendor_rule(text, text, text, text, integer, 
 'Says what the numbers of a vendor look like; the vendor''s rule for this part, if there is one, is replaced
 as a whole. part_id: null is the vendor''s general rule; a part''s own rule comes before it, and then the
 general one does not hold. pattern: see parse_pattern(). regex: as for the operator ~, so anchor it with ^ and
-$. min_length, max_length: characters. check_algorithm: see check_digit(); what it does not know, such as
+$; at most 1000 characters, without back references. min_length, max_length: characters. check_algorithm:
+see check_digit(); what it does not know, such as
 separators, is skipped. stdnum_kind: see stdnum_is_valid() of machserial_plpython, such as imei. At least one
 of the six. It holds for what is received from now on. Returns the rule.
 Errors: 22023 a faulty argument, or no criterion; 23503 unknown part; 0A000 stdnum_kind where
@@ -321,8 +341,9 @@ begin
         raise exception using
             errcode = 'no_data_found',
             message = format(
-                'vendor %s has no rule for %s', coalesce(delete_vendor_rule.vendor_name, 'null'),
-                coalesce('part ' || delete_vendor_rule.part_id, 'all parts')
+                'vendor %s has no rule for %s',
+                coalesce(machserial._shown(delete_vendor_rule.vendor_name), 'null'),
+                coalesce('part ' || machserial._shown(delete_vendor_rule.part_id), 'all parts')
             ),
             detail = 'machserial.vendor_rules has no such row.',
             hint = 'A rule for one part and the general one are deleted each by itself.';
@@ -565,8 +586,8 @@ as $$
 declare
     actor constant text := machserial._actor();
 begin
-    perform machserial._require_text('vendor_name', new.vendor_name);
     new.vendor_name := machserial._trimmed(new.vendor_name);
+    perform machserial._require_name('vendor_name', new.vendor_name);
     if new.id is null then
         new.id := machserial._register_vendor_serial(
             new.serial_number, new.part_id, new.site_id, new.status, new.rejection_reason
@@ -984,7 +1005,7 @@ declare
     taken text[];
     broken jsonb;
 begin
-    perform machserial._require_text('vendor_name', receive_vendor_serials.vendor_name);
+    perform machserial._require_name('vendor_name', machserial._trimmed(receive_vendor_serials.vendor_name));
     -- The numbers themselves are answered one by one.
     perform machserial._require_registrable(
         case when receive_vendor_serials.serial_numbers is not null then '{}'::text[] end, 'VENDOR', 'RECORD'

@@ -3,7 +3,7 @@ create table machserial.sites (
     name text,
     time_zone text not null default 'UTC',
     created_at timestamptz not null default now(),
-    constraint sites_id_is_given check (id <> ''),
+    constraint sites_id_is_given check (id <> '' and length(id) <= 255),
     -- Conversion itself refuses a zone that the server does not know.
     constraint sites_time_zone_exists
     check (timezone(time_zone, '2000-01-01 00:00:00+00'::timestamptz) is not null)
@@ -23,8 +23,8 @@ create table machserial.parts (
     name text,
     default_scopes text[] not null default '{SITE,PART_TYPE}',
     created_at timestamptz not null default now(),
-    constraint parts_id_is_given check (id <> ''),
-    constraint parts_part_type_is_given check (part_type <> ''),
+    constraint parts_id_is_given check (id <> '' and length(id) <= 255),
+    constraint parts_part_type_is_given check (part_type <> '' and length(part_type) <= 255),
     constraint parts_default_scopes_are_known
     check (default_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(default_scopes) > 0),
     -- What serials refer to, so that a serial cannot claim its number under another type than its part's.

@@ -19,6 +19,7 @@ create table machserial.late_assignment_placeholders (
     created_by text not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint late_assignment_placeholders_serial_id_key unique (serial_id),
+    constraint late_assignment_placeholders_work_order_is_short check (length(work_order_id) <= 255),
     constraint late_assignment_placeholders_context_is_an_object check (jsonb_typeof(context) = 'object'),
     constraint late_assignment_placeholders_status_is_known
     check (status in ('PENDING', 'SERIALIZED', 'FAILED')),

@@ -20,7 +20,7 @@ create table machserial.number_blocks (
     closed_by text,
     closing_reason text,
     constraint number_blocks_generation_request_id_key unique (generation_request_id),
-    constraint number_blocks_holder_is_given check (btrim(holder) <> ''),
+    constraint number_blocks_holder_is_given check (btrim(holder) <> '' and length(holder) <= 255),
     constraint number_blocks_quantity_is_in_range check (quantity between 1 and 1000000),
     constraint number_blocks_run_has_the_quantity
     check (last_value - first_value = (quantity - 1::bigint + cardinality(skipped_values)) * increment),

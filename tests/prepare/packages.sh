@@ -1,6 +1,6 @@
 #!/bin/sh
 # For root on Debian: a PostgreSQL server to test on, with plpgsql_check, PL/Python and its libraries, where they are
-# missing; Redis and PgBouncer, which some tests start for themselves; and a clock that can be set. Everybody else tests
+# missing; Redis, PgBouncer and sqlsmith, which some tests start for themselves; and a clock that can be set. Others test
 # on the server that is there, else on the embedded one; make lint and the tests say what they had to leave out.
 set -eu
 . tests/prepare/apt.sh
@@ -40,6 +40,8 @@ if [ -n "$wanted" ]; then
         echo 'make: going on without the tests that need them'
     fi
 fi
+
+has_program sqlsmith || apt_install sqlsmith || echo 'make: going on without sqlsmith'
 
 [ -z "${MACHSERIAL_TEST_BIN:-}" ] || exit 0
 

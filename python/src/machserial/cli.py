@@ -6,6 +6,7 @@ import click
 
 from machserial.commands.audit import audit_group
 from machserial.commands.backup import backup, restore
+from machserial.commands.bench import bench
 from machserial.commands.blocks import blocks_group
 from machserial.commands.cache import cache_group
 from machserial.commands.completion import completion
@@ -57,6 +58,7 @@ def main() -> None:
 for command in (
     audit_group,
     backup,
+    bench,
     blocks_group,
     completion,
     cache_group,

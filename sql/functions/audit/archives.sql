@@ -163,6 +163,7 @@ declare
     archive_id bigint;
 begin
     perform machserial._require_administrator('machserial.record_archive()');
+    perform machserial._require_month(record_archive.month);
     select a.id into archive_id
     from machserial.audit_archives as a
     where
@@ -233,7 +234,7 @@ comment on function machserial.record_archive(date, bigint, bigint, bigint, byte
 'Puts on record that a month''s events (of its seals first_seal_id to last_seal_id) are in files as well,
 after comparing them with what is here: merkle_root is the root over the seals'' roots (docs/audit.md).
 The same archive again gives the same id. Called by machserial audit archive.
-Errors: 55000 the month is not over or not sealed, or the archive is not what is sealed.';
+Errors: 22023 no month; 55000 the month is not over or not sealed, or the archive is not what is sealed.';
 
 create function machserial.drop_archived(month date) returns boolean
 language plpgsql security definer
@@ -241,18 +242,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    detached constant regclass := machserial._detached_partition(drop_archived.month);
-    last_seal_id constant bigint := (
-        select max(s.id) from machserial.audit_seals as s where s.month = drop_archived.month
-    );
+    detached regclass;
+    last_seal_id bigint;
     archived_to bigint;
     unsealed bigint;
     events bigint;
 begin
     perform machserial._require_administrator('machserial.drop_archived()');
+    perform machserial._require_month(drop_archived.month);
+    detached := machserial._detached_partition(drop_archived.month);
     if detached is null then
         return false;
     end if;
+    last_seal_id := (select max(s.id) from machserial.audit_seals as s where s.month = drop_archived.month);
     archived_to := (
         select max(a.last_seal_id) from machserial._sound_archives() as a where a.month = drop_archived.month
     );
@@ -282,8 +284,8 @@ $$;
 comment on function machserial.drop_archived(date) is
 'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether
 there was one. Called by machserial audit archive --drop, which verifies the files before.
-Errors: 55000 the month is not archived, or the table is not what was sealed; 42501 neither the owner nor an
-administrator.';
+Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 neither the
+owner nor an administrator.';
 
 create function machserial.restore_archived(month date) returns text
 language plpgsql security definer
@@ -291,9 +293,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    name constant text := machserial._audit_partition(restore_archived.month);
+    name text;
 begin
     perform machserial._require_administrator('machserial.restore_archived()');
+    perform machserial._require_month(restore_archived.month);
+    name := machserial._audit_partition(restore_archived.month);
     if to_regclass('machserial.' || name) is null
         and machserial._detached_partition(restore_archived.month) is not null
     then
@@ -319,7 +323,7 @@ $$;
 comment on function machserial.restore_archived(date) is
 'Makes the partition of a month (its first day) to which archived events come back, or attaches the one
 that was only detached. Returns its name. Called by machserial audit restore.
-Errors: 42501 neither the owner nor an administrator.';
+Errors: 22023 no month; 42501 neither the owner nor an administrator.';
 
 create function machserial.verify_archived(month date) returns bigint
 language plpgsql security definer
@@ -331,6 +335,7 @@ declare
     events bigint;
 begin
     perform machserial._require_administrator('machserial.verify_archived()');
+    perform machserial._require_month(verify_archived.month);
     select p.relation into attached from machserial._audit_partitions() as p where p.month = verify_archived.month;
     if attached is null then
         return 0;
@@ -348,4 +353,4 @@ $$;
 comment on function machserial.verify_archived(date) is
 'After events have come back: that all of the month that are here are as they were sealed. Returns how many
 there are, and puts that on record. Called by machserial audit restore.
-Errors: 55000 one is missing, changed, or was never sealed.';
+Errors: 22023 no month; 55000 one is missing, changed, or was never sealed.';

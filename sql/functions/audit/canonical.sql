@@ -181,7 +181,7 @@ as $$
 declare
     reached bytea := leaf_hash;
     position integer := leaf_index;
-    last_position integer := tree_size - 1;
+    last_position integer := greatest(tree_size, 0) - 1;
     beside bytea;
 begin
     if leaf_index is null or tree_size is null or leaf_index < 0 or leaf_index >= tree_size then

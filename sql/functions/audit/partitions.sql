@@ -66,6 +66,24 @@ begin
 end
 $$;
 
+-- A month as an argument names it: by its first day.
+create function machserial._require_month(month date) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if month is null or month not between '2020-01-01'::date and '2099-12-01'::date
+        or extract(day from month) <> 1
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('month cannot be %s', coalesce(month::text, 'null')),
+            detail = 'It is the first day of a month of 2020 to 2099.',
+            hint = 'See machserial.audit_months().';
+    end if;
+end
+$$;
+
 -- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
 create function machserial._make_audit_partition(month date) returns boolean
 language plpgsql security definer

@@ -167,8 +167,9 @@ begin
 end
 $$;
 
--- Which cluster this is. Its timeline changes when a standby is promoted or a backup recovered. Where
--- neither may be asked for, transaction ids alone have to tell (see _is_other_cluster).
+-- Which cluster this is. Its timeline changes when a standby is promoted or a backup recovered; the control
+-- file has it only after the next checkpoint. Where neither may be asked for, transaction ids alone have to
+-- tell (see _is_other_cluster).
 create function machserial._cluster(out system_identifier bigint, out timeline integer)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -176,6 +177,9 @@ as $$
 begin
     select s.system_identifier, c.timeline_id into system_identifier, timeline
     from pg_control_system() as s, pg_control_checkpoint() as c;
+    if not pg_is_in_recovery() then
+        timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
+    end if;
 exception when insufficient_privilege then
     system_identifier := 0;
     timeline := 0;

@@ -39,7 +39,9 @@ begin
             or n.period_starts <= now() at time zone 'UTC'
     )
     select
-        m.name, concat_ws('/', nullif(m.site_id, ''), nullif(m.part_id, '')), m.period, m.last_value,
+        m.name, concat_ws('/', nullif(m.site_id, ''), nullif(m.part_id, '')), m.period,
+        -- Moved on before its first number, it may stand below what it can give.
+        case when m.last_value >= m.sequence_start then m.last_value end,
         m.capacity,
         round(
             100.0 * (m.next_value::numeric - m.sequence_start) / m.sequence_increment / m.capacity, 2
@@ -81,7 +83,8 @@ begin
 end
 $$;
 
--- Moves a counter on, unless it has come that far already.
+-- Moves a counter on, unless it would be moved back: what it gives next bounds all that it has given, in any
+-- version that it continues and in blocks, also where its steps are long.
 create function machserial._set_counter(
     counter_id bigint, allocation text, next_value bigint, increment bigint
 )
@@ -94,12 +97,13 @@ declare
 begin
     if allocation = 'GAPLESS' then
         update machserial.counters as c set last_value = next_value - increment
-        where c.id = counter_id and coalesce(c.last_value < next_value, true);
+        where c.id = counter_id and coalesce(c.last_value + increment, c.first_value) <= next_value;
         return found;
     end if;
     begin
         perform machserial._hold_sequence(counter_id);
-        is_ahead := coalesce(machserial._last_value(counter_id) < next_value, true);
+        is_ahead := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass)
+            <= next_value - increment;
         if is_ahead then
             perform setval(machserial._sequence_of(counter_id)::regclass, next_value - increment);
         end if;
@@ -147,10 +151,11 @@ declare
     reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
     counter_id bigint;
     last_value bigint;
+    next_before bigint;
     is_moved boolean := false;
 begin
     perform machserial._require_administrator('machserial.reset_counter()');
-    if active.counter_per in ('PART', 'SITE_PART') then
+    if active.counter_per in ('PART', 'SITE_PART') or reset_counter.part_id is not null then
         perform machserial._require_known_part(reset_counter.part_id);
     end if;
     if highest is null then
@@ -169,14 +174,22 @@ begin
     end if;
     if not is_moved then
         last_value := machserial._last_value(counter_id);
+        next_before := (
+            select coalesce(last_value + active.sequence_increment, c.first_value)
+            from machserial.counters as c where c.id = counter_id
+        );
         raise exception using
             errcode = 'invalid_parameter_value',
             message = pg_catalog.format('the counter of format %s cannot go to %s', active.name,
                 coalesce(reset_counter.next_value::text, 'null')),
-            detail = pg_catalog.format('The last sequence number given is %s, the highest is %s.',
-                coalesce(last_value::text, 'none'), highest),
-            hint = pg_catalog.format('Give %s to %s: going back would issue numbers twice.',
-                coalesce(last_value + 1, active.sequence_start), highest);
+            detail = pg_catalog.format('The next sequence number is %s, the highest is %s.',
+                next_before, highest),
+            hint = case
+                when next_before <= highest then pg_catalog.format(
+                    'Give %s to %s: going back would issue numbers twice.', next_before, highest
+                )
+                else 'There are no numbers left: make room with machserial.revise_format(name, pattern => ...).'
+            end;
     end if;
     perform set_config('machserial.reason', given_reason, true);
     perform machserial._audit(
@@ -194,7 +207,7 @@ comment on function machserial.reset_counter(text, bigint, text, text, text) is
 'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id
 choose the counter where the format counts per part or site. A sequence keeps the move even if the
 transaction is rolled back. reason: why; null means machserial.reason.
-Errors: 22023 no reason, or next_value is not above the last number given, or is more than the pattern holds;
+Errors: 22023 no reason, or next_value is less than what would come next, or more than the pattern holds;
 23503 unknown format, part or site; 55000 a deactivated format.';
 
 -- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that

@@ -51,7 +51,8 @@ create function machserial._sequence_of(counter_id bigint) returns text
 language sql immutable parallel safe
 return 'machserial.counter_' || counter_id;
 
--- Last value that a counter has given, null if none.
+-- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
+-- while it stands where it began.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -63,7 +64,7 @@ begin
     if machserial._may_be_limited() then
         perform machserial._require_visible_counter(counter_id);
     end if;
-    select c.first_value, c.last_value, f.allocation, c.retired_at into counter
+    select c.first_value, c.last_value, f.allocation, f.sequence_increment, c.retired_at into counter
     from machserial.counters as c
     inner join machserial.serial_formats as f on f.id = c.format_id
     where c.id = _last_value.counter_id;
@@ -71,7 +72,7 @@ begin
         return counter.last_value;
     end if;
     reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
-    return case when reached >= counter.first_value then reached end;
+    return nullif(reached, counter.first_value - counter.sequence_increment);
 end
 $$;
 
@@ -171,6 +172,15 @@ begin
     end if;
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
+    -- Looked at first: an insert would wait for whoever is counting in the row.
+    select c.id into counter_id
+    from machserial.counters as c
+    where
+        c.format_id = format.id and c.part_id = _make_counter.part_id
+        and c.site_id = _make_counter.site_id and c.period = counter_period;
+    if counter_id is not null then
+        return counter_id;
+    end if;
     begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
     insert into machserial.counters as c (
         format_id, part_id, site_id, period, period_starts, first_value, has_runway
@@ -287,8 +297,11 @@ as $$
 declare
     counter record;
 begin
-    select c.* into counter from machserial.counters as c where c.id = _revive_counter.counter_id for update;
-    if counter.retired_at is not null then
+    -- Only a retired one is locked: those who allocate blocks of one that counts do not wait for each other.
+    select c.* into counter from machserial.counters as c
+    where c.id = _revive_counter.counter_id and c.retired_at is not null
+    for update;
+    if found then
         perform machserial._create_sequence(counter_id, counter.first_value);
         if counter.last_value is not null then
             perform setval(machserial._sequence_of(counter_id)::regclass, counter.last_value);

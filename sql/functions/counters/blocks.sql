@@ -37,14 +37,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    reached constant bigint := machserial._last_value(new.counter_id);
+    reached bigint;
 begin
-    new.increment := (
-        select f.sequence_increment
-        from machserial.counters as c
-        inner join machserial.serial_formats as f on f.id = c.format_id
-        where c.id = new.counter_id
-    );
+    select f.sequence_increment into new.increment
+    from machserial.counters as c
+    inner join machserial.serial_formats as f on f.id = c.format_id
+    where c.id = new.counter_id;
+    -- Its foreign key refuses a counter that there is none of.
+    if not found then
+        new.increment := 1;
+        return new;
+    end if;
+    reached := machserial._last_value(new.counter_id);
     if new.last_value <= reached then
         return new;
     end if;
@@ -70,7 +74,9 @@ begin
             message = format('block %s is on record: what it is cannot be changed', old.id),
             detail = format(
                 'The change says %s.',
-                machserial._changes(to_jsonb(old) - changeable, to_jsonb(new) - changeable)
+                machserial._shown(
+                    machserial._changes(to_jsonb(old) - changeable, to_jsonb(new) - changeable)::text
+                )
             ),
             hint = 'Return the block, and allocate another.';
     elsif old.status <> 'OPEN' and to_jsonb(new) <> to_jsonb(old) then
@@ -557,7 +563,7 @@ declare
     made_id bigint;
 begin
     perform machserial._require_quantity(allocate_block.quantity);
-    perform machserial._require_text('holder', allocate_block.holder);
+    perform machserial._require_name('holder', allocate_block.holder);
     select null::bigint as id, false as is_repeated into request;
     if allocate_block.request_id is not null then
         request := machserial._claim_request(allocate_block.request_id, jsonb_build_object(
@@ -701,7 +707,10 @@ begin
     if wanted_id is null or part_id <> wanted_id then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('block %s cannot be reported for part %s', block_id, coalesce(part_id, 'null')),
+            message = format(
+                'block %s cannot be reported for part %s', block_id,
+                coalesce(machserial._shown(part_id), 'null')
+            ),
             detail = case
                 when wanted_id is not null then format('It was allocated for part %s.', wanted_id)
                 else format('Neither it nor its format %s says which part the numbers are on.', block.format)

@@ -22,6 +22,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if jsonb_typeof(coalesce(context, '{}')) = 'object' then
+        -- These have columns of their own, with an index or more.
+        perform machserial._require_short(k.key, context ->> k.key)
+        from unnest('{work_order_id,lot_number,operation_code}'::text[]) as k (key);
         return coalesce(context, '{}');
     end if;
     raise exception using
@@ -114,9 +117,10 @@ declare
     site constant text := coalesce(_resolve.site_id, 'DEFAULT');
     known record;
 begin
-    if jsonb_typeof(_resolve.context) <> 'object' then
+    if jsonb_typeof(_resolve.context) <> 'object' or pg_column_size(_resolve.context) > 255 then
         perform machserial._require_context(_resolve.context);
-    elsif _resolve.format is not null then
+    end if;
+    if _resolve.format is not null then
         wanted_format := (machserial._active_format(_resolve.format)).id;
     elsif _resolve.pattern is not null then
         wanted_format := machserial._ad_hoc_format(_resolve.pattern);
@@ -247,6 +251,9 @@ as $$
 declare
     earlier record;
 begin
+    if length(_claim_request.request_id) > 255 then
+        perform machserial._require_short('request_id', _claim_request.request_id);
+    end if;
     insert into machserial.generation_requests as r (request_id, arguments)
     values (_claim_request.request_id, _claim_request.arguments)
     on conflict on constraint generation_requests_request_id_key do nothing
@@ -276,7 +283,8 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('request %s has been used for something else', _claim_request.request_id),
             detail = format(
-                'It asked for %s, now it asks for %s.', earlier.arguments, _claim_request.arguments
+                'It asked for %s, now it asks for %s.', machserial._shown(earlier.arguments::text),
+                machserial._shown(_claim_request.arguments::text)
             ),
             hint = 'Use a new request_id for a new request.';
     end if;
@@ -484,6 +492,8 @@ begin
             n.part_id = case
                 when
                     generate.request_id is null and jsonb_typeof(generate.context) = 'object'
+                    -- What is longer may be too long for an index: _require_context() looks.
+                    and pg_column_size(generate.context) <= 255
                     and coalesce(current_setting('machserial.debug', true), '')
                     not in ('on', 'true', 'yes', '1')
                     then generate.part_id
@@ -514,7 +524,8 @@ comment on function machserial.generate(text, integer, text, text, text, jsonb, 
 'Issues serial numbers for a part and puts them on record; they exist if and only if the transaction commits.
 quantity: 1 to 1,000,000. format: a format by name; else pattern: an ad-hoc pattern, which becomes a format
 of its own; else the part''s format (format_for). site_id: null means DEFAULT. context: an object that may
-hold work_order_id, lot_number, operation_code and what {CTX:...} names. request_id: the same call with the
+hold work_order_id, lot_number, operation_code (at most 255 characters) and what {CTX:...} names. request_id
+(at most 255 characters): the same call with the
 same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something

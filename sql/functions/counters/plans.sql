@@ -190,6 +190,8 @@ begin
         and c.site_id = case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end
         and c.period = machserial._period(f.reset, l.local_time)
     where p.id = _keep_plan.part_id and (c.id is not null or f.sequence_maximum is null)
+    -- Whoever is about to take the part or the site away, or to change its type, is not waited for.
+    for key share of p, s skip locked
     on conflict on constraint numbering_plans_pkey do update
     set
         part_type = excluded.part_type, scopes = excluded.scopes, time_zone = excluded.time_zone,

@@ -1,21 +1,6 @@
 -- What a cache of taken numbers asks of the database. It holds committed claims only, never that a number is
 -- free, and what it says is of one epoch: of this database, since its last restore, failover and flush.
 
--- A promoted server has its timeline at once; its control file only after the next checkpoint.
-create function machserial._present_timeline() returns integer
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not pg_is_in_recovery() then
-        return ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
-    end if;
-    return (select c.timeline from machserial._cluster() as c);
-exception when insufficient_privilege or feature_not_supported then
-    return (select c.timeline from machserial._cluster() as c);
-end
-$$;
-
 create function machserial.cache_epoch(
     out database_name text, out epoch_name text, out secret bytea, out ttl text, out horizon bigint,
     out next_transaction_id bigint
@@ -28,10 +13,7 @@ begin
     select
         format('%s/%s', c.system_identifier, d.oid),
         -- The file of the registry is another one when a dump was restored over it.
-        format(
-            '%s/%s/%s', machserial._present_timeline(), pg_relation_filenode('machserial.serials'),
-            e.epoch
-        ),
+        format('%s/%s/%s', c.timeline, pg_relation_filenode('machserial.serials'), e.epoch),
         e.secret
     into database_name, epoch_name, secret
     from machserial._cluster() as c

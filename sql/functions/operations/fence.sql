@@ -124,7 +124,9 @@ begin
         if ways > 1 then
             raise exception using
                 errcode = 'invalid_parameter_value',
-                message = pg_catalog.format('serial number %L can be read in %s ways', _read_highest.highest, ways),
+                message = pg_catalog.format(
+                    'serial number %L can be read in %s ways', machserial._shown(_read_highest.highest), ways
+                ),
                 detail = pg_catalog.format(
                     'Format %s does not tell where its sequence number stands, or of which part and site it is.',
                     _read_highest.format
@@ -138,11 +140,13 @@ begin
     if _read_highest.highest !~ '^[0-9]{1,18}$' then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = pg_catalog.format('%L is no serial number of format %s', _read_highest.highest,
-                _read_highest.format),
+            message = pg_catalog.format(
+                '%L is no serial number of format %s', machserial._shown(_read_highest.highest),
+                _read_highest.format
+            ),
             detail = coalesce(
                 (
-                    select v.errors[1]
+                    select machserial._shown(v.errors[1])
                     from machserial.serial_formats as f
                     cross join lateral machserial.validate_serial(_read_highest.highest, f.pattern) as v
                     where f.name = _read_highest.format

@@ -137,7 +137,7 @@ begin
     if not exists (select from machserial._health_checks() as c where c.name = health_check.name) then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('there is no check %L', name),
+            message = format('there is no check %L', machserial._shown(name)),
             detail = 'Checks: ' || (select string_agg(c.name, ', ') from machserial._health_checks() as c) || '.',
             hint = 'Name one of these.';
     end if;

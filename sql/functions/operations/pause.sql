@@ -68,6 +68,22 @@ begin
 end
 $$;
 
+create function machserial._raise_paused_already() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    earlier record;
+begin
+    select p.* into earlier from machserial.pauses as p where p.resumed_at is null;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'machserial is paused already',
+        detail = format('Paused by %s at %s: %s', earlier.paused_by, earlier.paused_at, earlier.reason),
+        hint = 'Call machserial.resume() first, if another reason is to be given.';
+end
+$$;
+
 -- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
 create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
 language plpgsql security definer
@@ -85,17 +101,17 @@ begin
         -- A backup of a paused database: what holds now is that it was restored.
         update machserial.pauses as p
         set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
-        where p.id = earlier.id;
+        where p.id = earlier.id and p.resumed_at is null;
     elsif earlier.id is not null then
-        raise exception using
-            errcode = 'object_not_in_prerequisite_state',
-            message = 'machserial is paused already',
-            detail = format('Paused by %s at %s: %s', earlier.paused_by, earlier.paused_at, earlier.reason),
-            hint = 'Call machserial.resume() first, if another reason is to be given.';
+        perform machserial._raise_paused_already();
     end if;
     insert into machserial.pauses as p (reason, until_fenced)
     values (given_reason, coalesce(pause.until_fenced, false))
+    on conflict do nothing
     returning p.id into begun_id;
+    if begun_id is null then
+        perform machserial._raise_paused_already();
+    end if;
     update machserial.counters as c set has_runway = false where c.has_runway;
     perform machserial._outdate_plans();
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
@@ -186,17 +202,18 @@ declare
     );
 begin
     perform machserial._require_administrator('machserial.resume()');
-    if pause_id is null then
+    perform machserial._require_fenced();
+    update machserial.pauses as p
+    set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
+    where p.id = pause_id and p.resumed_at is null;
+    -- Nor if somebody else has ended it at this moment.
+    if not found then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = 'machserial is not paused',
             detail = 'No row of machserial.pauses is without resumed_at.',
             hint = 'Nothing needs to be done.';
     end if;
-    perform machserial._require_fenced();
-    update machserial.pauses as p
-    set resumed_at = now(), resumed_by = machserial._actor(), resume_reason = given_reason
-    where p.id = pause_id;
     alter table machserial.serials disable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks disable trigger new_blocks_are_refused_while_paused;
     -- The others get theirs back when they are used, or by maintain().

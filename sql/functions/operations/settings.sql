@@ -77,7 +77,7 @@ begin
     ) then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('%s cannot be %L', new.name, new.value),
+            message = format('%s cannot be %L', new.name, machserial._shown(new.value)),
             detail = format('It is a whole number from %s to %s.', known.lowest, known.highest),
             hint = format('%s The standard is %s.', new.description, known.standard);
     end if;

@@ -149,7 +149,7 @@ begin
                 size := machserial._check_length(argument);
             exception when invalid_parameter_value then
                 get stacked diagnostics hint = pg_exception_hint;
-                fault := format('%L is no check digit algorithm', coalesce(argument, ''));
+                fault := format('%L is no check digit algorithm', machserial._shown(coalesce(argument, '')));
                 hint := concat('Write {CHECK:algorithm}. ', hint);
             end;
         when token in ('PREFIX', 'CTX') then
@@ -159,7 +159,7 @@ begin
             end if;
             size := case when token = 'PREFIX' then length(argument) end;
         else
-            fault := format('{%s} is no token', text_in_braces);
+            fault := format('{%s} is no token', machserial._shown(text_in_braces));
     end case;
     if fault is null then
         hint := null;
@@ -198,10 +198,11 @@ declare
     left_characters text := '';
     total_length integer := 0;
 begin
-    if length(pattern) > 1000 then
+    -- An ad-hoc pattern is the name of its format, and both stand in an index.
+    if length(pattern) > 1000 or octet_length(pattern) > 2000 then
         ordinal := 1;
-        at := 1001;
-        fault := 'a pattern has at most 1000 characters';
+        at := least(length(pattern), 1001);
+        fault := 'a pattern has at most 1000 characters, of 2000 bytes';
         hint := 'Shorten the pattern.';
         return next;
         return;
@@ -266,7 +267,7 @@ begin
         if piece.fault is not null then
             raise exception using
                 errcode = 'invalid_parameter_value',
-                message = format('pattern %L is not valid: %s', pattern, piece.fault),
+                message = format('pattern %L is not valid: %s', machserial._shown(pattern), piece.fault),
                 detail = format('At character position %s.', piece.at),
                 hint = piece.hint;
         end if;

@@ -127,7 +127,8 @@ $$;
 
 -- In which ways the text can be divided among the tokens so that every piece and check digit is right: for
 -- each, what stands for the named tokens. Where several tokens are open (a lot, a work order) there are many
--- divisions; they are followed all at once, by how far each has come.
+-- divisions; they are followed all at once, by how far each has come. Null: there are more than anybody waits
+-- for.
 create function machserial._divisions(serial_number text, pattern text, letter_case text, named text[])
 returns jsonb[]
 language plpgsql immutable
@@ -136,6 +137,8 @@ as $$
 declare
     -- Each way so far: {"at": characters used up, "named": what stands for each named token}.
     ways jsonb[] := array['{"at": 0, "named": {}}'::jsonb];
+    -- The check digits of what is used up, by its length.
+    checks jsonb;
     piece record;
 begin
     for piece in
@@ -149,6 +152,29 @@ begin
         ) || '$' as expression
         from machserial._tokenize(pattern) as t order by t.ordinal
     loop
+        if piece.size is null and piece.token <> all(_divisions.named) then
+            -- It may end anywhere behind where it can begin first.
+            ways := array(
+                select jsonb_build_object('at', ending, 'named', w.named)
+                from (
+                    select way -> 'named' as named, min((way ->> 'at')::integer) as at
+                    from unnest(ways) as way
+                    group by way -> 'named'
+                ) as w
+                cross join lateral generate_series(w.at + 1, length(serial_number)) as ending
+            );
+            continue when cardinality(ways) <= 20000;
+            return null;
+        end if;
+        if piece.token = 'CHECK' then
+            checks := (
+                select jsonb_object_agg(
+                    w.at, machserial._check_in_pattern_or_zero(piece.argument, left(serial_number, w.at))
+                )
+                from (select distinct (way ->> 'at')::integer as at from unnest(ways) as way) as w
+                where substr(serial_number, w.at + 1, piece.size) ~ piece.expression
+            );
+        end if;
         ways := array(
             select distinct jsonb_build_object('at', w.at + w.size, 'named', w.named || n.named)
             from (
@@ -169,11 +195,11 @@ begin
             where
                 s.text ~ piece.expression
                 and coalesce(w.named ->> piece.token, s.text) = s.text
-                and (
-                    piece.token <> 'CHECK'
-                    or machserial._check_in_pattern_or_zero(piece.argument, left(serial_number, w.at)) = s.text
-                )
+                and (piece.token <> 'CHECK' or checks ->> w.at::text = s.text)
         );
+        if cardinality(ways) > 20000 then
+            return null;
+        end if;
     end loop;
     return array(
         select way -> 'named'
@@ -271,13 +297,20 @@ begin
         is_valid := false;
         errors := '{"the serial number is null"}';
         return;
+    elsif length(serial_number) > 255 then
+        is_valid := false;
+        errors := array[format('the serial number has %s characters, more than 255', length(serial_number))];
+        return;
     end if;
     is_valid := machserial._fits(serial_number, pattern);
     errors := case when is_valid then '{}' else machserial._serial_errors(serial_number, pattern) end;
+    if errors = '{}' and not is_valid then
+        errors := '{"it can be divided among the tokens in too many ways"}';
+    end if;
 end
 $$;
 
 comment on function machserial.validate_serial(text, text) is
 'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error
-found.
+found. One that could be divided among open tokens in more than 20,000 ways is not valid.
 Errors: 22023 a faulty pattern.';

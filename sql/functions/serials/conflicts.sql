@@ -157,7 +157,7 @@ begin
             message = format(
                 'the conflict about %s is on record: it cannot be changed', old.serial_number
             ),
-            detail = format('It is %s; the change is %s.', old.status, changes),
+            detail = format('It is %s; the change is %s.', old.status, machserial._shown(changes::text)),
             hint = 'A PENDING conflict is resolved, once: machserial.resolve_conflict(...).';
     end if;
     return new;
@@ -420,7 +420,9 @@ begin
     if last_resolved.id is null then
         raise exception using
             errcode = 'no_data_found',
-            message = format('there is no conflict about %s of part %s', serial_number, part_id),
+            message = format(
+                'there is no conflict about %s of part %s', machserial._shown(serial_number), part_id
+            ),
             detail = 'machserial.serial_conflicts has no such row.',
             hint = 'See what is open: select * from machserial.pending_conflicts();';
     end if;

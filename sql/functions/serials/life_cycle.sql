@@ -47,7 +47,8 @@ begin
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format(
-                'serial %s is %s and cannot become %s', old.serial_number, old.status, new.status
+                'serial %s is %s and cannot become %s', old.serial_number, old.status,
+                machserial._shown(new.status)
             ),
             detail = case machserial._next_statuses(old.status)
                 when '{}' then format('%s is the end of its life.', old.status)
@@ -106,7 +107,7 @@ begin
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),
-        detail = format('It has %s, the change says %s.', old.scopes, new.scopes),
+        detail = format('It has %s, the change says %s.', old.scopes, machserial._shown(new.scopes::text)),
         hint = 'Scopes may be added. Who gives up a number does so by machserial.resolve_conflict(...).';
 end
 $$;

@@ -23,7 +23,9 @@ begin
     raise exception using
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s is on record: what it is cannot be changed', old.serial_number),
-        detail = format('It has %s, the change says %s.', was, becomes),
+        detail = format(
+            'It has %s, the change says %s.', machserial._shown(was::text), machserial._shown(becomes::text)
+        ),
         hint = case
             when was ? 'sequence_number'
                 then 'Issued numbers stay. To move a counter on: '

@@ -154,7 +154,7 @@ begin
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('%s has no column %I', relation, missing.name),
+        message = format('%s has no column %I', relation, machserial._shown(missing.name)),
         detail = format('%s names it; there are %s.', missing.argument, array_to_string(known, ', ')),
         hint = format('Did you mean %s?', machserial._nearest(missing.name, known));
 end
@@ -252,6 +252,7 @@ begin
         string_agg(format('t.%I = r.key_%s', k.name, k.position), ' and ')
     into label, keys, same_row
     from unnest(machserial._key_of(relation)) with ordinality as k (name, position);
+    -- The counters are held for all parts before the first of them is numbered.
     making := format(
         'with arriving as materialized ('
         '    select row_number() over ()::integer as ordinal, n.%I::text as part_id, %s as quantity,'
@@ -264,10 +265,15 @@ begin
         '        where d.part_id = a.part_id and d.trigger_type = $1 and d.enabled'
         '    )'
         '), '
+        'held as materialized ('
+        '    select machserial._hold_gapless($1, array_agg(c.part_id), array_agg(c.context))'
+        '    from counted as c where c.units > 0'
+        '), '
         'parts as ('
         '    select c.part_id, array_agg('
         '        (c.ordinal, c.units, c.context, c.label)::machserial._event order by c.ordinal'
-        '    ) as events from counted as c where c.units > 0 group by c.part_id order by c.part_id'
+        '    ) as events from counted as c cross join held'
+        '    where c.units > 0 group by c.part_id order by c.part_id'
         ') '
         'select array_agg(f.ordinal), array_agg(f.serial_number),'
         '    (select array_agg(c.label order by c.ordinal) from counted as c where c.units > 0)'
@@ -460,6 +466,8 @@ declare
 begin
     perform machserial._require_attachable(relation);
     perform machserial._require_settings(relation, settings);
+    -- The lock that the trigger needs anyway: who attaches the same table meanwhile comes before or after.
+    execute format('lock table %s in share row exclusive mode', relation);
     attached := machserial._attachment(relation, event);
     if attached.relation is not null then
         raise exception using
@@ -504,8 +512,13 @@ as $$
 #variable_conflict use_variable
 declare
     event constant text := machserial._require_trigger_type(trigger_type);
-    attached constant machserial.attachment := machserial._attachment(relation, event);
+    attached machserial.attachment := machserial._attachment(relation, event);
 begin
+    if attached.relation is not null then
+        -- Dropping the trigger takes this lock anyway. Who waited for it looks again.
+        execute format('lock table %s in access exclusive mode', relation);
+        attached := machserial._attachment(relation, event);
+    end if;
     if attached.relation is null then
         raise exception using
             errcode = 'no_data_found',

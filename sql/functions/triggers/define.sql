@@ -51,31 +51,47 @@ begin
 end
 $$;
 
--- An object, or a JSONPath as a JSON string, which must not ask for variables: there are none.
+-- An object, or a JSONPath as a JSON string, which must not ask for variables: there are none. Nor may it
+-- keep who fires waiting: each .** within another goes through everything once more for everything.
 create function machserial._require_conditions(conditions jsonb) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    path text;
     complaint text;
 begin
     if jsonb_typeof(conditions) = 'object' then
         return;
     elsif jsonb_typeof(conditions) = 'string' then
-        perform jsonb_path_query_first('{}', (conditions #>> '{}')::jsonpath, '{}', true);
+        path := conditions #>> '{}';
+        -- In its strings a backslash is written twice.
+        if length(path) > 1000 or strpos(path, 'like_regex') > 0
+            and machserial._refers_back(replace(path, repeat(chr(92), 2), chr(92)))
+            or cardinality(string_to_array(path, '**')) > 2
+        then
+            raise exception using
+                errcode = 'invalid_parameter_value',
+                message = format(
+                    'the condition %s might never be answered', machserial._shown(conditions::text)
+                ),
+                detail = 'It has more than 1000 characters, more than one .** or a back reference.',
+                hint = 'Say where in the context it is to look, as in "$.quantity > 5".';
+        end if;
+        perform jsonb_path_query_first('{}', path::jsonpath, '{}', true);
         return;
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',
         message = 'conditions are neither an object nor a JSONPath',
-        detail = format('They are %s.', coalesce(conditions::text, 'null')),
+        detail = format('They are %s.', coalesce(machserial._shown(conditions::text), 'null')),
         hint = 'Give an object that the context must contain, such as {"line": "2"}, or a JSONPath predicate '
             'as a JSON string, such as "$.quantity > 5".';
 exception when syntax_error or undefined_object or invalid_text_representation then
     get stacked diagnostics complaint = message_text;
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('the condition %s is not a JSONPath', conditions),
+        message = format('the condition %s is not a JSONPath', machserial._shown(conditions::text)),
         detail = complaint,
         hint = 'Give a predicate as a JSON string, such as "$.quantity > 5" or "$.line like_regex \"^A\"".';
 end
@@ -89,7 +105,7 @@ begin
     raise exception using
         errcode = 'invalid_parameter_value',
         message = format('trigger %s cannot be changed in this way', trigger_id),
-        detail = format('The change says %s.', changes),
+        detail = format('The change says %s.', machserial._shown(changes::text)),
         hint = 'Its id stays, last_executed_at tells when it fired, and execution_count is 0 or more.';
 end
 $$;
@@ -195,7 +211,7 @@ BATCH_COMPLETION. assignment_type: SYSTEM_GENERATED makes serials, by the named 
 VENDOR puts the numbers on record that the context brings (vendor_name, serial_number or serial_numbers);
 LATE_ASSIGNMENT makes placeholders. operation_code: it fires only at this operation. conditions: an object
 that the context must contain, or a JSONPath as a JSON string: a predicate ("$.quantity > 5") or a filter
-("$.quantity ? (@ > 5)"). batch_size: how
+("$.quantity ? (@ > 5)") of at most 1000 characters, with one .** at most. batch_size: how
 many it makes for each unit, 1 to 1,000,000. Returns the trigger.
 Errors: 22023 a bad argument; 23503 unknown part or format; 55000 a deactivated format.';
 

@@ -44,8 +44,8 @@ begin
 exception when invalid_datetime_format or datetime_field_overflow then
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format('received_date cannot be %L', context ->> 'received_date'),
-        detail = format('The context is %s.', context),
+        message = format('received_date cannot be %L', machserial._shown(context ->> 'received_date')),
+        detail = format('The context is %s.', machserial._shown(context::text)),
         hint = 'Write it as in 2026-11-24 or 2026-11-24T10:00:00Z.';
 end
 $$;
@@ -296,6 +296,73 @@ begin
 end
 $$;
 
+-- A GAPLESS counter stays locked until its transaction ends. Where events need several of them they are
+-- all locked beforehand, in the order of format, part and site, as by whoever assigns placeholders: so two
+-- that need the same ones cannot deadlock. part_ids, contexts: one element an event. SECURITY DEFINER:
+-- counters are nobody's to lock.
+create function machserial._hold_gapless(trigger_type text, part_ids text[], contexts jsonb[]) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+declare
+    key record;
+    counter_id bigint;
+begin
+    -- Of one trigger alone they are locked in that order anyway: it goes by sites.
+    if (
+        select count(*) from machserial.trigger_definitions as d
+        where d.part_id = any(part_ids) and d.trigger_type = _hold_gapless.trigger_type and d.enabled
+    ) < 2 or not exists (
+        select from machserial.serial_formats as f where f.allocation = 'GAPLESS' and f.is_active
+    ) then
+        return;
+    end if;
+    for key in
+        select distinct
+            f.id as format_id,
+            case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end as part_id,
+            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id,
+            now() at time zone s.time_zone as local_time
+        from unnest(part_ids, contexts) as e (part_id, context)
+        inner join machserial.parts as p on p.id = e.part_id
+        inner join machserial.sites as s on s.id = coalesce(e.context ->> 'site_id', 'DEFAULT')
+        inner join machserial.trigger_definitions as d
+            on d.part_id = p.id and d.trigger_type = _hold_gapless.trigger_type and d.enabled
+            and d.assignment_type = 'SYSTEM_GENERATED'
+            and coalesce(e.context ->> 'operation_code' = d.operation_code, d.operation_code is null)
+            and machserial._meets(d.conditions, e.context)
+        inner join machserial.serial_formats as f
+            on f.is_active and f.allocation = 'GAPLESS' and f.sequence_maximum is not null
+            and case
+                when d.format is not null then f.name = d.format
+                else f.id = machserial._format_id_for(p.id, p.part_type, now())
+            end
+        order by format_id, part_id, site_id
+    loop
+        counter_id := machserial._make_counter(key.format_id, key.part_id, key.site_id, key.local_time);
+        perform c.id from machserial.counters as c where c.id = counter_id for update;
+    end loop;
+end
+$$;
+
+-- The triggers that answer an event, in the order of their ids. Who deletes one of them waits until this
+-- transaction has ended, and one that is being deleted does not fire. SECURITY DEFINER: locks what the
+-- caller may not write.
+create function machserial._hold_triggers(trigger_type text, part_id text) returns setof bigint
+language plpgsql security definer rows 1
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select d.id
+    from machserial.trigger_definitions as d
+    where d.part_id = _hold_triggers.part_id and d.trigger_type = _hold_triggers.trigger_type and d.enabled
+    order by d.id
+    for key share;
+end
+$$;
+
 -- Everything that the triggers of a part make of some events of one type. Set-wise: a trigger does with one
 -- statement what it has to do at one site.
 create function machserial._fire_each(trigger_type text, part_id text, events machserial._event[])
@@ -314,10 +381,14 @@ declare
     matching machserial._event[];
     units integer;
 begin
+    perform machserial._hold_gapless(
+        _fire_each.trigger_type, array_fill(_fire_each.part_id, array[cardinality(_fire_each.events)]),
+        array(select e.context from unnest(_fire_each.events) as e)
+    );
     for definition in
         select d.id, d.assignment_type, d.format, d.operation_code, d.conditions, d.batch_size
-        from machserial.trigger_definitions as d
-        where d.part_id = _fire_each.part_id and d.trigger_type = _fire_each.trigger_type and d.enabled
+        from machserial._hold_triggers(_fire_each.trigger_type, _fire_each.part_id) as h (id)
+        inner join machserial.trigger_definitions as d on d.id = h.id
         order by d.id
     loop
         matching := array(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +85,7 @@ def run_on_own_database(settings: Settings) -> None:
 
 def run_on_private_server(settings: Settings, server: PrivateServer, keep_running: bool) -> None:
     """The demo in a new database of the private server."""
-    with private(server), server.running(keep=keep_running):
+    with server.reserved(), server.running(keep=keep_running):
         create_database(server)
         deployed, result = run(server.conninfo(DATABASE))
         psql = shlex.join(server.psql(DATABASE))
@@ -110,7 +107,7 @@ def stop_server(settings: Settings, server: PrivateServer) -> None:
     """Stops a server that was kept running."""
     stopped = False
     if server.exists():
-        with private(server):
+        with server.reserved():
             stopped = server.stop()
     if settings.json:
         output.print_json({"folder": str(server.folder), "stopped": stopped})
@@ -122,7 +119,7 @@ def open_shell(server: PrivateServer) -> None:
     """psql on the demo's database; the exit code is psql's."""
     if not server.exists():
         raise ExpectedError(f"there is no demo in {server.folder}", remedy=this_command(server))
-    with private(server), server.running():
+    with server.reserved(), server.running():
         # Ctrl-C is psql's own: it cancels a statement.
         before = signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
@@ -131,22 +128,6 @@ def open_shell(server: PrivateServer) -> None:
             signal.signal(signal.SIGINT, before)
     if code:
         raise click.exceptions.Exit(code)
-
-
-@contextmanager
-def private(server: PrivateServer) -> Iterator[None]:
-    """The server's folder is this process's, which is cleaned up after however it ends.
-
-    The environment's PG* variables are about another server.
-    """
-    from machserial.demo.private_server import terminations_as_interrupts
-
-    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
-    try:
-        with terminations_as_interrupts(), server.opened():
-            yield
-    finally:
-        os.environ.update(kept)
 
 
 def create_database(server: PrivateServer) -> None:

