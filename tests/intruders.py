@@ -342,3 +342,74 @@ def sprung(connection: psycopg.Connection, schema: str = TRAPS) -> int:
     """How often a trap has been stepped on."""
     query = sql.SQL("select case when is_called then last_value else 0 end from {}.sprung").format(sql.Identifier(schema))
     return connection.execute(query).fetchone()[0]
+
+
+# Who is there, and what they must not learn of each other.
+
+ROLES = ("viewer", "operator", "supervisor", "admin")
+OWN, FOREIGN = "SITE-A", "SITE-B"
+# In every text of the foreign site that nobody outside of it knows.
+SECRET = "Secret"
+
+
+def man(place: SimpleNamespace) -> None:
+    """The four roles, with a login for each that is called like it, and for each a limited_... that is limited to OWN."""
+    place.server.execute(f"alter role {KEEPER} createrole")
+    call(place.keeper, "create_roles")
+    for role in ROLES:
+        for login in (role, f"limited_{role}"):
+            place.superuser.execute(f"create role {login} login in role machserial_{role}")
+    for site in (OWN, FOREIGN):
+        call(place.keeper, "register_site", site_id=site)
+    for role in ROLES:
+        call(place.keeper, "grant_site", role=f"limited_{role}", site_id=OWN)
+
+
+def settle(connection: psycopg.Connection) -> SimpleNamespace:
+    """Data of every kind at both sites, which share part and formats. Returns what an insider of OWN may have heard of
+    FOREIGN: ids, and the one number KNOWN-B. All its other texts have the word SECRET in them."""
+    for part in ("P", "Q"):
+        call(connection, "register_part", part_id=part, part_type="T", scopes=["SITE"])
+    call(connection, "create_format", name="shared", pattern="{SITE}{CTX:what}{SEQ:5}")
+    call(connection, "create_format", name="own", pattern="{SITE}-{SEQ:5}", counter_per="SITE", allocation="GAPLESS")
+    call(connection, "create_format", name="site", pattern="S{SITE}-{SEQ:5}", counter_per="SITE")
+    call(connection, "assign_format", part_id="P", format="site")
+    heard = SimpleNamespace()
+    for site, word in ((OWN, "Open"), (FOREIGN, SECRET)):
+        connection.execute("select set_config('machserial.actor', %s, false)", (f"{word} actor",))
+        connection.execute("select set_config('machserial.reason', %s, false)", (f"{word} reason",))
+        heard = _settle_site(connection, site, word)
+    connection.execute("reset machserial.actor; reset machserial.reason")
+    call(connection, "seal_audit")
+    return heard
+
+
+def _settle_site(connection: psycopg.Connection, site: str, word: str) -> SimpleNamespace:
+    context = {"what": word, "work_order_id": f"{word} order", "lot_number": f"{word} lot", "more": f"{word} detail"}
+    here = {"part_id": "P", "site_id": site}
+    made = call(connection, "generate", quantity=3, format="shared", context=context, request_id=f"request {site}", **here)
+    for name in ("own", "site"):
+        call(connection, "generate", quantity=2, format=name, context=context, **here)
+    known = call(connection, "register_serial", serial_number=f"KNOWN-{site[-1]}", **here)[0].serial_id
+    call(connection, "register_serial", serial_number=f"{word} 0001", **here)
+    call(connection, "register_serial", serial_number=f"{word} 0001", on_conflict="RECORD", **here)
+    call(connection, "retire_serial", serial_id=made[2].serial_id, reason=f"{word} why")
+    vendor = call(connection, "receive_vendor_serial", serial_number=f"{word} V1", vendor_name=f"{word} vendor", **here)[0].id
+    waiting = call(
+        connection, "create_placeholders", work_order_id=f"{word} order", operation_code="OP", lot_number=f"{word} lot",
+        context={"more": word}, **here,
+    )[0].id  # fmt: skip
+    block = call(connection, "allocate_block", format="site", quantity=4, holder=f"{word} line", **here)[0].block_id
+    numbers = [row[0] for row in call(connection, "block_serials", block_id=block)]
+    call(connection, "report_block", block_id=block, used=numbers[:1])
+    edge = call(
+        connection, "transform", source_serial_id=made[0].serial_id, target_serial_id=made[1].serial_id,
+        operation_code=f"{word} OP", routing_sequence=1, notes=f"{word} note",
+    )[0].id  # fmt: skip
+    event = connection.execute("select max(id) from machserial.audit_events where site_id = %s", (site,)).fetchone()[0]
+    conflict = connection.execute("select id from machserial.serial_conflicts where site_id = %s", (site,)).fetchone()[0]
+    counters = [row[0] for row in connection.execute("select id from machserial.counters where site_id = %s order by id", (site,))]
+    return SimpleNamespace(
+        serial=known, generated=made[0].serial_id, vendor_serial=vendor, placeholder=waiting, block=block, edge=edge,
+        event=event, conflict=conflict, counters=counters, number=f"KNOWN-{site[-1]}", request=f"request {site}",
+    )  # fmt: skip
