@@ -76,8 +76,7 @@ begin
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     ('operator', 'insert', 'table', '
-        block_usages generation_requests late_assignment_placeholders number_blocks serial_conflicts
-        serial_propagations serials vendor_serials
+        block_usages late_assignment_placeholders serial_conflicts serial_propagations serials vendor_serials
     '),
     ('operator', 'update', 'column', '
         serials.context serials.lot_number serials.operation_code serials.scopes serials.status
