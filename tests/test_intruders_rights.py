@@ -118,11 +118,11 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
 
 KERNEL = (
     # Moves any counter, or draws a number of a gapless one and leaves it unrecorded.
-    "select machserial._draw_sequenced(row('P','T','{SITE}','DEFAULT',now(),2,'x','GAPLESS',1,99999,null,1,'{}',1,null), 500, 0)",
-    "select machserial._draw_gapless(row('P','T','{SITE}','DEFAULT',now(),2,'x','GAPLESS',1,99999,null,1,'{}',1,null), 1)",
-    "select machserial._take_run(row('P','T','{SITE}','DEFAULT',now(),2,'x','SEQUENCE',1,99999,null,1,'{}',1,null))",
+    "select machserial._draw_sequenced(row('P','T','{SITE}','DEFAULT',null,2,'x','GAPLESS',1,99999,null,1,'{}',1,null)::machserial._issue, 500, 0)",
+    "select machserial._draw_gapless(row('P','T','{SITE}','DEFAULT',null,2,'x','GAPLESS',1,99999,null,1,'{}',1,null)::machserial._issue, 1)",
+    "select machserial._take_run(row('P','T','{SITE}','DEFAULT',null,2,'x','SEQUENCE',1,99999,null,1,'{}',1,null)::machserial._issue)",
     # Sets one back, into numbers that have been given out.
-    "select machserial._give_back(row('P','T','{SITE}','DEFAULT',now(),2,'x','SEQUENCE',1,99999,null,1,'{}',1,1))",
+    "select machserial._give_back(row('P','T','{SITE}','DEFAULT',null,2,'x','SEQUENCE',1,99999,null,1,'{}',1,1)::machserial._issue)",
     "select machserial._set_counter(1, 'SEQUENCE', 1, 1)",
     "select setval('machserial.counter_1', 1)",
     "select nextval('machserial.counter_1')",
@@ -190,7 +190,7 @@ def test_nobody_changes_the_rules(place: SimpleNamespace, role: str) -> None:
             "create table machserial.his (id integer)",
             "create function machserial.generate(text, integer) returns text language sql as $$ select 'x' $$",
             "create view machserial.his as select 1 as one",
-            "create temporary table his (id bigint references machserial.serials (id))",
+            "select * from machserial.site_grants",
             "create temporary table heir () inherits (machserial.serials)",
             "alter table machserial.serials drop constraint serials_pkey",
             "drop index machserial.serials_enterprise_key",
@@ -248,6 +248,7 @@ def test_a_table_of_ones_own_runs_nothing_as_another(place: SimpleNamespace) -> 
     checks, defaults, rules and triggers of his."""
     place.superuser.execute("grant machserial_supervisor to intruder")
     intruder = place.intruder
+    refuse(intruder, ("create table public.refers (id bigint references machserial.serials (id))",))
     intruder.execute("create schema his; create table his.seen (who name)")
     intruder.execute(
         "create function his.note() returns boolean language plpgsql as $$ begin insert into his.seen values (current_user); "
