@@ -319,7 +319,6 @@ def test_no_other_role_gets_him_out(place: SimpleNamespace, operator: psycopg.Co
         "alter role limited_operator bypassrls", "alter role limited_operator noinherit", "reset session authorization; set role postgres",
         "grant machserial_admin to limited_operator", "alter table machserial.serials disable row level security",
         "alter policy own_sites_only on machserial.serials using (true)", "drop policy own_sites_only on machserial.serials",
-        "revoke usage on type machserial.limited_to_sites from limited_operator",
         "delete from machserial.site_grants", "select machserial.lift_site_limits('limited_operator')",
         "select machserial.grant_site('limited_operator', 'SITE-B')",
         "insert into machserial.site_grants (role, site_id) values ('limited_operator'::regrole, 'SITE-B')",
@@ -328,7 +327,14 @@ def test_no_other_role_gets_him_out(place: SimpleNamespace, operator: psycopg.Co
             operator.execute(statement)
         assert raised.value.sqlstate in ("42501", "23503"), (statement, raised.value)
         operator.execute("reset role")
-    # Nothing of a revocation that PostgreSQL only warns about has come true.
+    # PostgreSQL only warns: nobody takes away what he may not grant.
+    operator.execute("revoke usage on type machserial.limited_to_sites from limited_operator")
+    assert value(operator, foreign) == 0
+    # Negative control: the mark is what holds him.
+    with place.keeper.transaction():
+        call(place.keeper, "lift_site_limits", role="limited_operator")
+    assert value(operator, foreign) > 0
+    call(place.keeper, "grant_site", role="limited_operator", site_id=OWN)
     assert value(operator, foreign) == 0
 
 
