@@ -37,6 +37,10 @@ BREAKING_OUT = [
 ]
 
 
+# What a session that reads backslashes otherwise could read otherwise.
+WITH_BACKSLASHES = [text for text in BREAKING_OUT if "\\" in text or "'" in text]
+
+
 @pytest.fixture(scope="module")
 def shared(server, mode) -> Iterator[psycopg.Connection]:
     server.execute("create database injected")
@@ -106,7 +110,7 @@ def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
 
 def test_names_of_everything(connection: psycopg.Connection) -> None:
     """He wants a name to be read as code: of parts and sites (which key counters), formats, requests, holders, vendors."""
-    for text in BREAKING_OUT[::2]:
+    for text in BREAKING_OUT[::4]:
         make_part(connection, text, text, name=text, scopes=["SITE"])
         call(connection, "register_site", site_id=text, name=text)
         make_format(connection, text, "{SEQ:5}", description=text, counter_per="SITE_PART")

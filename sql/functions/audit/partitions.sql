@@ -85,6 +85,8 @@ begin
         'create table machserial.%I (like machserial.audit_events including defaults including constraints)',
         partition
     );
+    -- Default privileges may say otherwise.
+    execute format('revoke all on table machserial.%I from public', partition);
     execute format(
         'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
         partition, machserial._month_begins(month),

@@ -32,8 +32,7 @@ begin
 end
 $$;
 
--- The format of an ad-hoc pattern: made on its first use, found again afterwards. SECURITY DEFINER: whoever
--- may issue numbers may name a pattern, and need not be allowed to configure formats.
+-- The format of an ad-hoc pattern: made on its first use, found again afterwards.
 create function machserial._ad_hoc_format(pattern text) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
