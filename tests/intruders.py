@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+
 import psycopg
 from conftest import BUILD, install
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.adapt import Loader
 from servers import Server
 from support import call
@@ -56,6 +57,7 @@ def garrison(place: SimpleNamespace, mode: str) -> None:
     with place.keeper.transaction():
         install(place.keeper, mode)
 
+
 # What in a text depends on the clock or on chance.
 CLOCK = re.compile(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}")
 
@@ -81,7 +83,8 @@ class Moment(Loader):
 def day(connection: psycopg.Connection, name: str = "DAYA") -> list[tuple[str, object]]:
     """A day's work through the public functions: each with what of its result is the same on every day.
 
-    name: begins the names of all that it makes, so that a database can have several days; four letters. Each call is qualified and
+    name: begins the names of all that it makes, so that a database can have several days; four letters. Each call is
+    qualified and
     given literals, without an operator or a cast: what happens by names happens inside machserial.
     """
     told: list[tuple[str, object]] = []
@@ -108,8 +111,16 @@ def day(connection: psycopg.Connection, name: str = "DAYA") -> list[tuple[str, o
 def _reports(connection: psycopg.Connection, part: str) -> None:
     """What tells of the whole database, and so differs from day to day."""
     for function in (
-        "trigger_statistics", "counter_status", "pending_conflicts", "conflict_history", "audit_statistics", "health",
-        "ready", "pending_migrations", "audit_months", "unfenced_counters",
+        "trigger_statistics",
+        "counter_status",
+        "pending_conflicts",
+        "conflict_history",
+        "audit_statistics",
+        "health",
+        "ready",
+        "pending_migrations",
+        "audit_months",
+        "unfenced_counters",
     ):
         call(connection, function)
     call(connection, "audit_trail", part_id=part, page_size=20)
@@ -120,10 +131,20 @@ def _master_data(do, name: str, part: str, other: str, site: str) -> None:
     do("register_part", part_id=part, part_type=f"{name}-TYPE", name="Part")
     do("register_part", part_id=other, part_type=f"{name}-TYPE", scopes=["ENTERPRISE", "PART_TYPE"])
     do("create_format", name=f"{name}-plain", pattern=f"{name}-{{SEQ:6}}{{CHECK:luhn}}")
-    do("create_format", name=f"{name}-daily", pattern=f"{name}{{YYYY}}{{MM}}{{DD}}-{{SEQ:4}}", reset="DAILY",
-       allocation="GAPLESS", counter_per="SITE")
-    do("create_format", name=f"{name}-long", letter_case="UPPER",
-       pattern=f"{name}{{PREFIX:o'x \\ $$ %s}}{{SITE}}/{{PART}}/{{WO}}/{{CTX:line}}/{{SEQ:3:alpha}}")
+    do(
+        "create_format",
+        name=f"{name}-daily",
+        pattern=f"{name}{{YYYY}}{{MM}}{{DD}}-{{SEQ:4}}",
+        reset="DAILY",
+        allocation="GAPLESS",
+        counter_per="SITE",
+    )
+    do(
+        "create_format",
+        name=f"{name}-long",
+        letter_case="UPPER",
+        pattern=f"{name}{{PREFIX:o'x \\ $$ %s}}{{SITE}}/{{PART}}/{{WO}}/{{CTX:line}}/{{SEQ:3:alpha}}",
+    )
     do("assign_format", part_id=part, format=f"{name}-plain")
     do("assign_format_to_type", part_type=f"{name}-TYPE", format=f"{name}-daily", priority=1)
     do("format_for", part_id=part)
@@ -139,13 +160,19 @@ def _numbers(do, name: str, part: str, site: str, work_order: str) -> list[int]:
     made = do("generate", part_id=part, quantity=6, request_id=f"{name}-request")
     do("generate", part_id=part, quantity=6, request_id=f"{name}-request")
     do("generate", part_id=part, quantity=2, format=f"{name}-daily", site_id=site)
-    do("generate", part_id=part, format=f"{name}-long", site_id=site,
-       context={"work_order_id": work_order, "line": "l'1\\"})
+    do(
+        "generate",
+        part_id=part,
+        format=f"{name}-long",
+        site_id=site,
+        context={"work_order_id": work_order, "line": "l'1\\"},
+    )
     do("generate", part_id=part, quantity=2, pattern=f"{name}P{{SEQ:3}}")
     do("revise_format", name=f"{name}-plain", description="revised")
     do("generate", part_id=part)
-    block = do("allocate_block", format=f"{name}-plain", quantity=3, holder="line 1", part_id=part,
-               request_id=f"{name}-block")[0]
+    block = do(
+        "allocate_block", format=f"{name}-plain", quantity=3, holder="line 1", part_id=part, request_id=f"{name}-block"
+    )[0]
     numbers = [row[0] for row in do("block_serials", block_id=block.block_id)]
     do("report_block", block_id=block.block_id, used=numbers[:2])
     do("return_block", block_id=block.block_id)
@@ -172,12 +199,18 @@ def _vendors(do, name: str, part: str) -> None:
     do("set_vendor_rule", vendor_name=f"{name}-V", regex="^V-[A-Z]+$", max_length=20)
     good = do("receive_vendor_serial", serial_number=f"V-{name}", vendor_name=f"{name}-V", part_id=part)
     bad = do("receive_vendor_serial", serial_number=f"{name}-X1", vendor_name=f"{name}-V", part_id=part)
-    more = do("receive_vendor_serials", serial_numbers=[f"{name}-X2", f"{name}-X2"], vendor_name=f"{name}-V", part_id=part)
+    more = do(
+        "receive_vendor_serials", serial_numbers=[f"{name}-X2", f"{name}-X2"], vendor_name=f"{name}-V", part_id=part
+    )
     do("validate_vendor_serial", vendor_serial_id=bad[0].id)
     do("waive_vendor_rule", vendor_serial_id=bad[0].id, reason="agreed")
     do("accept_vendor_serial", vendor_serial_id=bad[0].id)
     do("accept_vendor_serials", vendor_serial_ids=[good[0].id])
-    do("reject_vendor_serial", vendor_serial_id=next(m.vendor_serial_id for m in more if m.vendor_serial_id), reason="no")
+    do(
+        "reject_vendor_serial",
+        vendor_serial_id=next(m.vendor_serial_id for m in more if m.vendor_serial_id),
+        reason="no",
+    )
     do("delete_vendor_rule", vendor_name=f"{name}-V")
 
 
@@ -204,8 +237,13 @@ def _propagation(do, part: str, serials: list[int]) -> None:
 
 
 def _events(connection: psycopg.Connection, do, name: str, part: str) -> None:
-    trigger = do("create_trigger", part_id=part, trigger_type="WORK_ORDER_CREATE", assignment_type="SYSTEM_GENERATED",
-                 conditions={"line": 1})[0]
+    trigger = do(
+        "create_trigger",
+        part_id=part,
+        trigger_type="WORK_ORDER_CREATE",
+        assignment_type="SYSTEM_GENERATED",
+        conditions={"line": 1},
+    )[0]
     do("update_trigger", trigger_id=trigger.id, batch_size=2)
     do("disable_trigger", trigger_id=trigger.id)
     do("enable_trigger", trigger_id=trigger.id)
@@ -218,8 +256,14 @@ def _events(connection: psycopg.Connection, do, name: str, part: str) -> None:
             "serials pg_catalog.text)"
         ).format(sql.Identifier(table))
     )
-    do("attach", relation=f"public.{table}", trigger_type="WORK_ORDER_CREATE", part_column="part",
-       context_columns=["line"], serial_column="serials")
+    do(
+        "attach",
+        relation=f"public.{table}",
+        trigger_type="WORK_ORDER_CREATE",
+        part_column="part",
+        context_columns=["line"],
+        serial_column="serials",
+    )
     connection.execute(
         sql.SQL("insert into public.{} (id, part, line) values (%s, %s, 1)").format(sql.Identifier(table)), ("W1", part)
     )
@@ -263,7 +307,8 @@ SHADOWED_FUNCTIONS = """
     select p.proname, pg_get_function_identity_arguments(p.oid), pg_get_function_result(p.oid)
     from pg_proc as p
     where
-        p.pronamespace = 'pg_catalog'::regnamespace and p.prokind = 'f' and p.provariadic = 0 and p.proallargtypes is null
+        p.pronamespace = 'pg_catalog'::regnamespace and p.prokind = 'f' and p.provariadic = 0 and p.proallargtypes is
+        null
         and p.pronargs > 0
         and not exists (
             select from unnest(p.proargtypes || p.prorettype) as t (oid) inner join pg_type as y on y.oid = t.oid
@@ -274,7 +319,8 @@ SHADOWED_FUNCTIONS = """
 SHADOWED_OPERATORS = """
     select o.oprname, l.typ, r.typ, format_type(o.oprresult, null)
     from pg_operator as o
-    cross join lateral (select case o.oprleft when 'anyarray'::regtype then 'text[]' else format_type(o.oprleft, null) end)
+    cross join lateral (select case o.oprleft when 'anyarray'::regtype then 'text[]' else format_type(o.oprleft,
+    null) end)
         as l (typ)
     cross join lateral (
         select case o.oprright when 'anyarray'::regtype then 'text[]' else format_type(o.oprright, null) end
@@ -289,11 +335,21 @@ OPERAND_TYPES = [
     "timestamp with time zone", "timestamp without time zone", "interval", '"char"',
 ]  # fmt: skip
 SHADOWED_TYPES = ("text", "jsonb", "name", "date", "timestamptz", "regclass", "regtype", "oid", "bytea", "jsonpath")
-SHADOWED_VIEWS = ("pg_class", "pg_proc", "pg_constraint", "pg_namespace", "pg_roles", "pg_type", "pg_trigger", "pg_index")
+SHADOWED_VIEWS = (
+    "pg_class",
+    "pg_proc",
+    "pg_constraint",
+    "pg_namespace",
+    "pg_roles",
+    "pg_type",
+    "pg_trigger",
+    "pg_index",
+)
 
 
 def lay_traps(connection: psycopg.Connection, schema: str = TRAPS) -> None:
-    """Fills a schema with traps, all of them open to everybody, as the schema's owner. machserial may not be there yet."""
+    """Fills a schema with traps, all of them open to everybody, as the schema's owner. machserial may not be there
+    yet."""
     place = sql.Identifier(schema)
     mentioned = sorted(set(re.findall(r"([a-z0-9_]+)[(]", (BUILD / "machserial.sql").read_text())))
 
@@ -340,7 +396,9 @@ def lay_traps(connection: psycopg.Connection, schema: str = TRAPS) -> None:
 
 def sprung(connection: psycopg.Connection, schema: str = TRAPS) -> int:
     """How often a trap has been stepped on."""
-    query = sql.SQL("select case when is_called then last_value else 0 end from {}.sprung").format(sql.Identifier(schema))
+    query = sql.SQL("select case when is_called then last_value else 0 end from {}.sprung").format(
+        sql.Identifier(schema)
+    )
     return connection.execute(query).fetchone()[0]
 
 
@@ -353,7 +411,8 @@ SECRET = "Secret"
 
 
 def man(place: SimpleNamespace) -> None:
-    """The four roles, with a login for each that is called like it, and for each a limited_... that is limited to OWN."""
+    """The four roles, with a login for each that is called like it, and for each a limited_... that is limited to
+    OWN."""
     place.server.execute(f"alter role {KEEPER} createrole")
     call(place.keeper, "create_roles")
     for role in ROLES:
@@ -387,14 +446,18 @@ def settle(connection: psycopg.Connection) -> SimpleNamespace:
 def _settle_site(connection: psycopg.Connection, site: str, word: str) -> SimpleNamespace:
     context = {"what": word, "work_order_id": f"{word} order", "lot_number": f"{word} lot", "more": f"{word} detail"}
     here = {"part_id": "P", "site_id": site}
-    made = call(connection, "generate", quantity=3, format="shared", context=context, request_id=f"request {site}", **here)
+    made = call(
+        connection, "generate", quantity=3, format="shared", context=context, request_id=f"request {site}", **here
+    )
     for name in ("own", "site"):
         call(connection, "generate", quantity=2, format=name, context=context, **here)
     known = call(connection, "register_serial", serial_number=f"KNOWN-{site[-1]}", **here)[0].serial_id
     call(connection, "register_serial", serial_number=f"{word} 0001", **here)
     call(connection, "register_serial", serial_number=f"{word} 0001", on_conflict="RECORD", **here)
     call(connection, "retire_serial", serial_id=made[2].serial_id, reason=f"{word} why")
-    vendor = call(connection, "receive_vendor_serial", serial_number=f"{word} V1", vendor_name=f"{word} vendor", **here)[0].id
+    vendor = call(
+        connection, "receive_vendor_serial", serial_number=f"{word} V1", vendor_name=f"{word} vendor", **here
+    )[0].id
     waiting = call(
         connection, "create_placeholders", work_order_id=f"{word} order", operation_code="OP", lot_number=f"{word} lot",
         context={"more": word}, **here,
@@ -407,8 +470,13 @@ def _settle_site(connection: psycopg.Connection, site: str, word: str) -> Simple
         operation_code=f"{word} OP", routing_sequence=1, notes=f"{word} note",
     )[0].id  # fmt: skip
     event = connection.execute("select max(id) from machserial.audit_events where site_id = %s", (site,)).fetchone()[0]
-    conflict = connection.execute("select id from machserial.serial_conflicts where site_id = %s", (site,)).fetchone()[0]
-    counters = [row[0] for row in connection.execute("select id from machserial.counters where site_id = %s order by id", (site,))]
+    conflict = connection.execute("select id from machserial.serial_conflicts where site_id = %s", (site,)).fetchone()[
+        0
+    ]
+    counters = [
+        row[0]
+        for row in connection.execute("select id from machserial.counters where site_id = %s order by id", (site,))
+    ]
     return SimpleNamespace(
         serial=known, generated=made[0].serial_id, vendor_serial=vendor, placeholder=waiting, block=block, edge=edge,
         event=event, conflict=conflict, counters=counters, number=f"KNOWN-{site[-1]}", request=f"request {site}",

@@ -1,4 +1,5 @@
-"""Texts that become code, or could: patterns compile into functions, conditions are JSONPath, rules are regular expressions,
+"""Texts that become code, or could: patterns compile into functions, conditions are JSONPath, rules are regular
+expressions,
 names of tables and columns go into triggers. Whatever is in them is a text, or is refused."""
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def test_literals_and_prefixes(connection: psycopg.Connection) -> None:
         if call(connection, "validate_pattern", pattern=pattern)[0].is_valid and len(expected) < 250:
             make_format(connection, f"format {number}", pattern)
             # The number stands as it was written, and as the preview says, which is made by other code.
-            assert generated(connection, format=f"format {number}") == [f"{expected}001"] == preview(connection, pattern)
+            assert (
+                generated(connection, format=f"format {number}") == [f"{expected}001"] == preview(connection, pattern)
+            )
             make_format(connection, f"upper {number}", pattern, letter_case="UPPER")
             made = generated(connection, format=f"upper {number}", quantity=2)
             assert made[0].endswith(("001", "002")) and len(made) == 2
@@ -100,7 +103,9 @@ def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
             continue
         make_format(connection, f"context {number}", pattern)
         context = {key: text, "work_order_id": text, "lot_number": text}
-        assert generated(connection, format=f"context {number}", context=context) == [f"{text}/{text}/{text}/DEFAULT/001"]
+        assert generated(connection, format=f"context {number}", context=context) == [
+            f"{text}/{text}/{text}/DEFAULT/001"
+        ]
         kept = connection.execute(
             "select work_order_id, lot_number, context from machserial.serials where context ? %s and format_id = "
             "(select max(id) from machserial.serial_formats)", (key,),
@@ -109,7 +114,8 @@ def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
 
 
 def test_names_of_everything(connection: psycopg.Connection) -> None:
-    """He wants a name to be read as code: of parts and sites (which key counters), formats, requests, holders, vendors."""
+    """He wants a name to be read as code: of parts and sites (which key counters), formats, requests, holders,
+    vendors."""
     for text in BREAKING_OUT[::4]:
         make_part(connection, text, text, name=text, scopes=["SITE"])
         call(connection, "register_site", site_id=text, name=text)
@@ -134,14 +140,17 @@ def test_conditions(connection: psycopg.Connection) -> None:
                 connection, "create_trigger", part_id="P", trigger_type="QUALITY_CHECKPOINT",
                 assignment_type="LATE_ASSIGNMENT", conditions=conditions,
             )[0]  # fmt: skip
-            assert len(call(connection, "fire", trigger_type="QUALITY_CHECKPOINT", part_id="P", context=conditions)) == 1
+            assert (
+                len(call(connection, "fire", trigger_type="QUALITY_CHECKPOINT", part_id="P", context=conditions)) == 1
+            )
             call(connection, "explain_triggers", trigger_type="QUALITY_CHECKPOINT", part_id="P", context={text: text})
             call(connection, "delete_trigger", trigger_id=made.id)
         # As a JSONPath it is one, or it is refused.
         try:
             with connection.transaction(force_rollback=True):
                 connection.execute(
-                    "select machserial.create_trigger('P', 'QUALITY_CHECKPOINT', 'LATE_ASSIGNMENT', conditions => to_jsonb(%s::text))",
+                    "select machserial.create_trigger('P', 'QUALITY_CHECKPOINT', 'LATE_ASSIGNMENT', conditions => "
+                    "to_jsonb(%s::text))",
                     (text,),
                 )
         except psycopg.Error as error:
@@ -171,10 +180,12 @@ def test_tables_and_columns(connection: psycopg.Connection) -> None:
     for text in BREAKING_OUT:
         name = text.encode()[:60].decode(errors="ignore")
         columns = [sql.Identifier(f"{letter}{name}"[:40]) for letter in "kpqcs"]
-        key, part, quantity, context, serials = (identifier._obj[0] for identifier in columns)
+        _key, part, quantity, context, serials = (identifier._obj[0] for identifier in columns)
         table = sql.Identifier("public", name)
         connection.execute(
-            sql.SQL("create table {} ({} text primary key, {} text, {} integer, {} text, {} text[])").format(table, *columns)
+            sql.SQL("create table {} ({} text primary key, {} text, {} integer, {} text, {} text[])").format(
+                table, *columns
+            )
         )
         relation = value(connection, "select %s::regclass::text", table.as_string(connection))
         call(
@@ -188,7 +199,9 @@ def test_tables_and_columns(connection: psycopg.Connection) -> None:
         )
         numbers = value(connection, sql.SQL("select {} from {}").format(columns[4], table))
         assert len(numbers) == 2 and numbers[0].startswith("T")
-        assert column(connection, "select context ->> %s from machserial.serials where serial_number = %s", context, numbers[0]) == [text]
+        assert column(
+            connection, "select context ->> %s from machserial.serials where serial_number = %s", context, numbers[0]
+        ) == [text]
         call(connection, "detach", relation=relation, trigger_type="WORK_ORDER_CREATE")
         connection.execute(sql.SQL("drop table {}").format(table))
 
@@ -196,9 +209,7 @@ def test_tables_and_columns(connection: psycopg.Connection) -> None:
 def test_a_renderer_that_does_not_quote_would_be_noticed(shared: psycopg.Connection) -> None:
     """Negative control: the same texts, with the function that quotes them weakened to one that does not."""
     with shared.transaction(force_rollback=True):
-        source = value(
-            shared, "select pg_get_functiondef(oid) from pg_proc where proname = '_constant_expression'"
-        )
+        source = value(shared, "select pg_get_functiondef(oid) from pg_proc where proname = '_constant_expression'")
         weakened = source.replace("expression := quote_literal(argument);", "expression := '''' || argument || '''';")
         assert weakened != source
         shared.execute(weakened)

@@ -172,10 +172,12 @@ def opened(opened_once: SimpleNamespace) -> Iterator[SimpleNamespace]:
     """machserial is installed, and the intruder may make objects in its schema; they go with the test."""
     yield opened_once
     planted = """
-        select format('drop %s %s cascade', case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
+        select format('drop %s %s cascade', case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table'
+        end,
             c.oid::regclass)
         from pg_class as c
-        where c.relnamespace = 'machserial'::regnamespace and c.relowner = 'intruder'::regrole and c.relkind in ('r', 'v', 'S')
+        where c.relnamespace = 'machserial'::regnamespace and c.relowner = 'intruder'::regrole and c.relkind in ('r',
+        'v', 'S')
         union all
         select format('drop function %s', p.oid::regprocedure) from pg_proc as p
         where p.pronamespace = 'machserial'::regnamespace and p.proowner = 'intruder'::regrole
@@ -216,7 +218,8 @@ def test_a_renderer_that_he_has_planted_is_not_called(opened: SimpleNamespace) -
         make_format(opened.keeper, "second", "B{SEQ:4}")
     # Nor one that fits the present renderer's name, and its arguments in another way.
     opened.intruder.execute(
-        f"create function machserial._render_{first}(bigint[], bigint[], timestamptz, text, text, jsonb) returns text[] "
+        f"create function machserial._render_{first}(bigint[], bigint[], timestamptz, text, text, jsonb) returns "
+        f"text[] "
         "language plpgsql as $$ begin perform evil.spring('renderer'); return array['X']; end $$"
     )
     assert generated(opened.keeper, format="first") == ["A0001"]

@@ -1,4 +1,5 @@
-"""Getting more rights than one has: by functions that run with the owner's, by another's name in the records, by triggers
+"""Getting more rights than one has: by functions that run with the owner's, by another's name in the records, by
+triggers
 and tables of one's own, by statements that are not one's to give.
 
 docs/security.md says what is promised; tests/test_roles.py compares every right with the list in privileges.sql.
@@ -12,7 +13,6 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 from intruders import ROLES, fortress, garrison, man
-from psycopg import errors, sql
 from support import call, column, generated, make_format, make_part, value
 
 # Long, and nothing in it depends on how machserial was installed.
@@ -38,7 +38,9 @@ def operator(place: SimpleNamespace) -> psycopg.Connection:
     return place.who["operator"]
 
 
-def refuse(connection: psycopg.Connection, statements: list[str] | tuple[str, ...], sqlstates: tuple = ("42501",)) -> None:
+def refuse(
+    connection: psycopg.Connection, statements: list[str] | tuple[str, ...], sqlstates: tuple = ("42501",)
+) -> None:
     for statement in statements:
         with pytest.raises(psycopg.Error) as raised, connection.transaction():
             connection.execute(statement)
@@ -65,17 +67,22 @@ def test_what_runs_as_the_owner_says_where_it_looks(place: SimpleNamespace) -> N
 
 def test_nobody_hands_it_what_he_made_up(place: SimpleNamespace) -> None:
     """He wants to hand a function that runs as the owner a row, a table, or a type of his own making."""
-    handed = DEFINERS + """
+    handed = (
+        DEFINERS
+        + """
         and exists (
             select from unnest(p.proargtypes) as a (oid) inner join pg_type as t on t.oid = a.oid
             where
-                t.typtype in ('p', 'd') or t.typnamespace not in ('pg_catalog'::regnamespace, 'machserial'::regnamespace)
-                or t.typname ~ '^_?_' and t.typnamespace = 'machserial'::regnamespace and not t.typname in ('_text', '_int4', '_jsonb')
+                t.typtype in ('p', 'd') or t.typnamespace not in ('pg_catalog'::regnamespace,
+                'machserial'::regnamespace)
+                or t.typname ~ '^_?_' and t.typnamespace = 'machserial'::regnamespace and not t.typname in ('_text',
+                '_int4', '_jsonb')
         )
         and exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
         -- They compute with it or read what the caller may: no number is drawn, no row written.
         and p.proname <> '_render'
     """
+    )
     assert column(place.superuser, handed) == []
 
 
@@ -85,7 +92,8 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
         select p.oid::regprocedure::text from pg_proc as p
         where
             p.pronamespace = 'machserial'::regnamespace and p.prorettype = 'trigger'::regtype
-            and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a where a.grantee <> p.proowner)
+            and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a where a.grantee
+            <> p.proowner)
             and (p.prosecdef or not has_function_privilege('machserial_supervisor', p.oid, 'execute'))
     """
     assert column(place.superuser, executable) == []
@@ -110,19 +118,24 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
             "create trigger forge after insert on forged referencing new table as new_serials for each statement "
             "execute function machserial._audit_new_serials()"
         )
-        place.superuser.execute("insert into forged (id, serial_number, source, status) values (7, 'FORGED', 'MANUAL', 'ACTIVE')")
+        place.superuser.execute(
+            "insert into forged (id, serial_number, source, status) values (7, 'FORGED', 'MANUAL', 'ACTIVE')"
+        )
         place.superuser.execute("reset role")
         assert value(place.superuser, "select count(*) from machserial.audit_events") == before + 1
     assert value(place.superuser, "select count(*) from machserial.audit_events") == before
 
 
+FORGED_ISSUE = (
+    "row('P', 'T', '{SITE}', 'DEFAULT', null, 2, 'x', 'GAPLESS', 1, 99999, null, 1, '{}', 1, 1)::machserial._issue"
+)
 KERNEL = (
     # Moves any counter, or draws a number of a gapless one and leaves it unrecorded.
-    "select machserial._draw_sequenced(row('P','T','{SITE}','DEFAULT',null,2,'x','GAPLESS',1,99999,null,1,'{}',1,null)::machserial._issue, 500, 0)",
-    "select machserial._draw_gapless(row('P','T','{SITE}','DEFAULT',null,2,'x','GAPLESS',1,99999,null,1,'{}',1,null)::machserial._issue, 1)",
-    "select machserial._take_run(row('P','T','{SITE}','DEFAULT',null,2,'x','SEQUENCE',1,99999,null,1,'{}',1,null)::machserial._issue)",
+    f"select machserial._draw_sequenced({FORGED_ISSUE}, 500, 0)",
+    f"select machserial._draw_gapless({FORGED_ISSUE}, 1)",
+    f"select machserial._take_run({FORGED_ISSUE})",
     # Sets one back, into numbers that have been given out.
-    "select machserial._give_back(row('P','T','{SITE}','DEFAULT',null,2,'x','SEQUENCE',1,99999,null,1,'{}',1,1)::machserial._issue)",
+    f"select machserial._give_back({FORGED_ISSUE})",
     "select machserial._set_counter(1, 'SEQUENCE', 1, 1)",
     "select setval('machserial.counter_1', 1)",
     "select nextval('machserial.counter_1')",
@@ -144,7 +157,8 @@ KERNEL = (
     "select machserial._apply_privileges()",
     # Claims a request, or a block, that the real one will then find answered.
     "insert into machserial.generation_requests (request_id, arguments) values ('tomorrow''s', '{}')",
-    "insert into machserial.number_blocks (counter_id, holder, first_value, last_value, quantity) values (1, 'x', 1, 9, 9)",
+    "insert into machserial.number_blocks (counter_id, holder, first_value, last_value, quantity) values (1, 'x', 1, "
+    "9, 9)",
     "insert into machserial.counters (format_id, first_value) values (1, 1)",
     "update machserial.counters set last_value = 1",
     "delete from machserial.counters",
@@ -185,7 +199,8 @@ def test_nobody_changes_the_rules(place: SimpleNamespace, role: str) -> None:
         (
             "alter table machserial.serials disable trigger all",
             "alter table machserial.serials disable trigger new_serials_are_audited",
-            "create trigger his after insert on machserial.serials for each row execute function pg_catalog.suppress_redundant_updates_trigger()",
+            "create trigger his after insert on machserial.serials for each row execute function "
+            "pg_catalog.suppress_redundant_updates_trigger()",
             "create rule his as on insert to machserial.serials do instead nothing",
             "create table machserial.his (id integer)",
             "create function machserial.generate(text, integer) returns text language sql as $$ select 'x' $$",
@@ -251,18 +266,23 @@ def test_a_table_of_ones_own_runs_nothing_as_another(place: SimpleNamespace) -> 
     refuse(intruder, ("create table public.refers (id bigint references machserial.serials (id))",))
     intruder.execute("create schema his; create table his.seen (who name)")
     intruder.execute(
-        "create function his.note() returns boolean language plpgsql as $$ begin insert into his.seen values (current_user); "
+        "create function his.note() returns boolean language plpgsql as $$ begin insert into his.seen values "
+        "(current_user); "
         "return true; end $$"
     )
     intruder.execute("grant usage on schema his to public; grant insert on his.seen to public")
     intruder.execute("create domain his.part as text check (his.note())")
     intruder.execute(
-        "create table his.orders (id text primary key default his.note()::text, part his.part, numbers text check (his.note()))"
+        "create table his.orders (id text primary key default his.note()::text, part his.part, numbers text check "
+        "(his.note()))"
     )
     intruder.execute(
-        "create function his.twist() returns trigger language plpgsql as $$ begin perform his.note(); return new; end $$"
+        "create function his.twist() returns trigger language plpgsql as $$ begin perform his.note(); return new; "
+        "end $$"
     )
-    intruder.execute("create trigger twist before insert or update on his.orders for each row execute function his.twist()")
+    intruder.execute(
+        "create trigger twist before insert or update on his.orders for each row execute function his.twist()"
+    )
     call(intruder, "create_trigger", part_id="P", trigger_type="WORK_ORDER_CREATE", assignment_type="SYSTEM_GENERATED")
     call(
         intruder, "attach", relation="his.orders", trigger_type="WORK_ORDER_CREATE", part_column="part",
@@ -285,7 +305,9 @@ def test_a_table_of_ones_own_runs_nothing_as_another(place: SimpleNamespace) -> 
 def test_the_trail_knows_the_login_whatever_it_calls_itself(place: SimpleNamespace) -> None:
     """He wants the trail to name somebody else: by the actor, by acting as a group, by an application's name."""
     operator = place.who["operator"]
-    operator.execute("select set_config('machserial.actor', 'the boss', false), set_config('application_name', 'psql', false)")
+    operator.execute(
+        "select set_config('machserial.actor', 'the boss', false), set_config('application_name', 'psql', false)"
+    )
     made = [generated(operator)[0]]
     operator.execute("set role machserial_operator")
     made += generated(operator)
@@ -301,19 +323,28 @@ def test_the_trail_knows_the_login_whatever_it_calls_itself(place: SimpleNamespa
     with place.superuser.transaction(force_rollback=True):
         place.superuser.execute("set local session authorization operator")
         taken = generated(place.superuser)
-        assert column(place.superuser, "select db_user from machserial.audit_events where serial_number = %s", taken[0]) == ["operator"]
+        assert column(
+            place.superuser, "select db_user from machserial.audit_events where serial_number = %s", taken[0]
+        ) == ["operator"]
 
 
 FORGED = {
-    "serials": "insert into machserial.serials ({column}, serial_number, part_id) {override} values ({value}, 'F', 'P')",
-    "late_assignment_placeholders": "insert into machserial.late_assignment_placeholders ({column}, part_id) {override} values ({value}, 'P')",
-    "serial_propagations": "insert into machserial.serial_propagations ({column}, propagation_type, parent_serial_id, operation_code, "
+    "serials": "insert into machserial.serials ({column}, serial_number, part_id) {override} values ({value}, 'F', "
+    "'P')",
+    "late_assignment_placeholders": "insert into machserial.late_assignment_placeholders ({column}, part_id) "
+    "{override} values ({value}, 'P')",
+    "serial_propagations": "insert into machserial.serial_propagations ({column}, propagation_type, "
+    "parent_serial_id, operation_code, "
     "routing_sequence) {override} values ({value}, 'PASS_THROUGH', 1, 'OP', 1)",
-    "serial_conflicts": "insert into machserial.serial_conflicts ({column}, serial_number, part_id, scopes, source) {override} "
+    "serial_conflicts": "insert into machserial.serial_conflicts ({column}, serial_number, part_id, scopes, source) "
+    "{override} "
     "values ({value}, 'F', 'P', '{{SITE}}', 'MANUAL')",
-    "vendor_serials": "insert into machserial.vendor_serials ({column}, serial_number, vendor_name, part_id) {override} values ({value}, 'F', 'V', 'P')",
-    "serial_formats": "insert into machserial.serial_formats ({column}, name, pattern) {override} values ({value}, 'F', 'F{{SEQ:3}}')",
-    "trigger_definitions": "insert into machserial.trigger_definitions ({column}, part_id, trigger_type, assignment_type) {override} "
+    "vendor_serials": "insert into machserial.vendor_serials ({column}, serial_number, vendor_name, part_id) "
+    "{override} values ({value}, 'F', 'V', 'P')",
+    "serial_formats": "insert into machserial.serial_formats ({column}, name, pattern) {override} values ({value}, "
+    "'F', 'F{{SEQ:3}}')",
+    "trigger_definitions": "insert into machserial.trigger_definitions ({column}, part_id, trigger_type, "
+    "assignment_type) {override} "
     "values ({value}, 'P', 'MATERIAL_RECEIPT', 'LATE_ASSIGNMENT')",
 }  # fmt: skip
 
@@ -336,29 +367,42 @@ def test_by_whom_and_when_is_not_the_writers_to_say(place: SimpleNamespace) -> N
             refuse(writer, [text])
     # Negative control: the same without the forgery is his to do.
     with place.who["operator"].transaction(force_rollback=True):
-        place.who["operator"].execute("insert into machserial.serials (lot_number, serial_number, part_id) values ('L', 'F', 'P')")
+        place.who["operator"].execute(
+            "insert into machserial.serials (lot_number, serial_number, part_id) values ('L', 'F', 'P')"
+        )
 
 
 def test_secrets_are_for_those_who_need_them(place: SimpleNamespace) -> None:
     """He wants the secret with which cached facts are signed, to write facts of his own into the cache."""
-    refuse(place.who["viewer"], ("select secret from machserial.cache_epochs", "select * from machserial.cache_epoch()"))
+    refuse(
+        place.who["viewer"], ("select secret from machserial.cache_epochs", "select * from machserial.cache_epoch()")
+    )
     assert column(place.superuser, "select count(*) from machserial.cache_epochs where length(secret) < 32") == [0]
 
 
 @pytest.mark.parametrize(
     ("role", "beyond"),
     [
-        ("viewer", "generate('P') register_serial('X','P') retire_serial(1,'x') create_placeholders('P') fire('MATERIAL_RECEIPT','P') "
+        ("viewer", "generate('P') register_serial('X','P') retire_serial(1,'x') create_placeholders('P') "
+        "fire('MATERIAL_RECEIPT','P') "
          "pass_through(1,'OP',1) receive_vendor_serial('X','V','P') allocate_block('plain',1,'x') maintain()"),
-        ("operator", "create_format('x','X{SEQ:3}') revise_format('plain') deactivate_format('plain') assign_format('P','plain') "
-         "register_part('X','T') register_site('X') create_trigger('P','MATERIAL_RECEIPT','VENDOR') set_vendor_rule('V') "
-         "resolve_conflict('X','P','KEEP',reason=>'x') waive_vendor_rule(1,'x') seal_audit() attach('pg_class','MATERIAL_RECEIPT','x')"),
-        ("supervisor", "migrate() pause('x') resume() fence('plain') reset_counter('plain',5,reason=>'x') set_node(3) grant_site('operator','DEFAULT') "
-         "lift_site_limits('operator') begin_cache_epoch('x') drop_archived('2026-01-01') integrity() write_test() create_roles()"),
+        ("operator", "create_format('x','X{SEQ:3}') revise_format('plain') deactivate_format('plain') "
+        "assign_format('P','plain') "
+         "register_part('X','T') register_site('X') create_trigger('P','MATERIAL_RECEIPT','VENDOR') "
+         "set_vendor_rule('V') "
+         "resolve_conflict('X','P','KEEP',reason=>'x') waive_vendor_rule(1,'x') seal_audit() "
+         "attach('pg_class','MATERIAL_RECEIPT','x')"),
+        ("supervisor", "migrate() pause('x') resume() fence('plain') reset_counter('plain',5,reason=>'x') "
+        "set_node(3) grant_site('operator','DEFAULT') "
+         "lift_site_limits('operator') begin_cache_epoch('x') drop_archived('2026-01-01') integrity() write_test() "
+         "create_roles()"),
         ("admin", "create_roles()"),
     ],
 )  # fmt: skip
 def test_everyone_stays_within_his_role(place: SimpleNamespace, role: str, beyond: str) -> None:
     """He wants to do what is for the next role up."""
-    refuse(place.who[role], [f"select machserial.{piece.strip()})" for piece in beyond.split(") ") if piece.strip(") ")][:-1])
+    refuse(
+        place.who[role],
+        [f"select machserial.{piece.strip()})" for piece in beyond.split(") ") if piece.strip(") ")][:-1],
+    )
     refuse(place.who[role], [f"select machserial.{beyond.split(') ')[-1]}"])

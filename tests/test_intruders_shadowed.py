@@ -101,7 +101,8 @@ def test_temporary_objects_are_found_by_nobody_else(usual: SimpleNamespace, sess
     """He wants a function that runs as the owner to read or write his temporary table, or one of a catalog's name."""
     tables = column(
         session,
-        "select c.relname from pg_class as c where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v') "
+        "select c.relname from pg_class as c where c.relnamespace = 'machserial'::regnamespace and c.relkind in "
+        "('r', 'p', 'v') "
         "and not c.relispartition",
     )
     for name in tables:
@@ -116,7 +117,9 @@ def test_temporary_objects_are_found_by_nobody_else(usual: SimpleNamespace, sess
         "perform pg_catalog.nextval('pg_temp.sprung'); return true; end $$"
     )
     for name in SHADOWED_VIEWS:
-        session.execute(f"create temporary view {name} as select c.*, pg_temp.spring('x') as trap from pg_catalog.{name} as c")
+        session.execute(
+            f"create temporary view {name} as select c.*, pg_temp.spring('x') as trap from pg_catalog.{name} as c"
+        )
     for name in ("text", "jsonb", "regclass"):
         session.execute(f"create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.spring('type'))")
     for name in ("new_serials", "old_serials", "new_rows", "old_rows", "registered", "assignments"):

@@ -1,4 +1,5 @@
-"""Reading and writing another site's data from a role that is limited to its own: by everything that it may read, by every
+"""Reading and writing another site's data from a role that is limited to its own: by everything that it may read, by
+every
 function that it may call, by what errors, notices, plans and statistics tell.
 
 The intruder is an insider: he has heard ids and one number of the foreign site, KNOWN-B. Every other text there has the
@@ -77,23 +78,29 @@ def arguments_about(heard: SimpleNamespace) -> dict[str, object]:
     return {
         **dict.fromkeys(("serial_id", "source_serial_id", "target_serial_id", "internal_serial_id"), heard.serial),
         **dict.fromkeys(("keep_serial_id", "retired_serial_id"), heard.generated),
-        **dict.fromkeys(("serial_ids", "source_serial_ids", "target_serial_ids"), [heard.serial, heard.generated]),
+        **{key: [heard.serial, heard.generated] for key in ("serial_ids", "source_serial_ids", "target_serial_ids")},
         "vendor_serial_id": heard.vendor_serial, "vendor_serial_ids": [heard.vendor_serial],
         "placeholder_id": heard.placeholder, "placeholder_ids": [heard.placeholder], "block_id": heard.block,
         "event_id": heard.event, "after": heard.event, "counter_id": heard.counters[0], "conflict_id": heard.conflict,
-        "serial_number": heard.number, "serial_numbers": [heard.number], "numbers": [heard.number], "used": [heard.number],
+        "serial_number": heard.number, "serial_numbers": [heard.number], "numbers": [heard.number],
+        "used": [heard.number],
         "site_id": FOREIGN, "part_id": "P", "part_type": "T", "format": "site", "format_id": 3, "name": "own",
-        "request_id": heard.request, "quantity": 1, "pattern": "{SITE}{SEQ:9}", "scopes": ["ENTERPRISE", "SITE", "PART_TYPE"],
+        "request_id": heard.request, "quantity": 1, "pattern": "{SITE}{SEQ:9}", "scopes": ["ENTERPRISE", "SITE",
+        "PART_TYPE"],
         "operation_code": "OP", "routing_sequence": 1, "trigger_type": "WORK_ORDER_CREATE", "trigger_id": 1,
-        "assignment_type": "SYSTEM_GENERATED", "holder": "x", "page_size": 100, "max_depth": 9, "full": True, "reason": "x",
-        "resolution": "KEEP", "on_conflict": "RECORD", "source": "MANUAL", "role": "limited_operator", "month": "2026-11-01",
-        "relation": "machserial.serials", "algorithm": "luhn", "context": "{}", "period": "", "at": "now", "acting": "keeper",
+        "assignment_type": "SYSTEM_GENERATED", "holder": "x", "page_size": 100, "max_depth": 9, "full": True,
+        "reason": "x",
+        "resolution": "KEEP", "on_conflict": "RECORD", "source": "MANUAL", "role": "limited_operator",
+        "month": "2026-11-01",
+        "relation": "machserial.serials", "algorithm": "luhn", "context": "{}", "period": "", "at": "now",
+        "acting": "keeper",
     }  # fmt: skip
 
 
 FUNCTIONS = """
     select
-        p.proname, array(select format_type(t.oid, null) from unnest(p.proargtypes) with ordinality as t (oid, n) order by t.n),
+        p.proname, array(select format_type(t.oid, null) from unnest(p.proargtypes) with ordinality as t (oid, n)
+        order by t.n),
         array(
             select a.name from unnest(p.proargnames) with ordinality as a (name, n)
             where p.proargmodes is null or p.proargmodes[a.n] in ('i', 'b', 'v') order by a.n
@@ -137,16 +144,19 @@ def foreign_rows(place: SimpleNamespace) -> list[tuple]:
         select t.relname, md5(string_agg(t.line, e'\n' order by t.line)) from (
             select 'serials' as relname, s::text as line from machserial.serials as s where s.site_id = %(site)s
             union all select 'vendor', v::text from machserial.vendor_serials as v where v.site_id = %(site)s
-            union all select 'placeholders', p::text from machserial.late_assignment_placeholders as p where p.site_id = %(site)s
+            union all select 'placeholders', p::text from machserial.late_assignment_placeholders as p where
+            p.site_id = %(site)s
             union all select 'conflicts', c::text from machserial.serial_conflicts as c where c.site_id = %(site)s
             union all select 'blocks', b::text from machserial.number_blocks as b where b.site_id = %(site)s
             union all select 'usages', u::text from machserial.block_usages as u
             inner join machserial.number_blocks as b on b.id = u.block_id where b.site_id = %(site)s
             union all select 'edges', e::text from machserial.serial_propagations as e
-            inner join machserial.serials as s on s.id in (e.parent_serial_id, e.child_serial_id) and s.site_id = %(site)s
+            inner join machserial.serials as s on s.id in (e.parent_serial_id, e.child_serial_id) and s.site_id =
+            %(site)s
             union all select 'events', e::text from machserial.audit_events as e where e.site_id = %(site)s
             union all select 'site', s::text from machserial.sites as s where s.id = %(site)s
-            union all select 'requests', r::text from machserial.generation_requests as r where r.arguments ->> 'site_id' = %(site)s
+            union all select 'requests', r::text from machserial.generation_requests as r where r.arguments ->>
+            'site_id' = %(site)s
             union all select 'counters', c::text || coalesce(machserial._last_value(c.id)::text, '')
             from machserial.counters as c where c.site_id = %(site)s
         ) as t group by t.relname order by t.relname
@@ -210,17 +220,20 @@ WRITES = {
     "values ({serial}, 'KNOWN-B', 'V', 'P', 'SITE-A')",
     "an acceptance": "update machserial.vendor_serials set status = 'ACTIVE' where id = {vendor_serial}",
     "a placeholder": "insert into machserial.late_assignment_placeholders (part_id, site_id) values ('P', 'SITE-B')",
-    "what a placeholder got": "update machserial.late_assignment_placeholders set status = 'SERIALIZED', serial_id = {serial} "
+    "what a placeholder got": "update machserial.late_assignment_placeholders set status = 'SERIALIZED', serial_id = "
+    "{serial} "
     "where site_id = 'SITE-A' and status = 'PENDING'",
     "a foreign placeholder": "update machserial.late_assignment_placeholders set notes = 'x' where id = {placeholder}",
     "an edge to it": "insert into machserial.serial_propagations (propagation_type, parent_serial_id, child_serial_id, "
     "operation_code, routing_sequence) select 'TRANSFORM', min(id), {serial}, 'OP', 1 from machserial.serials",
-    "an edge from it": "insert into machserial.serial_propagations (propagation_type, parent_serial_id, child_serial_id, "
+    "an edge from it": "insert into machserial.serial_propagations (propagation_type, parent_serial_id, "
+    "child_serial_id, "
     "operation_code, routing_sequence) select 'TRANSFORM', {serial}, max(id), 'OP', 1 from machserial.serials",
     "a note on an edge": "update machserial.serial_propagations set notes = 'x' where id = {edge}",
     "a conflict": "insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, source) "
     "values ('KNOWN-B', 'P', 'SITE-B', '{{SITE}}', 'MANUAL')",
-    "a conflict about a serial": "insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, source, "
+    "a conflict about a serial": "insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, "
+    "source, "
     "serial_id) values ('KNOWN-B', 'P', 'SITE-A', '{{SITE}}', 'MANUAL', {serial})",
     "a usage": "insert into machserial.block_usages (block_id, sequence_number) values ({block}, 7)",
     "a block": "update machserial.number_blocks set status = 'RETURNED' where id = {block}",
@@ -245,7 +258,9 @@ def test_nothing_of_the_foreign_site_is_written(place: SimpleNamespace, role: st
     assert foreign_rows(place) == before
 
 
-def test_what_is_not_there_and_what_is_not_his_look_the_same(place: SimpleNamespace, operator: psycopg.Connection) -> None:
+def test_what_is_not_there_and_what_is_not_his_look_the_same(
+    place: SimpleNamespace, operator: psycopg.Connection
+) -> None:
     """He wants to learn by the error whether an id, a site or a request exists."""
     missing = 10**12
     for function, argument, heard in (
@@ -262,7 +277,10 @@ def test_what_is_not_there_and_what_is_not_his_look_the_same(place: SimpleNamesp
                 call(operator, function, **{argument: number}, **more.get(function, {}))
             answers.append((raised.value.sqlstate, str(raised.value).replace(str(number), "N").split("CONTEXT")[0]))
         assert answers[0] == answers[1], function
-    sites = [told(operator, "select machserial.generate('P', site_id => %s)", (site,)).replace(site, "N") for site in (FOREIGN, "SITE-Z")]
+    sites = [
+        told(operator, "select machserial.generate('P', site_id => %s)", (site,)).replace(site, "N")
+        for site in (FOREIGN, "SITE-Z")
+    ]
     assert sites[0] == sites[1]
 
 
@@ -272,8 +290,14 @@ def test_a_number_that_is_taken_elsewhere(place: SimpleNamespace, operator: psyc
     taken = call(place.keeper, "register_serial", serial_number="WIDE-1", part_id="W", site_id=FOREIGN)[0].serial_id
     about = {"serial_number": "WIDE-1", "part_id": "W", "site_id": OWN}
     heard = [
-        told(operator, "select machserial.register_serial(serial_number => 'WIDE-1', part_id => 'W', site_id => 'SITE-A')"),
-        told(operator, "insert into machserial.serials (serial_number, part_id, site_id) values ('WIDE-1', 'W', 'SITE-A')"),
+        told(
+            operator,
+            "select machserial.register_serial(serial_number => 'WIDE-1', part_id => 'W', site_id => 'SITE-A')",
+        ),
+        told(
+            operator,
+            "insert into machserial.serials (serial_number, part_id, site_id) values ('WIDE-1', 'W', 'SITE-A')",
+        ),
         told(operator, "select machserial.receive_vendor_serial('WIDE-1', 'V', 'W', site_id => 'SITE-A')"),
     ]
     for answer in heard:
@@ -293,7 +317,9 @@ def test_another_ones_request(place: SimpleNamespace, operator: psycopg.Connecti
     """He wants the serials of another's request by asking it again, or what it asked for."""
     for site in (OWN, FOREIGN):
         answer = told(
-            operator, "select machserial.generate('P', 3, 'shared', site_id => %s, request_id => %s)", (site, place.heard.request)
+            operator,
+            "select machserial.generate('P', 3, 'shared', site_id => %s, request_id => %s)",
+            (site, place.heard.request),
         )
         assert SECRET not in answer and "KNOWN" not in answer
         assert answer.startswith(("22023", "23503")), answer
@@ -316,9 +342,11 @@ def test_no_other_role_gets_him_out(place: SimpleNamespace, operator: psycopg.Co
             generated(operator, "P", site_id=FOREIGN)
     for statement in (
         "set role keeper", "set role machserial_admin", "set role supervisor", "set session authorization operator",
-        "alter role limited_operator bypassrls", "alter role limited_operator noinherit", "reset session authorization; set role postgres",
+        "alter role limited_operator bypassrls", "alter role limited_operator noinherit", "reset session "
+        "authorization; set role postgres",
         "grant machserial_admin to limited_operator", "alter table machserial.serials disable row level security",
-        "alter policy own_sites_only on machserial.serials using (true)", "drop policy own_sites_only on machserial.serials",
+        "alter policy own_sites_only on machserial.serials using (true)", "drop policy own_sites_only on "
+        "machserial.serials",
         "delete from machserial.site_grants", "select machserial.lift_site_limits('limited_operator')",
         "select machserial.grant_site('limited_operator', 'SITE-B')",
         "insert into machserial.site_grants (role, site_id) values ('limited_operator'::regrole, 'SITE-B')",
@@ -369,11 +397,16 @@ def test_an_administrator_who_is_limited_does_nothing_to_all(place: SimpleNamesp
 def test_statistics_and_partitions_tell_nothing(place: SimpleNamespace, operator: psycopg.Connection) -> None:
     """He wants the most common values of a column, or to read a month, an index or a file in the place of the table."""
     place.superuser.execute("analyze machserial.serials, machserial.audit_events, machserial.vendor_serials")
-    query = "select count(*) from pg_stats where schemaname = 'machserial' and tablename in ('serials', 'audit_events', 'vendor_serials')"
+    query = (
+        "select count(*) from pg_stats where schemaname = 'machserial' "
+        "and tablename in ('serials', 'audit_events', 'vendor_serials')"
+    )
     assert value(operator, query) == 0
     # Negative control.
     assert value(place.keeper, query) > 0
-    month = value(place.superuser, "select min(relname) from pg_class where relname ~ '^audit_events_20' and relkind = 'r'")
+    month = value(
+        place.superuser, "select min(relname) from pg_class where relname ~ '^audit_events_20' and relkind = 'r'"
+    )
     for statement in (
         f"select * from machserial.{month}",
         f"copy machserial.{month} to stdout",
@@ -410,5 +443,6 @@ def test_a_function_of_his_sees_his_rows_only(place: SimpleNamespace) -> None:
     # Nor does a table of his own, attached, number for the foreign site; nor a trigger of his on a foreign table.
     with pytest.raises(errors.InsufficientPrivilege):
         intruder.execute(
-            "create trigger his after insert on machserial.serials for each row execute function machserial._fire_attached()"
+            "create trigger his after insert on machserial.serials for each row execute function "
+            "machserial._fire_attached()"
         )
