@@ -1,10 +1,10 @@
 -- Who may call and read what. The last thing that runs at every install and update.
 
 -- The one list. from_role: of viewer, operator, supervisor, admin the first that has it, and those after it
--- have it too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names, separated
--- by blanks; functions with all their forms, columns as table.column, <n> and <month> for what is made as
--- machserial runs. create_roles() and migrate() carry it out; a test compares it with the catalog, and refuses
--- what is not in it.
+-- have it too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names,
+-- separated by blanks; functions with all their forms, columns as table.column, <n> and <month> for what is
+-- made as machserial runs. create_roles() and migrate() carry it out; a test compares it with the catalog,
+-- and refuses what is not in it.
 create function machserial._privileges()
 returns table (from_role text, privilege text, kind text, objects text)
 language plpgsql immutable

@@ -429,7 +429,8 @@ begin
 end
 $$;
 
--- SECURITY DEFINER: whoever may attach writes no event of his own wording. What is written stands in the catalog.
+-- SECURITY DEFINER: whoever may attach writes no event of his own wording. What is written stands in the
+-- catalog.
 create function machserial._audit_attachment(relation regclass, trigger_type text, is_attached boolean)
 returns void
 language plpgsql security definer
