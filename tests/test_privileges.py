@@ -132,7 +132,8 @@ def test_every_object_is_in_the_list(plant):
 
 def test_nothing_is_listed_that_is_not_there(plant):
     there = {(kind, name_in_list(kind, name)) for kind, name, _ in plant.execute(OBJECTS).fetchall()}
-    there |= {("column", name) for name, _ in plant.execute(COLUMNS, {"role": "postgres", "privilege": "update"}).fetchall()}
+    anybody = {"role": "postgres", "privilege": "update"}
+    there |= {("column", name) for name, _ in plant.execute(COLUMNS, anybody).fetchall()}
     of_superusers = {key for key, rows in listed(plant).items() if rows[0][0] == "superuser"}
     assert sorted(set(listed(plant)) - there - of_superusers) == []
 
