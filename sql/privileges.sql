@@ -1,10 +1,10 @@
 -- Who may call and read what. The last thing that runs at every install and update.
 
 -- The one list. from_role: of viewer, operator, supervisor, admin the first that has it, and those after it
--- have it too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names, separated
--- by blanks; functions with all their forms, columns as table.column, <n> and <month> for what is made as
--- machserial runs. create_roles() and migrate() carry it out; a test compares it with the catalog, and refuses
--- what is not in it.
+-- have it too; public: everybody; owner: nobody else; superuser: what superusers say. objects: names,
+-- separated by blanks; functions with all their forms, columns as table.column, <n> and <month> for what is
+-- made as machserial runs. create_roles() and migrate() carry it out; a test compares it with the catalog,
+-- and refuses what is not in it.
 create function machserial._privileges()
 returns table (from_role text, privilege text, kind text, objects text)
 language plpgsql immutable
@@ -75,9 +75,25 @@ begin
         _waiting_events _wal_position _walk_lineage
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
-    ('operator', 'insert', 'table', '
-        block_usages generation_requests late_assignment_placeholders number_blocks serial_conflicts
-        serial_propagations serials vendor_serials
+    -- By whom and when is not the writer's to say, nor is an id.
+    ('operator', 'insert', 'column', '
+        block_usages.block_id block_usages.sequence_number block_usages.serial_id
+        block_usages.conflict_id late_assignment_placeholders.part_id
+        late_assignment_placeholders.site_id late_assignment_placeholders.work_order_id
+        late_assignment_placeholders.lot_number late_assignment_placeholders.operation_code
+        late_assignment_placeholders.context serial_conflicts.serial_number serial_conflicts.part_id
+        serial_conflicts.site_id serial_conflicts.scopes serial_conflicts.source
+        serial_conflicts.serial_id serial_conflicts.conflicting_serial_ids
+        serial_conflicts.conflicting_scopes serial_propagations.propagation_type
+        serial_propagations.parent_serial_id serial_propagations.child_serial_id
+        serial_propagations.operation_code serial_propagations.routing_sequence
+        serial_propagations.work_center_id serial_propagations.quantity serial_propagations.notes
+        serials.serial_number serials.part_id serials.part_type serials.site_id serials.source
+        serials.status serials.scopes serials.format_id serials.sequence_number serials.work_order_id
+        serials.lot_number serials.operation_code serials.context serials.generation_request_id
+        serials.status_reason vendor_serials.id vendor_serials.serial_number vendor_serials.part_id
+        vendor_serials.site_id vendor_serials.vendor_name vendor_serials.received_date
+        vendor_serials.status vendor_serials.validation_errors vendor_serials.validated_at
     '),
     ('operator', 'update', 'column', '
         serials.context serials.lot_number serials.operation_code serials.scopes serials.status
@@ -119,11 +135,31 @@ begin
         _values_in_block
     '),
     -- Configures, resolves conflicts, and answers for what a vendor's rule refuses.
-    ('supervisor', 'insert', 'table', '
-        format_assignments parts serial_formats sites trigger_definitions vendor_rules
+    ('supervisor', 'insert', 'column', '
+        format_assignments.part_id format_assignments.part_type format_assignments.format_id
+        format_assignments.priority format_assignments.effective_from format_assignments.effective_until
+        parts.id parts.part_type parts.name parts.default_scopes serial_formats.name
+        serial_formats.version serial_formats.pattern serial_formats.description
+        serial_formats.sequence_start serial_formats.sequence_increment serial_formats.reset
+        serial_formats.counter_per serial_formats.allocation serial_formats.letter_case
+        serial_formats.is_ad_hoc serial_formats.revises serial_formats.continues sites.id sites.name
+        sites.time_zone trigger_definitions.part_id trigger_definitions.trigger_type
+        trigger_definitions.assignment_type trigger_definitions.format
+        trigger_definitions.operation_code trigger_definitions.conditions trigger_definitions.batch_size
+        trigger_definitions.enabled vendor_rules.vendor_name vendor_rules.part_id vendor_rules.pattern
+        vendor_rules.regex vendor_rules.min_length vendor_rules.max_length vendor_rules.check_algorithm
+        vendor_rules.stdnum_kind
     '),
-    ('supervisor', 'update', 'table', '
-        format_assignments parts serial_formats sites trigger_definitions vendor_rules
+    ('supervisor', 'update', 'column', '
+        format_assignments.part_id format_assignments.part_type format_assignments.format_id
+        format_assignments.priority format_assignments.effective_from format_assignments.effective_until
+        parts.id parts.part_type parts.name parts.default_scopes serial_formats.description
+        serial_formats.is_active sites.id sites.name sites.time_zone trigger_definitions.part_id
+        trigger_definitions.trigger_type trigger_definitions.assignment_type trigger_definitions.format
+        trigger_definitions.operation_code trigger_definitions.conditions trigger_definitions.batch_size
+        trigger_definitions.enabled trigger_definitions.count_offset vendor_rules.vendor_name
+        vendor_rules.part_id vendor_rules.pattern vendor_rules.regex vendor_rules.min_length
+        vendor_rules.max_length vendor_rules.check_algorithm vendor_rules.stdnum_kind
     '),
     ('supervisor', 'delete', 'table', 'format_assignments parts sites trigger_definitions vendor_rules'),
     ('supervisor', 'update', 'view', 'serial_assignment_triggers'),

@@ -533,14 +533,19 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+    made record;
 begin
+    -- First the serials, in a statement of their own: the policies of a role that is limited to sites look for them.
+    select array_agg(s.placeholder_id) as placeholder_ids, array_agg(s.serial_id) as serial_ids into made
+    from machserial._serials_for(
+        _assign_serials.placeholder_ids, _assign_serials.serial_numbers, _assign_serials.operation_code
+    ) as s;
     update machserial.late_assignment_placeholders as p
     set
         serial_id = s.serial_id, assigned_operation_code = _assign_serials.operation_code,
         notes = coalesce(_assign_serials.notes, p.notes)
-    from machserial._serials_for(
-        _assign_serials.placeholder_ids, _assign_serials.serial_numbers, _assign_serials.operation_code
-    ) as s
+    from unnest(made.placeholder_ids, made.serial_ids) as s (placeholder_id, serial_id)
     where p.id = s.placeholder_id;
     return query select p.* from machserial._placeholders(_assign_serials.placeholder_ids) as p;
 end

@@ -4,7 +4,7 @@
 -- The table of a month whose partition was detached.
 create function machserial._detached_partition(month date) returns regclass
 language sql stable
-return to_regclass('machserial.' || machserial._audit_partition(month) || '_archived');
+return machserial._own_audit_table(machserial._audit_partition(month) || '_archived');
 
 -- Whether nobody can write events of the month any more: it has ended, and so has every transaction that
 -- began in it. When a prepared transaction began nobody knows.
@@ -71,7 +71,10 @@ begin
     detached as (
         select to_date(substring(c.relname from '20[2-9][0-9]_[0-9]{2}'), 'YYYY_MM') as month, c.oid::regclass as relation
         from pg_class as c
-        where c.relnamespace = 'machserial'::regnamespace and c.relname ~ '^audit_events_20[2-9][0-9]_(0[1-9]|1[0-2])_archived$'
+        where
+            c.relnamespace = 'machserial'::regnamespace
+            and c.relname ~ '^audit_events_20[2-9][0-9]_(0[1-9]|1[0-2])_archived$'
+            and c.oid = machserial._own_audit_table(c.relname)
     ),
     placed as (
         select m.month, p.relation as attached, d.relation as detached
@@ -305,7 +308,7 @@ begin
             'alter table %s rename to %I', machserial._detached_partition(restore_archived.month), name
         );
     end if;
-    if to_regclass('machserial.' || name) is not null and not exists (
+    if machserial._own_audit_table(name) is not null and not exists (
         select from machserial._audit_partitions() as p where p.month = restore_archived.month
     ) then
         execute format(

@@ -94,13 +94,17 @@ declare
 begin
     perform machserial._require_sane_clock(month);
     perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
-    if to_regclass('machserial.' || partition) is not null then
+    if machserial._own_audit_table(partition) is not null then
         return false;
+    elsif to_regclass('machserial.' || partition) is not null then
+        perform machserial._raise_stranger(partition);
     end if;
     execute format(
         'create table machserial.%I (like machserial.audit_events including defaults including constraints)',
         partition
     );
+    -- Default privileges may say otherwise.
+    execute format('revoke all on table machserial.%I from public', partition);
     execute format(
         'alter table machserial.audit_events attach partition machserial.%I for values from (%L) to (%L)',
         partition, machserial._month_begins(month),

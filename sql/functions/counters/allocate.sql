@@ -147,6 +147,8 @@ begin
         machserial._sequence_of(counter_id), counting.sequence_increment,
         counting.sequence_start - counting.sequence_increment, counting.sequence_maximum
     );
+    -- Default privileges may say otherwise.
+    execute format('revoke all on sequence %s from public', machserial._sequence_of(counter_id));
     perform setval(
         machserial._sequence_of(counter_id)::regclass, first_value - counting.sequence_increment
     );

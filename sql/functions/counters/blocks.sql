@@ -547,12 +547,13 @@ begin
 end
 $$;
 
+-- SECURITY DEFINER, as generate(): nobody may draw a run and leave it unrecorded.
 create function machserial.allocate_block(
     format text, quantity integer, holder text, part_id text default null, site_id text default null,
     request_id text default null, expires_at timestamptz default null
 )
 returns machserial.block
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -562,6 +563,9 @@ declare
     run record;
     made_id bigint;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(coalesce(allocate_block.site_id, 'DEFAULT'));
+    end if;
     perform machserial._require_quantity(allocate_block.quantity);
     perform machserial._require_name('holder', allocate_block.holder);
     select null::bigint as id, false as is_repeated into request;

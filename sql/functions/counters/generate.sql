@@ -35,10 +35,9 @@ begin
 end
 $$;
 
--- The format of an ad-hoc pattern: made on its first use, found again afterwards. SECURITY DEFINER: whoever
--- may issue numbers may name a pattern, and need not be allowed to configure formats.
+-- The format of an ad-hoc pattern: made on its first use, found again afterwards.
 create function machserial._ad_hoc_format(pattern text) returns bigint
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -264,11 +263,11 @@ begin
     end if;
     select r.* into earlier from machserial.generation_requests as r
     where r.request_id = _claim_request.request_id;
-    if earlier.id is null and machserial._own_sites() is not null then
+    if earlier.arguments ->> 'site_id' <> all(machserial._caller_sites()) then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('request %s has been used for something else', _claim_request.request_id),
-            detail = 'Not at a site that you may see; or by a transaction that this one cannot see yet.',
+            detail = 'Not at a site that you may see.',
             hint = 'Use a new request_id for a new request.';
     elsif earlier.id is null then
         raise exception using
@@ -297,7 +296,7 @@ create function machserial._generate(
     part_id text, quantity integer, format text, pattern text, site_id text, context jsonb, request_id text
 )
 returns table (serial_id bigint, serial_number text, sequence_number bigint)
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

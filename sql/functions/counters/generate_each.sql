@@ -126,7 +126,7 @@ create function machserial._generate_each(
     labels text[] default null
 )
 returns table (ordinal integer, serial_id bigint, serial_number text, sequence_number bigint)
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 -- The planner takes the arrays to be far longer than they are, and would compile every query.
 set jit = off
@@ -149,6 +149,9 @@ declare
     detail text;
     hint text;
 begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(coalesce(_generate_each.site_id, 'DEFAULT'));
+    end if;
     if quantity = 0 then
         return;
     end if;

@@ -310,7 +310,8 @@ begin
             r.rolname in (
                 'machserial_viewer', 'machserial_operator', 'machserial_supervisor', 'machserial_admin'
             )
-            or a.grantee = 0 and o.kind = 'function'
+            -- Whatever default privileges have given everybody as well.
+            or a.grantee = 0
         )
         and a.grantee <> o.owner;
 end

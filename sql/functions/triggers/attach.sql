@@ -435,14 +435,21 @@ begin
 end
 $$;
 
--- SECURITY DEFINER, for whoever may attach a table and write no other event.
-create function machserial._audit_attachment(event_type text, attached jsonb) returns void
+-- SECURITY DEFINER: whoever may attach writes no event of his own wording. What is written stands in the
+-- catalog.
+create function machserial._audit_attachment(relation regclass, trigger_type text, is_attached boolean)
+returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    attached constant machserial.attachment := machserial._attachment(relation, trigger_type);
 begin
-    if event_type in ('TRIGGER_ATTACHED', 'TRIGGER_DETACHED') then
-        perform machserial._audit(event_type, null, null, jsonb_strip_nulls(attached));
+    if attached.relation is not null then
+        perform machserial._audit(
+            case when is_attached then 'TRIGGER_ATTACHED' else 'TRIGGER_DETACHED' end, null, null,
+            jsonb_strip_nulls(to_jsonb(attached))
+        );
     end if;
 end
 $$;
@@ -482,7 +489,7 @@ begin
         'machserial_' || lower(event), relation, settings
     );
     attached := machserial._attachment(relation, event);
-    perform machserial._audit_attachment('TRIGGER_ATTACHED', to_jsonb(attached));
+    perform machserial._audit_attachment(relation, event, true);
     return attached;
 end
 $$;
@@ -526,8 +533,8 @@ begin
             detail = 'machserial.attachments has no such row.',
             hint = 'See select relation, trigger_type from machserial.attachments.';
     end if;
+    perform machserial._audit_attachment(relation, event, false);
     execute format('drop trigger %I on %s', attached.trigger_name, relation);
-    perform machserial._audit_attachment('TRIGGER_DETACHED', to_jsonb(attached));
     return attached;
 end
 $$;

@@ -356,7 +356,7 @@ declare
     );
 begin
     if
-        changes ?| '{id,last_executed_at}' or new.execution_count < 0
+        changes ?| '{id,last_executed_at,created_at,created_by}' or new.execution_count < 0
         -- Null is what a role that is limited to sites sees.
         or new.execution_count is null and old.execution_count is not null
         or old.execution_count is null and new.execution_count is not null
@@ -366,12 +366,11 @@ begin
     update machserial.trigger_definitions as d
     set
         (
-            part_id, trigger_type, assignment_type, format, operation_code, conditions, batch_size, enabled,
-            created_at, created_by
+            part_id, trigger_type, assignment_type, format, operation_code, conditions, batch_size, enabled
         ) = (
             select
                 r.part_id, r.trigger_type, r.assignment_type, r.format, r.operation_code, r.conditions,
-                r.batch_size, r.enabled, r.created_at, r.created_by
+                r.batch_size, r.enabled
             from jsonb_populate_record(d, changes) as r
         ),
         count_offset = d.count_offset + coalesce(new.execution_count - old.execution_count, 0)
