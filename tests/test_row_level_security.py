@@ -340,8 +340,7 @@ def test_the_kernel_serves_no_other_site(plant):
         assert refused.value.sqlstate in ("23503", "42501"), f"{query}: {refused.value}"
     assert value(plant.owner, "select string_agg(c::text, ' ') from machserial.counter_status() as c") == before
     # The same is served at one's own.
-    own = issue(plant.owner, OWN, OWN)
-    assert value(connection, "select sequence_values from machserial._draw_sequenced(%s, 1, 0)", own)
+    assert value(connection, "select serial_number from machserial.generate('P', 1, site_id => %s)", OWN)
 
 
 def test_a_number_that_another_site_has_is_taken_and_no_more_is_said(plant):
