@@ -63,6 +63,12 @@ def connection(shared: psycopg.Connection, request: pytest.FixtureRequest) -> It
         assert column(shared, "select rolname from pg_roles where rolname = 'injected'") == []
 
 
+def texts(connection: psycopg.Connection) -> list[str]:
+    """All of them in the usual session; of those that another could read otherwise every third."""
+    is_usual = value(connection, "show standard_conforming_strings") == "on"
+    return BREAKING_OUT if is_usual else WITH_BACKSLASHES[::3]
+
+
 def in_pattern(text: str) -> str:
     """text as a literal in a pattern, or as an argument."""
     return text.replace("{", "{{").replace("}", "}}")
@@ -75,7 +81,7 @@ def in_argument(text: str) -> str:
 
 def test_literals_and_prefixes(connection: psycopg.Connection) -> None:
     """He wants the renderer's source to end where his text begins: it is made and called as the owner."""
-    for number, text in enumerate(BREAKING_OUT):
+    for number, text in enumerate(texts(connection)[::2]):
         pattern = f"{in_pattern(text)}{{PREFIX:{in_argument(text)}}}{{SEQ:3}}"
         expected = f"{text}{in_argument(text)}"
         if call(connection, "validate_pattern", pattern=pattern)[0].is_valid and len(expected) < 250:
@@ -96,7 +102,7 @@ def test_literals_and_prefixes(connection: psycopg.Connection) -> None:
 
 def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
     """He wants the key of {CTX:...}, or what the call brings along, to be read as code."""
-    for number, text in enumerate(BREAKING_OUT[:-1]):
+    for number, text in enumerate(texts(connection)[::2]):
         key = in_argument(text)
         pattern = f"{{CTX:{key}}}/{{WO}}/{{LOT}}/{{SITE}}/{{SEQ:3}}"
         if not call(connection, "validate_pattern", pattern=pattern)[0].is_valid:
@@ -116,7 +122,7 @@ def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
 def test_names_of_everything(connection: psycopg.Connection) -> None:
     """He wants a name to be read as code: of parts and sites (which key counters), formats, requests, holders,
     vendors."""
-    for text in BREAKING_OUT[::4]:
+    for text in texts(connection)[::5]:
         make_part(connection, text, text, name=text, scopes=["SITE"])
         call(connection, "register_site", site_id=text, name=text)
         make_format(connection, text, "{SEQ:5}", description=text, counter_per="SITE_PART")
@@ -134,7 +140,7 @@ def test_names_of_everything(connection: psycopg.Connection) -> None:
 
 def test_conditions(connection: psycopg.Connection) -> None:
     """He wants a condition of a trigger to be run as SQL, or to read what is not in the context."""
-    for text in BREAKING_OUT:
+    for text in texts(connection):
         for conditions in ({"key": text}, {text: {"key": text}}):
             made = call(
                 connection, "create_trigger", part_id="P", trigger_type="QUALITY_CHECKPOINT",
@@ -159,7 +165,7 @@ def test_conditions(connection: psycopg.Connection) -> None:
 
 def test_rules_of_vendors(connection: psycopg.Connection) -> None:
     """He wants a regular expression, a pattern or a vendor's name to be run as SQL, or to run for ever."""
-    for text in BREAKING_OUT:
+    for text in texts(connection):
         call(connection, "set_vendor_rule", vendor_name=text or "V", min_length=1)
         for rule in ({"regex": text}, {"pattern": text}, {"stdnum_kind": text}, {"check_algorithm": text}):
             try:
@@ -177,7 +183,7 @@ def test_tables_and_columns(connection: psycopg.Connection) -> None:
     )  # fmt: skip
     make_format(connection, "attached", "T{SEQ:6}")
     call(connection, "assign_format", part_id="P", format="attached")
-    for text in BREAKING_OUT:
+    for text in texts(connection):
         name = text.encode()[:60].decode(errors="ignore")
         columns = [sql.Identifier(f"{letter}{name}"[:40]) for letter in "kpqcs"]
         _key, part, quantity, context, serials = (identifier._obj[0] for identifier in columns)
