@@ -103,7 +103,7 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
         operator,
         (
             "create trigger forge after insert on forged referencing new table as new_serials for each statement "
-            "execute function machserial._audit_new_serials()",
+            "execute function machserial._admit_new_serials()",
             "create trigger forge after insert on forged referencing new table as new_formats for each statement "
             "execute function machserial._audit_new_formats()",
             "create trigger forge after insert on forged for each row execute function machserial._equip_format()",
@@ -111,12 +111,12 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
     )
     # Negative control: whoever may do so, forges.
     with place.superuser.transaction(force_rollback=True):
-        place.superuser.execute("grant execute on function machserial._audit_new_serials() to operator")
+        place.superuser.execute("grant execute on function machserial._admit_new_serials() to operator")
         place.superuser.execute("set local role operator")
         place.superuser.execute("create temporary table forged as select * from machserial.serials with no data")
         place.superuser.execute(
             "create trigger forge after insert on forged referencing new table as new_serials for each statement "
-            "execute function machserial._audit_new_serials()"
+            "execute function machserial._admit_new_serials()"
         )
         place.superuser.execute(
             "insert into forged (id, serial_number, source, status) values (7, 'FORGED', 'MANUAL', 'ACTIVE')"
@@ -198,7 +198,7 @@ def test_nobody_changes_the_rules(place: SimpleNamespace, role: str) -> None:
         place.who[role],
         (
             "alter table machserial.serials disable trigger all",
-            "alter table machserial.serials disable trigger new_serials_are_audited",
+            "alter table machserial.serials disable trigger serials_are_admitted",
             "create trigger his after insert on machserial.serials for each row execute function "
             "pg_catalog.suppress_redundant_updates_trigger()",
             "create rule his as on insert to machserial.serials do instead nothing",

@@ -27,6 +27,41 @@ begin
 end
 $$;
 
+-- A table by name, if it belongs to whom the trail belongs: whoever may make tables in the schema could have
+-- made another one of that name.
+create function machserial._own_audit_table(name text) returns regclass
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select c.oid
+        from pg_class as c
+        inner join pg_class as t on c.relowner = t.relowner and t.oid = to_regclass('machserial.audit_events')
+        where c.oid = to_regclass('machserial.' || name) and c.relkind = 'r'
+    );
+end
+$$;
+
+create function machserial._raise_stranger(name text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = format('machserial.%I is no month of the audit trail', name),
+        detail = format(
+            'It belongs to %I.',
+            (
+                select pg_get_userbyid(c.relowner)
+                from pg_class as c where c.oid = to_regclass(format('machserial.%I', name))
+            )
+        ),
+        hint = 'Find out who made it, drop it, and take from him the right to make objects in the schema machserial.';
+end
+$$;
+
 -- The first moment of a month, as every session reads it.
 create function machserial._month_begins(month date) returns text
 language sql stable parallel safe

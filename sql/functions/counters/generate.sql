@@ -296,7 +296,7 @@ create function machserial._generate(
     part_id text, quantity integer, format text, pattern text, site_id text, context jsonb, request_id text
 )
 returns table (serial_id bigint, serial_number text, sequence_number bigint)
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -440,12 +440,13 @@ begin
 end
 $$;
 
+-- SECURITY DEFINER: whoever draws a number records it, and what this is made of is nobody's to call.
 create function machserial.generate(
     part_id text, quantity integer default 1, format text default null, pattern text default null,
     site_id text default null, context jsonb default '{}', request_id text default null
 )
 returns table (serial_id bigint, serial_number text, sequence_number bigint)
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -473,8 +474,6 @@ begin
         from machserial.numbering_plans as n
         cross join lateral (
             select case
-                when not has_sequence_privilege(n.sequence, 'usage')
-                    then machserial._draw_one(n.counter_id, n.trusted_until)
                 when pg_sequence_last_value(n.sequence) < n.trusted_until
                     and pg_try_advisory_lock_shared(n.lock_class, n.lock_object)
                     then (array[
@@ -495,6 +494,7 @@ begin
                     and pg_column_size(generate.context) <= 255
                     and coalesce(current_setting('machserial.debug', true), '')
                     not in ('on', 'true', 'yes', '1')
+                    and not machserial._may_be_limited()
                     then generate.part_id
             end
             and n.site_id = coalesce(generate.site_id, 'DEFAULT')
@@ -509,6 +509,9 @@ begin
         if found then
             return;
         end if;
+    end if;
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_site(coalesce(generate.site_id, 'DEFAULT'));
     end if;
     return query
     select g.serial_id, g.serial_number, g.sequence_number
@@ -528,5 +531,5 @@ hold work_order_id, lot_number, operation_code (at most 255 characters) and what
 same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
-else; 23503 unknown part, site or format, no format assigned; 55000 a deactivated format; 2200H no
+else; 23503 unknown part, site or format, a site that the role is not granted, no format assigned; 55000 a deactivated format; 2200H no
 numbers left.';
