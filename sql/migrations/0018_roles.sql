@@ -69,10 +69,17 @@ using (
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or (site_id = any((select machserial._own_sites())::text[]) and (
-        serial_id is null or exists (select from machserial.serials as s where s.id = serial_conflicts.serial_id)
+        serial_id is null
+        or exists (
+            select from machserial.serials as s
+            where s.id = serial_conflicts.serial_id
+        )
     ) and (
         kept_serial_id is null
-        or exists (select from machserial.serials as s where s.id = serial_conflicts.kept_serial_id)
+        or exists (
+            select from machserial.serials as s
+            where s.id = serial_conflicts.kept_serial_id
+        )
     ))
 );
 
@@ -86,10 +93,14 @@ using (
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or (site_id = any((select machserial._own_sites())::text[]) and exists (
-        select from machserial.serials as s where s.id = vendor_serials.id
+        select from machserial.serials as s
+        where s.id = vendor_serials.id
     ) and (
         internal_serial_id is null
-        or exists (select from machserial.serials as s where s.id = vendor_serials.internal_serial_id)
+        or exists (
+            select from machserial.serials as s
+            where s.id = vendor_serials.internal_serial_id
+        )
     ))
 );
 
@@ -104,7 +115,10 @@ with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or (site_id = any((select machserial._own_sites())::text[]) and (
         serial_id is null
-        or exists (select from machserial.serials as s where s.id = late_assignment_placeholders.serial_id)
+        or exists (
+            select from machserial.serials as s
+            where s.id = late_assignment_placeholders.serial_id
+        )
     ))
 );
 
@@ -115,10 +129,14 @@ create policy own_sites_only on machserial.serial_propagations as restrictive
 using (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or (exists (
-        select from machserial.serials as s where s.id = serial_propagations.parent_serial_id
+        select from machserial.serials as s
+        where s.id = serial_propagations.parent_serial_id
     ) and (
         child_serial_id is null
-        or exists (select from machserial.serials as s where s.id = serial_propagations.child_serial_id)
+        or exists (
+            select from machserial.serials as s
+            where s.id = serial_propagations.child_serial_id
+        )
     ))
 );
 
@@ -161,12 +179,22 @@ create policy open_to_the_privileged on machserial.block_usages using (true);
 create policy own_sites_only on machserial.block_usages as restrictive
 using (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or exists (select from machserial.number_blocks as b where b.id = block_usages.block_id)
+    or exists (
+        select from machserial.number_blocks as b
+        where b.id = block_usages.block_id
+    )
 )
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or (exists (select from machserial.number_blocks as b where b.id = block_usages.block_id) and (
-        serial_id is null or exists (select from machserial.serials as s where s.id = block_usages.serial_id)
+    or (exists (
+        select from machserial.number_blocks as b
+        where b.id = block_usages.block_id
+    ) and (
+        serial_id is null
+        or exists (
+            select from machserial.serials as s
+            where s.id = block_usages.serial_id
+        )
     ))
 );
 
@@ -183,7 +211,10 @@ create policy open_to_the_privileged on machserial.counter_fences using (true);
 create policy own_sites_only on machserial.counter_fences as restrictive
 using (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or exists (select from machserial.counters as c where c.id = counter_fences.counter_id)
+    or exists (
+        select from machserial.counters as c
+        where c.id = counter_fences.counter_id
+    )
 );
 
 -- Seals, leaves and archives are of the whole trail.

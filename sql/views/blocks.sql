@@ -27,15 +27,16 @@ from machserial.number_blocks as b
 inner join machserial.counters as c on b.counter_id = c.id
 inner join machserial.serial_formats as f on c.format_id = f.id
 left join machserial.generation_requests as r on b.generation_request_id = r.id
-cross join lateral (
-    select
-        count(*) as used,
-        case b.status when 'OPEN' then b.quantity - count(*) else 0 end as open,
-        case b.status when 'RETURNED' then b.quantity - count(*) else 0 end as returned,
-        case b.status when 'EXPIRED' then b.quantity - count(*) else 0 end as expired
-    from machserial.block_usages as u
-    where u.block_id = b.id
-) as n
+cross join
+    lateral (
+        select
+            count(*) as used,
+            case b.status when 'OPEN' then b.quantity - count(*) else 0 end as open,
+            case b.status when 'RETURNED' then b.quantity - count(*) else 0 end as returned,
+            case b.status when 'EXPIRED' then b.quantity - count(*) else 0 end as expired
+        from machserial.block_usages as u
+        where u.block_id = b.id
+    ) as n
 where
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or b.site_id = any((select machserial._own_sites())::text[]);

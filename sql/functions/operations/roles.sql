@@ -68,7 +68,7 @@ begin
     if of_acting is not null and acting <> current_setting('role')
         and not pg_has_role(session_user, acting, 'member')
     then
-        return '{}';
+        return '{}'::text[];
     elsif of_acting is null or of_login is null then
         return coalesce(of_acting, of_login);
     end if;
