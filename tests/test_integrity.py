@@ -397,7 +397,9 @@ BY_HAND = {
     "request gone": None,
     "serial of no part": ["select machserial.register_part('NONE', 'T')"],
     "serial of no known status": [
-        TRIGGERS_OFF.format("update machserial.serials set source = 'SYSTEM_GENERATED' where source = 'FOUND'")
+        "set session_replication_role = replica",
+        "update machserial.serials set source = 'SYSTEM_GENERATED' where source = 'FOUND'",
+        "set session_replication_role = origin",
     ],
     "check gone": None,
     "foreign key gone": [
