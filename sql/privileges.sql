@@ -203,39 +203,40 @@ begin
         _ad_hoc_format _add_seal _admission_details _apply_privileges _archive_root
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
-        _check_run _claim_request _claims_around _close_incarnation _content_of _counters_to_fence
-        _create_migration_record _create_renderer _create_sequence _day_named _detached_partition
-        _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random _draw_sequenced
-        _draw_unsequenced _drop_outdated_plans _end_of_steps _event_leaf _events_are_here_since
-        _expected_objects _expire_blocks _extend_runway _fence_counter _find_attachment_faults
-        _find_block_faults _find_claim_faults _find_conflict_faults _find_counter_faults
-        _find_format_faults _find_history_faults _find_lineage_faults _find_numbers_in_blocks
-        _find_orphans _find_placeholder_faults _find_schema_faults _find_unsound_serials
-        _find_vendor_faults _first_liftable _first_value _fold_executions _forget_plans
-        _free_positions _generate _give_back _given_privileges _gives_ids_in_order _granted_sites
-        _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch _incarnations
-        _index_problems _is_continued _is_counting _is_other_cluster _is_over _is_paused _keep_plan
-        _known_role _last_audit_id _last_sealed_id _lift_children _liftable _lineage_finding
-        _lineage_problems _local_time _lock_migrations _lock_serials _look _look_ahead _look_for_taken
-        _make_audit_partition _make_audit_partitions _make_counter _may_be_limited _merkle_root
-        _microseconds _month_begins _name_culprits _next_run _next_value _not_before _number_alike
-        _numbers_reached _oldest_transaction_at _open_incarnation _outdate_plans _own_audit_table
-        _own_relations _period_start _pick _plain_parts _plan_verification _present_counter
-        _privilege_changes _raise_cycle _raise_exhausted _raise_no_format _raise_no_part
-        _raise_no_site _raise_paused_already _raise_stranger _raise_too_long _raise_unresolved
-        _read_highest _read_serial _record_each _record_verification _refuse_cycle_behind _render_one
-        _require_administrator _require_audit_partition _require_fence_arguments _require_fenced
-        _require_intact_month _require_known_schema _require_locked_references _require_month
-        _require_no_pause _require_owner _require_predictable _require_propagable _require_sane_clock
-        _require_sight_of_all _require_sight_of_others _require_visible_counter _require_visible_site
-        _resolve _resolve_block _retire_counters _revive_counter _round _seal_hash _seal_month
-        _seal_months _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value
-        _set_counter _settled_id _sites_of_role _sound_archives _statement_effects _statements
-        _statuses_told _step_back _summarize _take_run _tell_choice _token_values _too_low
-        _trigger_details _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor
-        _verify_archives _verify_chain _verify_counts _verify_partitions _verify_remembered
-        _verify_seal _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off
-        _with_used_ids _write_and_look _render_<n>
+        _check_run _claim_request _claims_around _close_incarnation _close_to_everybody _content_of
+        _counters_to_fence _create_migration_record _create_renderer _create_sequence _day_named
+        _detached_partition _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random
+        _draw_sequenced _draw_unsequenced _drop_outdated_plans _end_of_steps _event_leaf
+        _events_are_here_since _expected_objects _expire_blocks _extend_runway _fence_counter
+        _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
+        _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
+        _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults
+        _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
+        _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
+        _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
+        _incarnations _index_problems _is_continued _is_counting _is_other_cluster _is_over _is_paused
+        _keep_plan _known_role _last_audit_id _last_sealed_id _lift_children _liftable
+        _lineage_finding _lineage_problems _local_time _lock_migrations _lock_serials _look
+        _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _make_counter
+        _may_be_limited _merkle_root _microseconds _month_begins _name_culprits _next_run _next_value
+        _not_before _number_alike _numbers_reached _oldest_transaction_at _open_incarnation
+        _outdate_plans _own_audit_table _own_relations _period_start _pick _plain_parts
+        _plan_verification _present_counter _privilege_changes _raise_cycle _raise_exhausted
+        _raise_no_format _raise_no_part _raise_no_site _raise_paused_already _raise_stranger
+        _raise_too_long _raise_unresolved _read_highest _read_serial _record_each _record_verification
+        _refuse_cycle_behind _render_one _require_administrator _require_audit_partition
+        _require_fence_arguments _require_fenced _require_intact_month _require_known_schema
+        _require_locked_references _require_month _require_no_pause _require_owner
+        _require_predictable _require_propagable _require_sane_clock _require_sight_of_all
+        _require_sight_of_others _require_visible_counter _require_visible_site _resolve
+        _resolve_block _retire_counters _revive_counter _round _seal_hash _seal_month _seal_months
+        _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value _set_counter
+        _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told
+        _step_back _summarize _take_run _tell_choice _token_values _too_low _trigger_details
+        _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
+        _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
+        _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids
+        _write_and_look _render_<n>
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '

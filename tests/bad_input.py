@@ -217,6 +217,10 @@ def functions(connection: psycopg.Connection, names: str = "^[^_]") -> list[Func
 # Where bad input goes
 
 SCENE = """
+do $$ begin
+    if not exists (select from pg_roles where rolname = 'limited_one') then create role limited_one; end if;
+end $$;
+select machserial.grant_site('limited_one', 'DEFAULT');
 select machserial.register_site('BER', 'Berlin', 'Europe/Berlin');
 select machserial.register_part('P', 'T');
 select machserial.register_part('Q', 'U');
@@ -262,6 +266,7 @@ alter table public.orders_of_another owner to machserial_stranger;
 # Accepted arguments by name, "function.name" where one function means something else by it. <…> is an id of the scene.
 ACCEPTED = {
     "part_id": "'P'",
+    "role": "'limited_one'",
     "part_type": "'T'",
     "site_id": "'DEFAULT'",
     "format": "'F'",
@@ -395,6 +400,10 @@ class Range:
         asker.execute(f"set statement_timeout = '{PATIENCE}'")
         asker.execute("create temporary table orders_temporary (part text, amount integer)")
         self.content, self.counters = self.rows(), self.counter_values()
+
+    def close(self) -> None:
+        self.asker.close()
+        self.witness.close()
 
     def rows(self) -> list[tuple]:
         return self.witness.execute(self.witness.execute(TABLES).fetchone()[0]).fetchall()

@@ -597,6 +597,8 @@ class Model:
         faults = self.named_faults(name)
         if site not in self.state.sites:
             faults.add(UNKNOWN)
+        if part is not None and part not in self.state.parts:
+            faults.add(UNKNOWN)
         if reason is None:
             faults.add(BAD_ARGUMENT)
         self.judge(faults)

@@ -203,6 +203,9 @@ begin
     perform machserial._require_administrator('machserial.migrate()');
     perform machserial._begin_migration(null);
     execute machserial.migration_script();
+    if pending > 0 then
+        perform machserial._close_to_everybody();
+    end if;
     perform machserial._apply_privileges();
     return pending;
 end

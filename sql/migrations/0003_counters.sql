@@ -83,8 +83,6 @@ create table machserial.numbering_plans (
     random_space bigint,
     counter_id bigint,
     sequence regclass,
-    lock_class integer,
-    lock_object integer,
     trusted_until numeric,
     head text,
     width integer,
@@ -121,9 +119,6 @@ comment on column machserial.numbering_plans.random_space is
 comment on column machserial.numbering_plans.counter_id is 'The counter; null without {SEQ}.';
 comment on column machserial.numbering_plans.sequence is
 'The counter''s sequence; null if it counts in its row.';
-comment on column machserial.numbering_plans.lock_class is
-'With lock_object: what keeps draws out of blocks.';
-comment on column machserial.numbering_plans.lock_object is 'See lock_class.';
 comment on column machserial.numbering_plans.trusted_until is
 'Below this the counter is not near its end, so that a value may be drawn without looking.';
 comment on column machserial.numbering_plans.head is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -49,13 +50,16 @@ def tell(run: Run, tried: Range, subject: str, calls: list) -> None:
 
 
 def torture(run: Run) -> None:
-    with run.server() as server:
+    with run.server() as server, ExitStack() as ending:
         owners, applications = prepare(server, run)
+        ending.callback(owners.close)
+        ending.callback(applications.close)
         works = [(f.name, owners, lambda f=f: list(owners.calls(f))) for f in owners.functions]
         works += [(t, owners, lambda t=t, c=c: list(owners.writes(t, c))) for t, c in owners.tables()]
         private = functions(owners.witness, "^_")
         # Whoever calls those directly may wait for ever: they trust that their callers have looked at what they get.
         privates = connected(server, applications.asker.info.user)
+        ending.callback(privates.close)
         privates.asker.execute("set statement_timeout = '1s'")
         works += [(f.name, privates, lambda f=f: list(privates.careless_calls(f))) for f in private]
         # In another order each time, so that a short run tries other things than the one before.
@@ -84,8 +88,10 @@ def notices(planted: str) -> object:
     """A control: a function with a fault is installed."""
 
     def control(run: Run) -> None:
-        with run.server() as server:
-            owners, _ = prepare(server, run, planted)
+        with run.server() as server, ExitStack() as ending:
+            owners, applications = prepare(server, run, planted)
+            ending.callback(owners.close)
+            ending.callback(applications.close)
             function = next(function for function in owners.functions if function.name == "planted")
             owners.asker.execute("set statement_timeout = '1s'")
             tell(run, owners, "planted", list(owners.calls(function))[:5])

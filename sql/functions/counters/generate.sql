@@ -475,12 +475,14 @@ begin
         cross join lateral (
             select case
                 when pg_sequence_last_value(n.sequence) < n.trusted_until
-                    and pg_try_advisory_lock_shared(n.lock_class, n.lock_object)
+                    and pg_try_advisory_lock_shared(hashtext('machserial.block'), hashint8(n.counter_id))
                     then (array[
                         case
                             when pg_sequence_last_value(n.sequence) < n.trusted_until then nextval(n.sequence)
                         end,
-                        pg_advisory_unlock_shared(n.lock_class, n.lock_object)::integer
+                        pg_advisory_unlock_shared(
+                            hashtext('machserial.block'), hashint8(n.counter_id)
+                        )::integer
                     ])[1]
             end as value
             -- Once.

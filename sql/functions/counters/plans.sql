@@ -143,15 +143,13 @@ begin
     -- One statement, and so one snapshot of the configuration and of the number of its changes.
     insert into machserial.numbering_plans as n (
         part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
-        sequence_increment, sequence_maximum, random_space, counter_id, sequence, lock_class, lock_object,
-        trusted_until, head, width, tail,
-        valid_on, valid_from, valid_until, configuration
+        sequence_increment, sequence_maximum, random_space, counter_id, sequence, trusted_until, head, width,
+        tail, valid_on, valid_from, valid_until, configuration
     )
     select
         p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
         f.name, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
         case when f.allocation = 'SEQUENCE' then machserial._sequence_of(c.id)::regclass end,
-        hashtext('machserial.block'), hashint8(c.id),
         -- Not near the end: a thousand more cover what others may take meanwhile.
         f.sequence_maximum - 1002 * f.sequence_increment::numeric, w.head, w.width, w.tail,
         case when f.reset <> 'NEVER' or d.is_dated then l.local_time::date end,
@@ -198,7 +196,7 @@ begin
         format_id = excluded.format_id, format_name = excluded.format_name, allocation = excluded.allocation,
         sequence_increment = excluded.sequence_increment, sequence_maximum = excluded.sequence_maximum,
         random_space = excluded.random_space, counter_id = excluded.counter_id,
-        sequence = excluded.sequence, lock_class = excluded.lock_class, lock_object = excluded.lock_object,
+        sequence = excluded.sequence,
         trusted_until = excluded.trusted_until, head = excluded.head, width = excluded.width,
         tail = excluded.tail, valid_on = excluded.valid_on, valid_from = excluded.valid_from,
         valid_until = excluded.valid_until, configuration = excluded.configuration;

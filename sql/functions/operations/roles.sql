@@ -378,6 +378,28 @@ end
 $$;
 
 -- Makes what is given what the list says. Returns how many privileges that changed.
+-- What migrations have made is nobody's, whatever the owner's default privileges say.
+create function machserial._close_to_everybody() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    relation record;
+begin
+    revoke all on schema machserial from public;
+    for relation in
+        select distinct c.oid::regclass as name, case c.relkind when 'S' then 'sequence' else 'table' end as kind
+        from pg_class as c
+        cross join lateral aclexplode(c.relacl) as a
+        where
+            c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+            and a.grantee = 0 and pg_has_role(c.relowner, 'usage')
+    loop
+        execute format('revoke all on %s %s from public', relation.kind, relation.name);
+    end loop;
+end
+$$;
+
 create function machserial._apply_privileges() returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -555,7 +577,7 @@ begin
     if known is null then
         raise exception using
             errcode = 'undefined_object',
-            message = format('role %s is unknown', coalesce(quote_literal(role), 'null')),
+            message = format('role %s is unknown', coalesce(quote_literal(left(role, 255)), 'null')),
             detail = 'The cluster has no role of this name.',
             hint = 'Make it with create role, or write it as it is in pg_roles.';
     end if;
