@@ -81,8 +81,9 @@ def look_at(run: Run, log: str, number: int) -> None:
 
 def smith(run: Run, planted: str = "") -> None:
     # No statement may fill the disk.
-    with run.server(log_line_prefix="%e ", temp_file_limit="200MB") as server:
+    with run.server(log_line_prefix="%e ", temp_file_limit="200MB") as server, ExitStack() as ending:
         watch, target = prepare(server, planted)
+        ending.callback(watch.close)
         for cycle in run.cycles():
             number = run.dice(cycle).randrange(2**31)
             begins = server.log.stat().st_size
