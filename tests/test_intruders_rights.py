@@ -119,8 +119,8 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
             "execute function machserial._admit_new_serials()"
         )
         place.superuser.execute(
-            "insert into forged (id, serial_number, part_id, part_type, site_id, source, status, claim_released, scopes) "
-            "select 7, 'FORGED', id, part_type, 'DEFAULT', 'MANUAL', 'ACTIVE', false, '{SITE}' "
+            "insert into forged "
+            "(id, serial_number, part_id, part_type, site_id, source, status, claim_released, scopes) select 7, 'FORGED', id, part_type, 'DEFAULT', 'MANUAL', 'ACTIVE', false, '{SITE}' "
             "from machserial.parts limit 1"
         )
         place.superuser.execute("reset role")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from contextlib import ExitStack
 
 import psycopg
 from bad_input import Range, application, make_scene
