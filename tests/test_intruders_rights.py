@@ -120,7 +120,8 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
         )
         place.superuser.execute(
             "insert into forged "
-            "(id, serial_number, part_id, part_type, site_id, source, status, claim_released, scopes) select 7, 'FORGED', id, part_type, 'DEFAULT', 'MANUAL', 'ACTIVE', false, '{SITE}' "
+            "(id, serial_number, part_id, part_type, site_id, source, status, claim_released, scopes) "
+            "select 7, 'FORGED', id, part_type, 'DEFAULT', 'MANUAL', 'ACTIVE', false, '{SITE}' "
             "from machserial.parts limit 1"
         )
         place.superuser.execute("reset role")
