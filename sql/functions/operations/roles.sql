@@ -388,14 +388,18 @@ declare
 begin
     revoke all on schema machserial from public;
     for relation in
-        select distinct c.oid::regclass as name, case c.relkind when 'S' then 'sequence' else 'table' end as kind
+        select distinct c.oid::regclass as name, c.relkind = 'S' as is_sequence
         from pg_class as c
         cross join lateral aclexplode(c.relacl) as a
         where
             c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
             and a.grantee = 0 and pg_has_role(c.relowner, 'usage')
     loop
-        execute format('revoke all on %s %s from public', relation.kind, relation.name);
+        if relation.is_sequence then
+            execute format('revoke all on sequence %s from public', relation.name);
+        else
+            execute format('revoke all on table %s from public', relation.name);
+        end if;
     end loop;
 end
 $$;
