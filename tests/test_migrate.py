@@ -283,7 +283,7 @@ FAULTS = [
     ),
     ("drop view machserial.blocks", ("view", "machserial.blocks", "missing")),
     (
-        "alter function machserial.generate(text,integer,text,text,text,jsonb,text) security definer",
+        "alter function machserial.generate(text,integer,text,text,text,jsonb,text) security invoker",
         ("function", "machserial.generate(text", "changed"),
     ),
     (
@@ -297,7 +297,7 @@ FAULTS = [
     ("grant select on machserial.serials to public", ("table", "machserial.serials", "changed")),
     ("create function machserial.more() returns integer language sql return 1", ("function", "more()", "extra")),
     ("grant create on schema machserial to public", ("schema", "machserial", "changed")),
-    ("alter table machserial.serials enable row level security", ("table", "machserial.serials", "changed")),
+    ("alter table machserial.serials disable row level security", ("table", "machserial.serials", "changed")),
     (
         "update machserial.schema_migrations set sha256 = 'x' where version = 3",
         ("migration", "0003 counters", "changed"),
@@ -305,7 +305,7 @@ FAULTS = [
     ("delete from machserial.schema_migrations where version = 15", ("migration", "0015 pauses", "missing")),
 ]
 # Mended by the printed statements alone; the others have lost data, or are history.
-NOT_MENDED_BY_SQL = ("drop table", "drop column", "schema_migrations", "enable row level security")
+NOT_MENDED_BY_SQL = ("drop table", "drop column", "schema_migrations", "disable row level security")
 
 
 class TestVerify:
@@ -387,7 +387,7 @@ class TestVerify:
         assert migrated.answer("migrate", "verify") == []
 
     def test_people_see_a_table(self, migrated):
-        migrated.query("alter function machserial.generate(text,integer,text,text,text,jsonb,text) security definer")
+        migrated.query("alter function machserial.generate(text,integer,text,text,text,jsonb,text) security invoker")
         result = migrated.run("migrate", "verify")
         assert result.exit_code == REFUSED
         assert "machserial migrate verify --sql" in result.stdout
