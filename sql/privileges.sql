@@ -233,7 +233,7 @@ begin
         _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value _set_counter
         _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told
         _step_back _summarize _take_run _tell_choice _token_values _too_low _trigger_details
-        _try_to_seal _unsealed_events _vendor_rule_details _verify_anchor _verify_archives
+        _try_to_seal _unsealed_events _unusable_by_owner _vendor_rule_details _verify_anchor _verify_archives
         _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
         _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids
         _write_and_look _render_<n>
@@ -288,7 +288,7 @@ begin
     loop
         execute format('grant execute on function %s to public', routine);
     end loop;
-    -- Not even of the owner's: see _may_be_limited().
-    execute format('revoke all on type machserial.limited_to_sites from public, %I', current_user);
+    -- The owner keeps it: policies and views name the type.
+    revoke all on type machserial.limited_to_sites from public;
 end
 $privileges$;

@@ -835,6 +835,45 @@ begin
 end
 $$;
 
+-- Types and functions that a policy, view, default, index or constraint of ours names and its owner may not
+-- use. PostgreSQL 14.24, 15.19, 16.15, 17.11, 18.5 and later refuse such expressions.
+create function machserial._unusable_by_owner()
+returns table (kind text, name text, privilege text, owner name)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with expressions as (
+        select 'pg_policy'::regclass as class, p.oid, p.polrelid as relation from pg_policy as p
+        union all
+        select 'pg_rewrite'::regclass, r.oid, r.ev_class from pg_rewrite as r
+        union all
+        select 'pg_attrdef'::regclass, d.oid, d.adrelid from pg_attrdef as d
+        union all
+        select 'pg_class'::regclass, i.indexrelid, i.indrelid from pg_index as i
+        union all
+        select 'pg_constraint'::regclass, k.oid, k.conrelid from pg_constraint as k
+    ),
+
+    named as (
+        select distinct c.relowner, d.refclassid, d.refobjid
+        from expressions as e
+        inner join pg_class as c on c.oid = e.relation and c.relnamespace = 'machserial'::regnamespace
+        inner join pg_depend as d on d.classid = e.class and d.objid = e.oid
+        where d.refclassid in ('pg_type'::regclass, 'pg_proc'::regclass)
+    )
+
+    select 'type', n.refobjid::regtype::text, 'usage', pg_get_userbyid(n.relowner)
+    from named as n
+    where n.refclassid = 'pg_type'::regclass and not has_type_privilege(n.relowner, n.refobjid, 'usage')
+    union all
+    select 'function', n.refobjid::regprocedure::text, 'execute', pg_get_userbyid(n.relowner)
+    from named as n
+    where n.refclassid = 'pg_proc'::regclass and not has_function_privilege(n.relowner, n.refobjid, 'execute');
+end
+$$;
+
 -- Indexes, triggers, constraints and views that see to it that the data stay sound.
 create function machserial._find_schema_faults() returns setof machserial.integrity_finding
 language plpgsql stable
@@ -961,13 +1000,17 @@ begin
     union all
     select
         'limits_of_everybody', 'CRITICAL', 'type limited_to_sites',
-        format('%s may use the type, and is limited to sites by that', case a.grantee
-            when 0 then 'everybody' else 'the owner' end),
-        format('revoke all on type machserial.limited_to_sites from %s;', case a.grantee
-            when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+        'everybody may use the type, and is limited to sites by that',
+        'revoke all on type machserial.limited_to_sites from public;'
     from pg_type as t
     cross join lateral aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) as a
-    where t.oid = 'machserial.limited_to_sites'::regtype and a.grantee in (0, t.typowner)
+    where t.oid = 'machserial.limited_to_sites'::regtype and a.grantee = 0
+    union all
+    select
+        'owner_without_privilege', 'CRITICAL', format('%s %s', u.kind, u.name),
+        format('policies and views name %s %s, and their owner %I lacks %s on it', u.kind, u.name, u.owner, u.privilege),
+        format('grant %s on %s %s to %I;', u.privilege, u.kind, u.name, u.owner)
+    from machserial._unusable_by_owner() as u
     union all
     select
         'constraint_not_valid', 'CRITICAL', format('constraint %s', k.conname),

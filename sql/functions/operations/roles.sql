@@ -5,7 +5,8 @@
 -- the rows of site_grants. Policies and views ask _is_unlimited() while they are planned, so that the plans
 -- of all others are what they would be without any policy.
 
--- The privilege to use it is the mark of a limited role. Nothing else uses it.
+-- The privilege to use it is the mark of a limited role. Nothing else uses it. The owner keeps the privilege:
+-- policies and views name the type, and PostgreSQL refuses them where their owner may not use it.
 create type machserial.limited_to_sites as (
     role text
 );
@@ -103,12 +104,13 @@ end
 $$;
 
 -- Whether it is worth asking _caller_sites(). For functions that run with the owner's rights, in which
--- current_user tells nothing of the caller; inlined.
+-- current_user is the owner: the owner may use the type as well, and is never limited. Inlined.
 create function machserial._may_be_limited() returns boolean
 language sql stable parallel safe
 return current_setting('is_superuser') = 'off' and (
-    has_type_privilege(session_user, 'machserial.limited_to_sites'::regtype, 'usage')
-    or current_setting('role') <> 'none'
+    session_user <> current_user
+    and has_type_privilege(session_user, 'machserial.limited_to_sites'::regtype, 'usage')
+    or current_setting('role') not in ('none', current_user)
     and has_type_privilege(current_setting('role')::name, 'machserial.limited_to_sites'::regtype, 'usage')
 );
 
