@@ -1439,3 +1439,23 @@ def test_many_sealers_make_one_chain(own):
     assert sealed == 8 * 15 * 3
     assert_intact(own.connection)
     recompute(own.connection)
+
+
+def test_nobody_but_sealing_summarizes(writer):
+    """Else autovacuum is asked for each range, and the server logs the statements that it is too busy to serve."""
+    indexes = dict(
+        writer.execute(
+            "select c.relname, c.reloptions from pg_class as c inner join pg_am as a on a.oid = c.relam "
+            "where a.amname = 'brin' and c.relkind = 'i'"
+        ).fetchall()
+    )
+    assert len(indexes) >= 4 and all(options == ["pages_per_range=16"] for options in indexes.values())
+    record(writer, 3000)
+    (partition,) = column(
+        writer,
+        "select i.indexrelid::regclass from pg_index as i inner join machserial._audit_partitions() as p "
+        "on p.relation = i.indrelid and p.month = date_trunc('month', now() at time zone 'UTC') "
+        "where i.indexrelid::regclass::text like '%transaction_id%'",
+    )
+    seal(writer)
+    assert value(writer, "select brin_summarize_new_values(%s::regclass)", partition) == 0

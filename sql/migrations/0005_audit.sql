@@ -28,9 +28,10 @@ where event_type not in (
     'PLACEHOLDER_SERIALIZED', 'PROPAGATED', 'SPLIT', 'MERGED', 'TRANSFORMED'
 );
 -- Both numbers go up with the place in the table: next to nothing to write, and enough to find a seal's
--- events.
+-- events. seal_audit() leads it up to the end of the table. With autosummarize every insert that fills a range
+-- asks autovacuum, and where that is busy the server logs the whole statement.
 create index audit_events_transaction_id on machserial.audit_events using brin (transaction_id, id)
-with (pages_per_range = 16, autosummarize = on);
+with (pages_per_range = 16);
 
 comment on table machserial.audit_events is 'Who did what, when and why. Rows are only ever added.';
 comment on column machserial.audit_events.id is 'Key.';

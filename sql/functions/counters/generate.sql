@@ -473,17 +473,24 @@ begin
             nullif(generate.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
         from machserial.numbering_plans as n
         cross join lateral (
+            -- Two conditions, not one with AND: where the first is null, AND looks at the second as well, and
+            -- a lock that is taken there stays.
             select case
                 when pg_sequence_last_value(n.sequence) < n.trusted_until
-                    and pg_try_advisory_lock_shared(hashtext('machserial.block'), hashint8(n.counter_id))
-                    then (array[
-                        case
-                            when pg_sequence_last_value(n.sequence) < n.trusted_until then nextval(n.sequence)
-                        end,
-                        pg_advisory_unlock_shared(
+                    then case
+                        when pg_try_advisory_lock_shared(
                             hashtext('machserial.block'), hashint8(n.counter_id)
-                        )::integer
-                    ])[1]
+                        )
+                            then (array[
+                                case
+                                    when pg_sequence_last_value(n.sequence) < n.trusted_until
+                                        then nextval(n.sequence)
+                                end,
+                                pg_advisory_unlock_shared(
+                                    hashtext('machserial.block'), hashint8(n.counter_id)
+                                )::integer
+                            ])[1]
+                    end
             end as value
             -- Once.
             offset 0
