@@ -5,8 +5,8 @@ deployed_dsn  connection string of that same database
 connect       connect(**options): more connections to it, closed afterwards
 dsn           connection string of a fresh database without machserial
 server        the running server (tests/servers.py)
-mode          how machserial was installed: 'extension' or 'plain'; a test that uses it runs in both, but in modules
-              that say ONE_MODE = True
+mode          how machserial was installed: 'extension' or 'plain'. Both make the same catalog (tests/test_install.py), so
+              only tests that are marked both_modes run in both, unless --mode says otherwise
 torture       a part of the torture for a few seconds, on servers of its own (tests/torture/)
 """
 
@@ -35,7 +35,11 @@ MODES = ("extension", "plain")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("machserial")
-    group.addoption("--mode", choices=(*MODES, "both"), default="both", help="how machserial is installed")
+    group.addoption(
+        "--mode",
+        choices=(*MODES, "both"),
+        help="how machserial is installed (default: extension, and both ways for tests that are marked both_modes)",
+    )
     group.addoption(
         "--pg-bin",
         default=os.environ.get("MACHSERIAL_TEST_BIN") or None,
@@ -65,11 +69,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen_by_test = any("mode" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "mode" in metafunc.fixturenames and not chosen_by_test:
-        wanted = metafunc.config.getoption("--mode")
-        modes = MODES if wanted == "both" else [wanted]
-        # Both modes make the same catalog (tests/test_install.py): long modules say ONE_MODE, and run in the first.
-        modes = modes[:1] if getattr(metafunc.module, "ONE_MODE", False) else modes
-        metafunc.parametrize("mode", modes, scope="session")
+        usual = "both" if metafunc.definition.get_closest_marker("both_modes") else MODES[0]
+        wanted = metafunc.config.getoption("--mode") or usual
+        metafunc.parametrize("mode", MODES if wanted == "both" else [wanted], scope="session")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 from psycopg.conninfo import make_conninfo
-from servers import Server, die_with_parent, reachable_by_all, server_account
+from servers import Server, die_with_parent, server_account, usual_folder
 
 
 def program(name: str, package: str) -> str:
@@ -78,8 +78,7 @@ class PgBouncer:
     def __init__(self, server: Server) -> None:
         path = program("pgbouncer", "pgbouncer")
         account = server_account()
-        base = "/tmp" if account and not reachable_by_all(Path(tempfile.gettempdir()) / "x") else None
-        self.folder = Path(tempfile.mkdtemp(prefix="machserial-pgbouncer-", dir=base))
+        self.folder = Path(tempfile.mkdtemp(prefix="machserial-pgbouncer-", dir=usual_folder()))
         self.server = server
         configuration = self.folder / "pgbouncer.ini"
         configuration.write_text(

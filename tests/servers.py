@@ -36,6 +36,8 @@ SETTINGS = {
     "timezone": "UTC",
     "log_min_messages": "warning",
 }
+# Databases are made in memory where there is that much; two servers need less than half of it (measured).
+MEMORY, ENOUGH_MEMORY = "/dev/shm", 2 * 1024**3
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -106,6 +108,26 @@ def server_account() -> pwd.struct_passwd | None:
 
 def reachable_by_all(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+def usual_folder() -> str:
+    """Where a server's folder is made: the temporary folder, or /tmp where the server's user cannot reach that one."""
+    usual = tempfile.gettempdir()
+    return usual if server_account() is None or reachable_by_all(Path(usual) / "x") else "/tmp"
+
+
+def fast_folder() -> str | None:
+    """Where databases need no disk: in memory, where there is enough of it for a whole run."""
+    free = os.statvfs(MEMORY) if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    if free is None or free.f_bavail * free.f_frsize < ENOUGH_MEMORY or available_memory() < 2 * ENOUGH_MEMORY:
+        return None
+    return MEMORY
+
+
+def available_memory() -> int:
+    """Bytes that programs can have without swapping."""
+    found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024
 
 
 def product_folders(binaries: Path) -> tuple[Path, list[Path]]:
@@ -200,15 +222,16 @@ class Server:
     def start(self) -> None:
         account = server_account()
         # Nobody but the server's user (and root) gets in: the socket asks for no password.
-        base = "/tmp" if account and not reachable_by_all(Path(tempfile.gettempdir()) / "x") else None
-        self.folder = Path(tempfile.mkdtemp(prefix="machserial-", dir=base)).resolve()
+        self.folder = Path(tempfile.mkdtemp(prefix="machserial-", dir=usual_folder())).resolve()
         self.host = str(self.folder)
         self.log = self.folder / "server.log"
         try:
             own_binaries, self.extensions = make_tree(self.bin, self.folder / "tree")
-            (self.folder / "data").mkdir(mode=0o700)
+            # Programs stay where they can be executed: memory is often mounted without that right.
+            data = tempfile.mkdtemp(prefix="machserial-data-", dir=fast_folder() or self.folder)
+            (self.folder / "data").symlink_to(data)
             if account:
-                for path in (self.folder, self.folder / "data"):
+                for path in (self.folder, data):
                     os.chown(path, account.pw_uid, account.pw_gid)
             self._initdb(own_binaries, account)
             self._launch(own_binaries, account)
@@ -266,7 +289,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.send_signal(signal.SIGQUIT)
                 self.process.wait(20)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in ((self.folder / "data").resolve(), self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def dsn(self, dbname: str, **options: str) -> str:
         """libpq connection string; of the superuser unless options name another user."""

@@ -689,6 +689,7 @@ def test_rewritten_tables_and_moved_rows_are_still_the_same(of_all_kinds):
     assert_intact(of_all_kinds)
 
 
+@pytest.mark.both_modes
 def test_an_ordinary_owner_seals_and_verifies(server, new_database, mode):
     server.execute("create role plant login")
     dsn = new_database("plant", owner="plant")

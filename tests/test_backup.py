@@ -215,6 +215,7 @@ class TestRestore:
             assert generated(connection) == ["F000101"]
             assert generated(connection, format="GAPLESS") == ["G000006"]
 
+    @pytest.mark.both_modes
     def test_an_ordinary_owner(self, server, new_database, second_server, target, tmp_path, mode):
         for place in (server, second_server):
             place.execute("drop role if exists plant")

@@ -65,6 +65,7 @@ def closed_port() -> int:
         return server.getsockname()[1]
 
 
+@pytest.mark.both_modes
 class TestDeploy:
     def test_installs_and_says_which_way_and_why(self, dsn):
         done = answer("--dsn", dsn, "deploy")

@@ -12,6 +12,8 @@ from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences, rows
 
+pytestmark = pytest.mark.both_modes
+
 # Name of a format: how it is made. One for every way in which a database remembers how far it has counted.
 FORMATS = {
     "sequence": {"pattern": "S-{SEQ:6}{CHECK:luhn}"},

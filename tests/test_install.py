@@ -18,6 +18,8 @@ from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences
 
+pytestmark = pytest.mark.both_modes
+
 SOURCE = ROOT / "sql"
 VERSION = re.search(r"^default_version = '(.+)'", (SOURCE / "machserial.control").read_text(), re.M).group(1)
 NEXT_VERSION = "99.0.0"

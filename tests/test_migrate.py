@@ -308,6 +308,7 @@ FAULTS = [
 NOT_MENDED_BY_SQL = ("drop table", "drop column", "schema_migrations", "disable row level security")
 
 
+@pytest.mark.both_modes
 class TestVerify:
     def test_a_deployed_database_has_no_drift(self, deployed_dsn):
         command = Command(deployed_dsn)

@@ -11,7 +11,7 @@ from psycopg import sql
 from roles_support import ROLES, relations
 from support import call, value
 
-ONE_MODE = True
+pytestmark = pytest.mark.both_modes
 
 PRIVILEGES = {
     "function": ("execute",),

@@ -478,6 +478,7 @@ def test_grants_to_a_role_that_is_gone_are_found(limits):
     assert call(limits, "integrity") == []
 
 
+@pytest.mark.both_modes
 def test_limits_and_rights_come_back_from_a_dump(limits, new_database, server, tmp_path: Path):
     call(limits, "register_part", part_id="P", part_type="T")
     for site in "AB":

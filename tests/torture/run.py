@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from servers import Server, ServerError, choose_bin, reachable_by_all, server_account
+from servers import Server, ServerError, choose_bin, server_account, usual_folder
 
 BUILD = Path(__file__).resolve().parent.parent.parent / "build"
 CONTROL_SECONDS = 60
@@ -55,8 +55,7 @@ class Run:
     def __post_init__(self) -> None:
         self.began = time.monotonic()
         # The server's user has to find it, who is another one when root runs this.
-        base = None if reachable_by_all(Path(tempfile.gettempdir()) / "x") else "/tmp"
-        self.folder = Path(tempfile.mkdtemp(prefix=f"machserial-{self.name.replace(' ', '-')}-", dir=base))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"machserial-{self.name.replace(' ', '-')}-", dir=usual_folder()))
 
     @property
     def left(self) -> float:

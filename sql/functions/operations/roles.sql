@@ -553,7 +553,7 @@ begin
         where r.oid not in (
             select a.grantee from pg_type as t
             cross join lateral aclexplode(t.typacl) as a
-            where t.oid = 'machserial.limited_to_sites'::regtype
+            where t.oid = 'machserial.limited_to_sites'::regtype and a.grantee <> t.typowner
         )
     loop
         if limited.is_free then
