@@ -175,7 +175,7 @@ begin
         _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _fire_attached
         _hold_format _insert_format _is_own_table _lock_pending_conflicts _losers _prepare_all_counters
         _prepare_counters _require_attachable _require_keepable _require_number _require_party
-        _require_settings _require_type _rivals _set_enabled _trigger _yield
+        _require_settings _require_time_zone _require_type _rivals _set_enabled _trigger _yield
     '),
     -- Looks after it. Most of these run with the owner's rights, and ask who calls.
     ('admin', 'insert', 'table', 'health_thresholds settings'),

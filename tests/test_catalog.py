@@ -22,7 +22,30 @@ def test_a_site_is_in_utc_unless_it_says_otherwise(connection):
     assert call(connection, "register_site", site_id="X")[0].time_zone == "UTC"
 
 
-@pytest.mark.parametrize("zone", ["Europe/Atlantis", "", "+25:99", None, "UTC'; --"])
+def test_what_is_left_out_stays(connection):
+    call(connection, "register_site", site_id="KIR", name="Kirchheim", time_zone="Europe/Berlin")
+    connection.execute("select machserial.register_site('KIR', 'New name')")
+    read = "select name, time_zone from machserial.sites where id = 'KIR'"
+    assert connection.execute(read).fetchone() == ("New name", "Europe/Berlin")
+    call(connection, "register_site", site_id="KIR", name=None, time_zone=None)
+    assert connection.execute(read).fetchone() == ("New name", "Europe/Berlin")
+    call(connection, "register_site", site_id="KIR", time_zone="Asia/Tokyo")
+    assert connection.execute(read).fetchone() == ("New name", "Asia/Tokyo")
+    make_part(connection, "P", "T", name="Bracket", scopes=["SITE"])
+    rows = "select xmin::text, name, default_scopes from machserial.parts"
+    before = connection.execute(rows).fetchone()
+    connection.commit()
+    call(connection, "register_part", part_id="P", part_type="T")
+    call(connection, "register_part", part_id="P", part_type="T", name="Bracket", scopes=["site"])
+    assert connection.execute(rows).fetchone() == before
+    changed = "select event_type, details from machserial.audit_events where event_type ~ '^(SITE|PART)_UPDATED'"
+    assert connection.execute(f"{changed} order by id").fetchall() == [
+        ("SITE_UPDATED", {"name": {"old": "Kirchheim", "new": "New name"}}),
+        ("SITE_UPDATED", {"time_zone": {"old": "Europe/Berlin", "new": "Asia/Tokyo"}}),
+    ]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Atlantis", "", "+25:99", "UTC'; --"])
 def test_an_unknown_time_zone_is_refused(connection, zone):
     with refused(connection, "22023"):
         call(connection, "register_site", site_id="X", time_zone=zone)

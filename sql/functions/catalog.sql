@@ -201,7 +201,27 @@ begin
 end
 $$;
 
-create function machserial.register_site(site_id text, name text default null, time_zone text default 'UTC')
+create function machserial._require_time_zone(site_id text, time_zone text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_short('time_zone', time_zone);
+    if not exists (
+        select from pg_timezone_names as z where lower(z.name) = lower(_require_time_zone.time_zone)
+    ) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('time zone %L is unknown', time_zone),
+            detail = format('Site %s.', site_id),
+            hint = 'Give an IANA name such as Europe/Berlin: select name from pg_timezone_names.';
+    end if;
+end
+$$;
+
+create function machserial.register_site(
+    site_id text, name text default null, time_zone text default null
+)
 returns machserial.site
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -210,20 +230,15 @@ declare
     registered machserial.site;
 begin
     perform machserial._require_name('site_id', site_id);
-    perform machserial._require_short('time_zone', time_zone);
-    if not exists (
-        select from pg_timezone_names as z where lower(z.name) = lower(register_site.time_zone)
-    ) then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('time zone %L is unknown', time_zone),
-            detail = format('Site %s.', site_id),
-            hint = 'Give an IANA name such as Europe/Berlin: select name from pg_timezone_names.';
+    if time_zone is not null then
+        perform machserial._require_time_zone(site_id, time_zone);
     end if;
     insert into machserial.sites as s (id, name, time_zone)
-    values (register_site.site_id, register_site.name, register_site.time_zone)
+    values (register_site.site_id, register_site.name, coalesce(register_site.time_zone, 'UTC'))
     on conflict on constraint sites_pkey do update
-    set name = coalesce(excluded.name, s.name), time_zone = excluded.time_zone
+    set
+        name = coalesce(register_site.name, s.name),
+        time_zone = coalesce(register_site.time_zone, s.time_zone)
     returning s.id, s.name, s.time_zone, s.created_at into registered;
     perform machserial._prepare_all_counters();
     return registered;
@@ -231,8 +246,8 @@ end
 $$;
 
 comment on function machserial.register_site(text, text, text) is
-'Registers a site, or changes the one with this id. time_zone: IANA name; date tokens and resets follow it.
-site_id: at most 255 characters.
+'Registers a site, or changes the one with this id; what is left out stays. time_zone: IANA name (a new site:
+UTC); date tokens and resets follow it. site_id: at most 255 characters.
 Errors: 22023 no site_id or one that is too long, unknown time zone.';
 
 create function machserial.register_part(
@@ -243,24 +258,34 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    given_scopes constant text[] := case when scopes is not null then machserial._known_scopes(scopes) end;
     registered machserial.part;
-    wanted_scopes text[];
 begin
     perform machserial._require_name('part_id', part_id);
     perform machserial._require_name('part_type', part_type);
-    wanted_scopes := machserial._known_scopes(coalesce(register_part.scopes, '{SITE,PART_TYPE}'));
     insert into machserial.parts as p (id, part_type, name, default_scopes)
-    values (register_part.part_id, register_part.part_type, register_part.name, wanted_scopes)
+    values (
+        register_part.part_id, register_part.part_type, register_part.name,
+        coalesce(given_scopes, '{SITE,PART_TYPE}')
+    )
     on conflict on constraint parts_pkey do nothing;
     -- The type is part of a key: touched only if it changes, or everybody who numbers this part would wait.
     update machserial.parts as p set part_type = register_part.part_type
     where p.id = register_part.part_id and p.part_type <> register_part.part_type;
+    -- Nor is anything else written that stays: a kept snapshot takes any write for a change.
     update machserial.parts as p
     set
         name = coalesce(register_part.name, p.name),
-        default_scopes = case when register_part.scopes is null then p.default_scopes else wanted_scopes end
-    where p.id = register_part.part_id
-    returning p.id, p.part_type, p.name, p.default_scopes, p.created_at into registered;
+        default_scopes = coalesce(given_scopes, p.default_scopes)
+    where
+        p.id = register_part.part_id
+        and (
+            p.name is distinct from coalesce(register_part.name, p.name)
+            or p.default_scopes <> coalesce(given_scopes, p.default_scopes)
+        );
+    select p.id, p.part_type, p.name, p.default_scopes, p.created_at into registered
+    from machserial.parts as p
+    where p.id = register_part.part_id;
     return registered;
 exception when foreign_key_violation then
     raise exception using
