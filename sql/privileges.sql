@@ -14,7 +14,7 @@ begin
     return query
     values
     -- Policies and views call these for whoever asks; they tell nobody more than his own sites.
-    ('public', 'execute', 'function', '_is_unlimited _own_sites _site_limits'),
+    ('public', 'execute', 'function', '_is_unlimited _own_sites _sees_block _sees_serial _site_limits'),
     -- Types go with the functions that return them.
     ('public', 'usage', 'type', '
         _compiled_pattern _content _event _fenced _issue _lineage_step _named_number _numbered _seal

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -63,6 +64,46 @@ def make_logins(connection: psycopg.Connection, limited: bool) -> None:
         connection.execute(sql.SQL("grant {} to {}").format(sql.Identifier(f"machserial_{role}"), sql.Identifier(name)))
         if limited:
             call(connection, "grant_site", role=name, site_id=OWN)
+
+
+class Plant:
+    """A database with both sites, and connections to it by login."""
+
+    def __init__(self, dsn: str, owner: str) -> None:
+        self.dsn = dsn
+        self.opened: list[psycopg.Connection] = []
+        self.owner = self.as_login(owner)
+        make_plant(self.owner)
+        make_logins(self.owner, limited=True)
+        make_logins(self.owner, limited=False)
+        # As README once said, and as many do: nothing of it may lead past the limits.
+        self.owner.execute("grant select on all tables in schema machserial to own_operator, all_operator")
+
+    def as_login(self, login: str) -> psycopg.Connection:
+        self.opened.append(psycopg.connect(self.dsn, user=login, autocommit=True))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        for one in self.opened:
+            one.close()
+
+
+@contextmanager
+def limited_plant(server: Server, ordinary: bool) -> Iterator[Plant]:
+    """Owned by a superuser, with the extension, or by somebody who is none, by the bundle."""
+    owner = "plant" if ordinary else server.user
+    if ordinary:
+        server.execute("create role plant login createrole")
+    server.execute(f"create database limited owner {owner}")
+    with psycopg.connect(server.dsn("limited"), user=owner) as connection:
+        install(connection, "plain" if ordinary else "extension")
+    made = Plant(server.dsn("limited"), owner)
+    yield made
+    made.close()
+    server.execute("drop database limited with (force)")
+    made_roles = "select rolname from pg_roles where rolname !~ '^pg_' and rolname <> %s"
+    for (role,) in server.execute(made_roles, (server.user,)):
+        server.execute(f'drop role "{role}"')
 
 
 def ordinary_database(new_database: Callable[..., str], server: Server, mode: str = "plain") -> str:

@@ -6,18 +6,8 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import install
 from psycopg import errors, sql
-from roles_support import (
-    FOREIGN,
-    OWN,
-    ROLES,
-    everything,
-    make_logins,
-    make_plant,
-    relations,
-    text_of,
-)
+from roles_support import FOREIGN, OWN, ROLES, Plant, everything, limited_plant, relations, text_of
 from servers import Server
 from support import call, column, value
 
@@ -31,45 +21,10 @@ SITE_TABLES = (
 WHOLE_TABLES = ("audit_seals", "audit_leaves", "trigger_executions", "cache_epochs")
 
 
-class Plant:
-    """A database with both sites, and connections to it by login."""
-
-    def __init__(self, dsn: str, owner: str) -> None:
-        self.dsn = dsn
-        self.opened: list[psycopg.Connection] = []
-        self.owner = self.as_login(owner)
-        make_plant(self.owner)
-        make_logins(self.owner, limited=True)
-        make_logins(self.owner, limited=False)
-        # As README once said, and as many do: nothing of it may lead past the limits.
-        self.owner.execute("grant select on all tables in schema machserial to own_operator, all_operator")
-
-    def as_login(self, login: str) -> psycopg.Connection:
-        self.opened.append(psycopg.connect(self.dsn, user=login, autocommit=True))
-        return self.opened[-1]
-
-    def close(self) -> None:
-        for one in self.opened:
-            one.close()
-
-
 @pytest.fixture(scope="module", params=["superuser", "ordinary"])
 def plant(request: pytest.FixtureRequest, server: Server) -> Iterator[Plant]:
-    """Owned by a superuser, with the extension, and by somebody who is none, by the bundle."""
-    ordinary = request.param == "ordinary"
-    owner = "plant" if ordinary else server.user
-    if ordinary:
-        server.execute("create role plant login createrole")
-    server.execute(f"create database limited owner {owner}")
-    with psycopg.connect(server.dsn("limited"), user=owner) as connection:
-        install(connection, "plain" if ordinary else "extension")
-    made = Plant(server.dsn("limited"), owner)
-    yield made
-    made.close()
-    server.execute("drop database limited with (force)")
-    made_roles = "select rolname from pg_roles where rolname !~ '^pg_' and rolname <> %s"
-    for (role,) in server.execute(made_roles, (server.user,)):
-        server.execute(f'drop role "{role}"')
+    with limited_plant(server, ordinary=request.param == "ordinary") as made:
+        yield made
 
 
 def foreign_secrets(plant: Plant) -> list[str]:

@@ -68,19 +68,11 @@ using (
 )
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or (site_id = any((select machserial._own_sites())::text[]) and (
-        serial_id is null
-        or exists (
-            select from machserial.serials as s
-            where s.id = serial_conflicts.serial_id
-        )
-    ) and (
-        kept_serial_id is null
-        or exists (
-            select from machserial.serials as s
-            where s.id = serial_conflicts.kept_serial_id
-        )
-    ))
+    or (
+        site_id = any((select machserial._own_sites())::text[])
+        and (serial_id is null or machserial._sees_serial(serial_id))
+        and (kept_serial_id is null or machserial._sees_serial(kept_serial_id))
+    )
 );
 
 alter table machserial.vendor_serials enable row level security;
@@ -92,16 +84,11 @@ using (
 )
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or (site_id = any((select machserial._own_sites())::text[]) and exists (
-        select from machserial.serials as s
-        where s.id = vendor_serials.id
-    ) and (
-        internal_serial_id is null
-        or exists (
-            select from machserial.serials as s
-            where s.id = vendor_serials.internal_serial_id
-        )
-    ))
+    or (
+        site_id = any((select machserial._own_sites())::text[])
+        and machserial._sees_serial(id)
+        and (internal_serial_id is null or machserial._sees_serial(internal_serial_id))
+    )
 );
 
 alter table machserial.late_assignment_placeholders enable row level security;
@@ -113,13 +100,10 @@ using (
 )
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or (site_id = any((select machserial._own_sites())::text[]) and (
-        serial_id is null
-        or exists (
-            select from machserial.serials as s
-            where s.id = late_assignment_placeholders.serial_id
-        )
-    ))
+    or (
+        site_id = any((select machserial._own_sites())::text[])
+        and (serial_id is null or machserial._sees_serial(serial_id))
+    )
 );
 
 -- An edge shows both of its ends, so who sees but one of them does not see it.
@@ -138,6 +122,13 @@ using (
             where s.id = serial_propagations.child_serial_id
         )
     ))
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        machserial._sees_serial(parent_serial_id)
+        and (child_serial_id is null or machserial._sees_serial(child_serial_id))
+    )
 );
 
 -- Of the events without a site those of formats, rules and the like are everybody's.
@@ -186,16 +177,10 @@ using (
 )
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or (exists (
-        select from machserial.number_blocks as b
-        where b.id = block_usages.block_id
-    ) and (
-        serial_id is null
-        or exists (
-            select from machserial.serials as s
-            where s.id = block_usages.serial_id
-        )
-    ))
+    or (
+        machserial._sees_block(block_id)
+        and (serial_id is null or machserial._sees_serial(serial_id))
+    )
 );
 
 alter table machserial.generation_requests enable row level security;

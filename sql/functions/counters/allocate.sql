@@ -222,6 +222,8 @@ create function machserial._prepare_counters(format_id bigint, part_id text defa
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    own_sites constant text[] := machserial._caller_sites();
 begin
     perform machserial._extend_runway(
         machserial._make_counter(_prepare_counters.format_id, k.key_part, k.key_site, k.local_time)
@@ -238,6 +240,8 @@ begin
         where
             f.id = _prepare_counters.format_id and f.is_active and f.sequence_maximum is not null
             and (f.counter_per in ('FORMAT', 'SITE') or _prepare_counters.part_id is not null)
+            -- The counters of other sites are made by those who may use them.
+            and (own_sites is null or s.id = any(own_sites))
         order by key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone)
     ) as k;
 end

@@ -103,6 +103,27 @@ begin
 end
 $$;
 
+-- Whether the caller sees a serial, or a block. For the policies of tables that refer to them: a subquery in
+-- a policy has the snapshot of the command and misses what a trigger or a WITH query of the same command has
+-- written; a VOLATILE function looks anew.
+create function machserial._sees_serial(serial_id bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from machserial.serials as s where s.id = _sees_serial.serial_id);
+end
+$$;
+
+create function machserial._sees_block(block_id bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from machserial.number_blocks as b where b.id = _sees_block.block_id);
+end
+$$;
+
 -- Whether it is worth asking _caller_sites(). For functions that run with the owner's rights, in which
 -- current_user is the owner: the owner may use the type as well, and is never limited. Inlined.
 create function machserial._may_be_limited() returns boolean

@@ -79,7 +79,9 @@ declare
     place record;
 begin
     perform machserial._require_text('serial_number', uniqueness_report.serial_number);
-    select p.* into place from machserial._place(uniqueness_report.part_id, null) as p;
+    perform machserial._require_known_part(uniqueness_report.part_id);
+    select p.part_type, p.default_scopes as scopes into place
+    from machserial.parts as p where p.id = uniqueness_report.part_id;
     return query
     with conflicts as materialized (
         select c.*, p.part_type
