@@ -63,6 +63,7 @@ $$;
 create function machserial._refuse_block_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     changeable constant text[] := '{status,expires_at,closed_at,closed_by,closing_reason}'::text[];
@@ -123,7 +124,6 @@ $$;
 create function machserial._examine_usages() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
--- Planned once a session, perhaps while the tables are almost empty.
 set enable_seqscan = off
 as $$
 declare
@@ -133,23 +133,24 @@ begin
     for block in
         select b.*
         from machserial.number_blocks as b
-        where b.id in (select n.block_id from new_usages as n)
+        where b.id = any(array(select distinct n.block_id from new_usages as n))
         order by b.id
         for no key update
     loop
         if block.status <> 'OPEN' then
             perform machserial._raise_closed(block.id, block.status, block.closed_at, block.closed_by);
         end if;
-        select n.sequence_number, s.id as serial_id into stray
+        select n.sequence_number, n.serial_id into stray
         from new_usages as n
-        left join machserial.serials as s on s.id = n.serial_id
         where
             n.block_id = block.id
             and (
                 n.sequence_number not between block.first_value and block.last_value
                 or (n.sequence_number - block.first_value) % block.increment <> 0
                 or n.sequence_number = any(block.skipped_values)
-                or s.sequence_number is distinct from n.sequence_number and n.serial_id is not null
+                or n.serial_id is not null and n.sequence_number is distinct from (
+                    select s.sequence_number from machserial.serials as s where s.id = n.serial_id
+                )
             )
         limit 1;
         if found then
@@ -177,6 +178,7 @@ $$;
 create function machserial._refuse_usage_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if (new.block_id, new.sequence_number) = (old.block_id, old.sequence_number)
@@ -220,7 +222,6 @@ $$;
 create function machserial._audit_changed_blocks() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off
 as $$
 declare
     left_out constant text[] := '{closed_at,closed_by,closing_reason}'::text[];
@@ -233,9 +234,10 @@ begin
         coalesce(n.closing_reason, nullif(current_setting('machserial.reason', true), '')),
         jsonb_build_object('block_id', n.id, 'holder', n.holder) || c.changes
     from new_blocks as n
-    inner join old_blocks as o on o.id = n.id
+    full join old_blocks as o on o.id = n.id
     cross join lateral (
         select machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
+        offset 0
     ) as c
     where c.changes is not null;
     return null;
@@ -246,6 +248,7 @@ $$;
 create function machserial._audit_usages() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     perform machserial._require_audit_partition();
@@ -260,7 +263,9 @@ begin
         from new_usages as n
         group by n.block_id
     ) as r
-    inner join machserial.number_blocks as b on b.id = r.block_id;
+    cross join lateral (
+        select n.* from machserial.number_blocks as n where n.id = r.block_id offset 0
+    ) as b;
     return null;
 end
 $$;
@@ -283,6 +288,7 @@ $$;
 create function machserial._block(block_id bigint) returns machserial.block
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     block machserial.block;
@@ -296,6 +302,7 @@ $$;
 create function machserial._issue_of_block(block_id bigint) returns machserial._issue
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     issue machserial._issue;
@@ -319,6 +326,7 @@ $$;
 create function machserial.block_serials(block_id bigint) returns setof text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     issue constant machserial._issue := machserial._issue_of_block(block_id);
@@ -668,31 +676,34 @@ $$;
 create function machserial._values_in_block(block_id bigint, serial_numbers text[]) returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off
-set jit = off
+set enable_seqscan = off
 as $$
 declare
     issue constant machserial._issue := machserial._issue_of_block(block_id);
-    values_read constant bigint[] := machserial._read_sequence_values(issue, serial_numbers);
-    own_values bigint[];
+    block record;
+    -- What each would be if it is the block's; the first of the block for what cannot be.
+    candidates bigint[];
 begin
-    own_values := array(
-        select v
-        from machserial.number_blocks as b
-        cross join unnest(values_read) as v
-        where
-            b.id = _values_in_block.block_id and v between b.first_value and b.last_value
-            and (v - b.first_value) % b.increment = 0
-        except
-        select unnest(b.skipped_values)
-        from machserial.number_blocks as b
-        where b.id = _values_in_block.block_id
+    select b.first_value, b.last_value, b.increment, b.skipped_values into block
+    from machserial.number_blocks as b
+    where b.id = _values_in_block.block_id;
+    candidates := array(
+        select case
+            when
+                v.value_read between block.first_value and block.last_value
+                and (v.value_read - block.first_value) % block.increment = 0
+                and v.value_read not in (select unnest(block.skipped_values))
+                then v.value_read
+            else block.first_value
+        end
+        from unnest(machserial._read_sequence_values(issue, serial_numbers))
+            with ordinality as v (value_read, ordinal)
+        order by v.ordinal
     );
     return array(
-        select w.value_written
-        from unnest(serial_numbers) with ordinality as n (number, ordinal)
-        left join unnest(own_values, machserial._render(issue, own_values, null)) as w (value_written, number)
-            on w.number = n.number
+        select case when n.written = n.given then n.candidate end
+        from unnest(serial_numbers, machserial._render(issue, candidates, null), candidates)
+            with ordinality as n (given, written, candidate, ordinal)
         order by n.ordinal
     );
 end
@@ -738,15 +749,16 @@ create function machserial._use_numbers(
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off
+set enable_seqscan = off
 set jit = off
 as $$
 #variable_conflict use_column
 declare
     issue constant machserial._issue := machserial._issue_of_block(_use_numbers.block_id);
-    lowest constant bigint := (select min(v) from unnest(_use_numbers.sequence_values) as v);
-    highest constant bigint := (select max(v) from unnest(_use_numbers.sequence_values) as v);
-    used record;
+    -- Sequence value to serial.
+    made jsonb;
+    -- Number to conflict.
+    conflicts jsonb;
 begin
     with recorded as (
         insert into machserial.serials (
@@ -761,40 +773,40 @@ begin
         on conflict do nothing
         returning id, sequence_number
     )
-    select array_agg(r.id) as serial_ids, array_agg(r.sequence_number) as sequence_values into used
-    from recorded as r;
+    select coalesce(jsonb_object_agg(r.sequence_number, r.id), '{}') into made from recorded as r;
 
     -- Sent again, a number may have become free: then its usage is no conflict any more.
-    update machserial.block_usages as u set serial_id = r.serial_id, conflict_id = null
-    from unnest(used.serial_ids, used.sequence_values) as r (serial_id, sequence_value)
+    update machserial.block_usages as u
+    set serial_id = (made ->> u.sequence_number::text)::bigint, conflict_id = null
     where
-        u.block_id = _use_numbers.block_id and u.sequence_number = r.sequence_value
-        and u.sequence_number between lowest and highest;
+        u.block_id = _use_numbers.block_id and u.sequence_number = any(_use_numbers.sequence_values)
+        and made ? u.sequence_number::text;
 
-    with fresh as materialized (
-        select n.number, n.sequence_value, r.serial_id
-        from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, sequence_value)
-        left join unnest(used.serial_ids, used.sequence_values) as r (serial_id, sequence_value)
-            on r.sequence_value = n.sequence_value
-        left join machserial.block_usages as u
-            on u.block_id = _use_numbers.block_id and u.sequence_number = n.sequence_value
-            and u.sequence_number between lowest and highest
-        where u.block_id is null
-    ),
-
-    conflicts as materialized (
-        select c.serial_number, c.conflict_id
-        from machserial._record_conflicts(
-            array(select f.number from fresh as f where f.serial_id is null order by f.sequence_value),
-            part.id, issue.site_id, part.part_type, part.default_scopes, 'SYSTEM_GENERATED'
-        ) as c
-    )
+    select coalesce(jsonb_object_agg(c.serial_number, c.conflict_id), '{}') into conflicts
+    from machserial._record_conflicts(
+        array(
+            select n.number
+            from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, value)
+            where not made ? n.value::text and not exists (
+                select from machserial.block_usages as u
+                where u.block_id = _use_numbers.block_id and u.sequence_number = n.value
+                offset 0
+            )
+            order by n.value
+        ),
+        part.id, issue.site_id, part.part_type, part.default_scopes, 'SYSTEM_GENERATED'
+    ) as c;
 
     insert into machserial.block_usages (block_id, sequence_number, serial_id, conflict_id)
-    select _use_numbers.block_id, f.sequence_value, f.serial_id, c.conflict_id
-    from fresh as f
-    left join conflicts as c on c.serial_number = f.number
-    order by f.sequence_value;
+    select
+        _use_numbers.block_id, n.value, (made ->> n.value::text)::bigint, (conflicts ->> n.number)::bigint
+    from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, value)
+    where not exists (
+        select from machserial.block_usages as u
+        where u.block_id = _use_numbers.block_id and u.sequence_number = n.value
+        offset 0
+    )
+    order by n.value;
 end
 $$;
 
@@ -837,7 +849,7 @@ create function machserial.report_block(block_id bigint, used text[], part_id te
 returns table (serial_number text, serial_id bigint, has_conflict boolean, conflict_id bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set enable_nestloop = off
+set enable_seqscan = off
 set jit = off
 as $$
 #variable_conflict use_column
@@ -848,8 +860,6 @@ declare
         order by min(u.ordinal)
     );
     sequence_values bigint[];
-    lowest bigint;
-    highest bigint;
     fresh_numbers text[];
     open_numbers text[];
     open_values bigint[];
@@ -864,17 +874,21 @@ begin
     -- Whoever reports out of the same block at the same time, or closes it, comes afterwards.
     perform b.id from machserial.number_blocks as b where b.id = report_block.block_id for no key update;
     sequence_values := machserial._values_in_block(report_block.block_id, numbers);
-    select min(v), max(v) into lowest, highest from unnest(sequence_values) as v;
+    -- Not on record yet, or as a conflict that has been resolved since.
     select
         coalesce(array_agg(n.number) filter (where u.block_id is null), '{}'),
         array_agg(n.number), array_agg(n.sequence_value)
     into fresh_numbers, open_numbers, open_values
     from unnest(numbers, sequence_values) as n (number, sequence_value)
-    left join machserial.block_usages as u
-        on u.block_id = report_block.block_id and u.sequence_number = n.sequence_value
-        and u.sequence_number between lowest and highest
-    left join machserial.serial_conflicts as c on c.id = u.conflict_id
-    where u.block_id is null or c.status <> 'PENDING';
+    left join lateral (
+        select u.block_id, u.conflict_id
+        from machserial.block_usages as u
+        where u.block_id = report_block.block_id and u.sequence_number = n.sequence_value
+        offset 0
+    ) as u on true
+    where u.block_id is null or 'PENDING' <> (
+        select c.status from machserial.serial_conflicts as c where c.id = u.conflict_id
+    );
     perform machserial._require_reportable(
         report_block.block_id, numbers, sequence_values, fresh_numbers
     );
@@ -887,9 +901,12 @@ begin
     return query
     select n.number, u.serial_id, u.serial_id is null, u.conflict_id
     from unnest(numbers, sequence_values) with ordinality as n (number, sequence_value, ordinal)
-    inner join machserial.block_usages as u
-        on u.block_id = report_block.block_id and u.sequence_number = n.sequence_value
-        and u.sequence_number between lowest and highest
+    cross join lateral (
+        select u.serial_id, u.conflict_id
+        from machserial.block_usages as u
+        where u.block_id = report_block.block_id and u.sequence_number = n.sequence_value
+        offset 0
+    ) as u
     order by n.ordinal;
 end
 $$;
@@ -910,6 +927,7 @@ unknown part; 55000 new numbers of a closed block; P0002 no such block.';
 create function machserial.return_block(block_id bigint) returns machserial.block
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

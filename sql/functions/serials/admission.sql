@@ -160,6 +160,7 @@ $$;
 create function machserial._admit_new_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     given record;
@@ -184,6 +185,7 @@ begin
                 p.part_id = o.part_id and p.site_id = o.site_id and p.part_type = o.part_type
                 and (o.format_id is null or p.format_id = o.format_id) and p.valid_until > now()
                 and o.status <> 'CONFLICT' and current_setting('transaction_isolation') = 'read committed'
+            offset 0
         )
     );
     if found then
@@ -218,12 +220,17 @@ begin
             union
             select n.part_id, n.part_type, n.site_id, n.format_id from new_serials as n where given.is_mixed
         ) as r
-        left join machserial.parts as p on p.id = r.part_id and p.part_type = r.part_type
-        left join machserial.sites as s on s.id = r.site_id
-        left join machserial.serial_formats as f on f.id = r.format_id
         where
-            p.id is null or s.id is null or f.id is null and r.format_id is not null
-            or current_setting('transaction_isolation') <> 'read committed'
+            current_setting('transaction_isolation') <> 'read committed'
+            or not exists (
+                select from machserial.parts as p
+                where p.id = r.part_id and p.part_type = r.part_type
+                offset 0
+            )
+            or not exists (select from machserial.sites as s where s.id = r.site_id offset 0)
+            or r.format_id is not null and not exists (
+                select from machserial.serial_formats as f where f.id = r.format_id offset 0
+            )
     loop
         perform machserial._require_locked_references(
             missing.part_id, missing.part_type, missing.site_id, missing.format_id

@@ -76,6 +76,7 @@ $$;
 create function machserial._resolve_conflict_of_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     is_kept constant boolean := new.status in ('PENDING', 'ACTIVE');
@@ -88,7 +89,8 @@ begin
         kept_serial_id = case when is_kept then new.id end,
         retired_serial_ids = case when is_kept then '{}' else array[new.id] end,
         reason = new.status_reason
-    where c.serial_id = new.id and c.status = 'PENDING';
+    -- PENDING, said so that the index of all that are is not read instead.
+    where c.serial_id = new.id and c.status <> 'RESOLVED';
     return null;
 end
 $$;
@@ -96,6 +98,7 @@ $$;
 create function machserial._complete_resolution() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if new.resolution is null then
@@ -194,8 +197,6 @@ $$;
 create function machserial._audit_resolved_conflicts() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
--- Planned once a session, perhaps for a single row: a loop within a loop would then meet many rows.
-set enable_nestloop = off
 as $$
 begin
     perform machserial._require_audit_partition();
@@ -209,8 +210,8 @@ begin
             'retired_serial_ids', n.retired_serial_ids
         )
     from new_conflicts as n
-    inner join old_conflicts as o on o.id = n.id
-    where o.status = 'PENDING' and n.status = 'RESOLVED';
+    full join old_conflicts as o on o.id = n.id
+    where n.status is distinct from o.status;
     return null;
 end
 $$;
@@ -241,17 +242,18 @@ return array_remove(array[
 create function machserial._conflict_parties(serial_number text, conflict_ids bigint[]) returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return array(
         select s.id
         from machserial.find_serial(serial_number) as s
         inner join machserial.serial_conflicts as c on c.id = any(conflict_ids)
-        inner join machserial.parts as p on p.id = c.part_id
         where
             s.id = c.serial_id or s.id = any(c.conflicting_serial_ids)
             or machserial._shared_scopes(
-                s.scopes, s.site_id, s.part_type, c.scopes, c.site_id, p.part_type
+                s.scopes, s.site_id, s.part_type, c.scopes, c.site_id,
+                (select p.part_type from machserial.parts as p where p.id = c.part_id)
             ) <> '{}'
         group by s.id
         order by s.id
@@ -263,16 +265,17 @@ $$;
 create function machserial._rivals(serial_id bigint) returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     kept constant machserial.serial := machserial._serial(serial_id);
 begin
     return array(
         select s.id
-        from machserial.find_serial(kept.serial_number) as f
-        inner join machserial.serials as s on s.id = f.id
+        from machserial.serials as s
         where
-            s.id <> kept.id and (s.holds_claim or s.status = 'CONFLICT')
+            s.id = any(array(select f.id from machserial.find_serial(kept.serial_number) as f))
+            and s.id <> kept.id and (s.holds_claim or s.status = 'CONFLICT')
             and machserial._shared_scopes(
                 s.scopes, s.site_id, s.part_type, kept.scopes, kept.site_id, kept.part_type
             ) <> '{}'
@@ -284,6 +287,7 @@ $$;
 create function machserial._described(serial_ids bigint[]) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return coalesce((
@@ -327,6 +331,7 @@ $$;
 create function machserial._require_keepable(serial_id bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if not exists (
@@ -350,6 +355,7 @@ create function machserial._losers(
 returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     holders constant bigint[] := array(
@@ -386,6 +392,7 @@ $$;
 create function machserial._lock_pending_conflicts(serial_number text, part_id text) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     pending bigint[];
@@ -403,7 +410,9 @@ begin
         from machserial.serial_conflicts as c
         where
             c.serial_number = _lock_pending_conflicts.serial_number
-            and c.part_id = _lock_pending_conflicts.part_id and c.status = 'PENDING'
+            and c.part_id = _lock_pending_conflicts.part_id
+            -- PENDING, said so that the index of all that are is not read instead.
+            and c.status <> 'RESOLVED'
         order by c.id
         for update
     );
@@ -442,6 +451,7 @@ $$;
 create function machserial._yield(serial_ids bigint[], resolution text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     update machserial.serials as s
@@ -460,6 +470,7 @@ $$;
 create function machserial._bring_back(serial_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     kept constant machserial.serial := machserial._serial(serial_id);
@@ -467,7 +478,7 @@ begin
     update machserial.serials as s
     set status = case
         when exists (
-            select from machserial.vendor_serials as v where v.id = s.id and v.accepted_at is null
+            select from machserial.vendor_serials as v where v.id = s.id and v.accepted_at is null offset 0
         ) then 'PENDING'
         else 'ACTIVE'
     end
@@ -492,6 +503,7 @@ create function machserial._decision(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     parties constant bigint[] := machserial._conflict_parties(serial_number, conflict_ids);
@@ -550,6 +562,7 @@ create function machserial.resolve_conflict(
 returns setof record
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -132,6 +132,7 @@ $$;
 create function machserial._serial(serial_id bigint) returns machserial.serial
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     known machserial.serial;
@@ -155,6 +156,7 @@ $$;
 create function machserial._end_serial(serial_id bigint, status text, reason text) returns machserial.serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

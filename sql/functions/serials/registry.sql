@@ -39,6 +39,7 @@ $$;
 create function machserial._complete_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     select coalesce(new.part_type, p.part_type), coalesce(new.scopes, p.default_scopes)
@@ -59,7 +60,6 @@ create function machserial._claims_on(serial_numbers text[], scopes text[], site
 returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
--- Planned once a session, perhaps while the registry was small: it is never read as a whole.
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -100,6 +100,7 @@ begin
             where
                 s.serial_number = n.number and s.part_type = _claims_on.part_type
                 and s.holds_claim and 'PART_TYPE' = any(s.scopes)
+            offset 0
         ) as h
     ) as c
     where c.scope = any(_claims_on.scopes)
@@ -263,20 +264,29 @@ Errors: 22023 a bad argument; 23503 unknown part or site; 23505 the number is ta
 create function machserial.find_serial(serial_number text) returns setof machserial.serial
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
-    -- Spelled out by claim, because each of the four indexes holds some of the rows and none holds all.
     return query
     select
         s.id, s.serial_number, s.part_id, s.part_type, s.site_id, s.source, s.status, s.scopes, s.format_id,
         s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at,
         s.created_by
     from machserial.serials as s
-    where
-        (s.serial_number = find_serial.serial_number and s.holds_claim and 'ENTERPRISE' = any(s.scopes))
-        or (s.serial_number = find_serial.serial_number and s.holds_claim and 'SITE' = any(s.scopes))
-        or (s.serial_number = find_serial.serial_number and s.holds_claim and 'PART_TYPE' = any(s.scopes))
-        or (s.serial_number = find_serial.serial_number and not s.holds_claim)
+    -- Spelled out by claim, because each of the four indexes holds some of the rows and none holds all.
+    where s.id = any(array(
+        select e.id from machserial.serials as e
+        where e.serial_number = find_serial.serial_number and e.holds_claim and 'ENTERPRISE' = any(e.scopes)
+        union all
+        select e.id from machserial.serials as e
+        where e.serial_number = find_serial.serial_number and e.holds_claim and 'SITE' = any(e.scopes)
+        union all
+        select e.id from machserial.serials as e
+        where e.serial_number = find_serial.serial_number and e.holds_claim and 'PART_TYPE' = any(e.scopes)
+        union all
+        select e.id from machserial.serials as e
+        where e.serial_number = find_serial.serial_number and not e.holds_claim
+    ))
     order by s.id;
 end
 $$;

@@ -10,6 +10,7 @@ return translate(upper(serial_number collate "C"), 'OILZSB -', '011258');
 create function machserial._near_matches(serial_number text) returns text[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     own_sites constant text[] := machserial._caller_sites();
@@ -73,6 +74,7 @@ create function machserial.uniqueness_report(
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -84,9 +86,9 @@ begin
     from machserial.parts as p where p.id = uniqueness_report.part_id;
     return query
     with conflicts as materialized (
-        select c.*, p.part_type
+        select
+            c.*, (select p.part_type from machserial.parts as p where p.id = c.part_id) as part_type
         from machserial.serial_conflicts as c
-        inner join machserial.parts as p on p.id = c.part_id
         where c.serial_number = uniqueness_report.serial_number
     ),
     candidates as (
@@ -100,8 +102,10 @@ begin
             ) as conflict_ids,
             s.scopes, s.holds_claim, s.status, s.part_id, s.part_type, s.site_id, s.source, s.created_at,
             s.created_by, s.status_reason
-        from machserial.find_serial(uniqueness_report.serial_number) as f
-        inner join machserial.serials as s on s.id = f.id
+        from machserial.serials as s
+        where s.id = any(array(
+            select f.id from machserial.find_serial(uniqueness_report.serial_number) as f
+        ))
         union all
         select
             null, array[c.id], c.scopes, false,
