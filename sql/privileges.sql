@@ -17,7 +17,8 @@ begin
     ('public', 'execute', 'function', '_is_unlimited _own_sites _sees_block _sees_serial _site_limits'),
     -- Types go with the functions that return them.
     ('public', 'usage', 'type', '
-        _compiled_pattern _content _event _fenced _issue _lineage_step _named_number _numbered _seal
+        _compiled_pattern _content _event _issue _lineage_step _named_number _numbered _seal
+        _fence_step
         _stretch _verification attachment audit_event audit_problem block health_result integrity_finding
         late_assignment_placeholder part role_limit serial serial_assignment_trigger serial_conflict
         serial_format serial_propagation site vendor_rule vendor_serial
@@ -184,6 +185,7 @@ begin
     ('admin', 'execute', 'function', '
         account_for_serial audit_months begin_cache_epoch drop_archived fence grant_site integrity
         lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
+        preview_fence
         restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
     '),
     ('admin', 'execute', 'function', '_views'),
@@ -204,10 +206,19 @@ begin
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
         _check_run _claim_request _claims_around _close_incarnation _close_to_everybody _content_of
-        _counters_to_fence _create_migration_record _create_renderer _create_sequence _day_named
+        _fence_outcome
+        _fence_steps
+        _fenced_value
+        _named_counters
+        _present_counters
+        _sites_that_count
+        _take_fence_step
+        _time_at
+        _understand_fence
+        _create_migration_record _create_renderer _create_sequence _day_named
         _detached_partition _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random
         _draw_sequenced _draw_unsequenced _drop_outdated_plans _end_of_steps _event_leaf
-        _events_are_here_since _expected_objects _expire_blocks _extend_runway _fence_counter
+        _events_are_here_since _expected_objects _expire_blocks _extend_runway
         _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
         _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
         _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from command import COMMAND, CONNECTION, INTERRUPTED, NOT_DEPLOYED, OK, REFUSED, Command, environment, machserial
+from command import COMMAND, CONNECTION, NOT_DEPLOYED, OK, REFUSED, Command, environment, machserial
 from conftest import BUILD, install, start_server
 from psycopg.conninfo import make_conninfo
 from snapshot import catalog, differences
@@ -99,7 +99,7 @@ class TestBackup:
     def test_an_older_backup_is_replaced_only_when_that_is_wanted(self, plant, backup):
         old = backup.read_bytes()
         result = plant.run("backup", str(backup), stdin=b"n\n")
-        assert result.exit_code == INTERRUPTED
+        assert result.exit_code == REFUSED
         assert backup.read_bytes() == old
         plant.query("select machserial.register_part('ANOTHER', 'T')")
         plant.answer("backup", str(backup), "--yes")

@@ -96,7 +96,8 @@ def test_flush_asks(plant, command, deployed_dsn, redis_server):
     register(plant, ["A"])
     command.answer("warm")
     result = command.run("flush", stdin=b"n\n")
-    assert result.exit_code == INTERRUPTED
+    assert (result.exit_code, result.stdout) == (REFUSED, "")
+    assert "nothing was done" in result.stderr
     assert taken_from(redis_server.url, deployed_dsn, "A") == "cache"
     assert command.run("flush", stdin=b"y\n").exit_code == OK
     assert taken_from(redis_server.url, deployed_dsn, "A") == "database"

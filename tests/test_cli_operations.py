@@ -127,7 +127,7 @@ class TestConnections:
 
     def test_wrong_usage(self):
         for duration in ("10", "m", "10 minutes", "-1m", "'"):
-            assert "is not a time" in usage("connections", "--terminate-idle", duration)
+            assert "is not a duration such as" in usage("connections", "--terminate-idle", duration)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 
 import psycopg
 import pytest
-from command import INTERRUPTED, OK, PRIVILEGE, REFUSED, USAGE, Command, machserial
+from command import CONNECTION, OK, PRIVILEGE, REFUSED, USAGE, Command, machserial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import call, generated, make_format, make_part, refused, value
@@ -158,6 +158,46 @@ class TestCounters:
         [row] = fenced(plant, "X", "0041", part_id="P", site_id="BER")
         assert row.counter_key == "BER/P"
 
+    @pytest.mark.parametrize("counter_per", ["SITE", "SITE_PART"])
+    def test_the_site_is_not_guessed(self, plant, counter_per):
+        make_format(plant, "S", "{SEQ:4}", counter_per=counter_per)
+        for site_id in ("BER", "ber-2"):
+            call(plant, "generate", part_id="P", format="S", site_id=site_id)
+        with refused(plant, "22023") as why:
+            fenced(plant, "S", "41", part_id="P")
+        assert "BER" in why.detail and "ber-2" in why.detail and "site_id" in why.hint
+        with refused(plant, "22023"):
+            call(plant, "preview_fence", format="S", highest="41", part_id="P")
+        [row] = fenced(plant, "S", "41", part_id="P", site_id="BER")
+        assert (row.counter_key, row.next_after) == ("BER/P" if counter_per == "SITE_PART" else "BER", 42)
+        with refused(plant, "23503"):
+            fenced(plant, "S", "41", part_id="P", site_id="NONE")
+
+    def test_a_bare_number_where_sites_are_in_different_days(self, plant):
+        """Somewhere it is always another day: between these two zones lie 26 hours."""
+        make_format(plant, "D", "{YYYY}{MM}{DD}-{SEQ:4}", reset="DAILY")
+        call(plant, "register_site", site_id="EAST", time_zone="Pacific/Kiritimati")
+        call(plant, "register_site", site_id="WEST", time_zone="Etc/GMT+12")
+        rows = fenced(plant, "D", "41")
+        assert {row.next_after for row in rows} == {42} and len({row.period for row in rows}) == len(rows) >= 2
+        for site_id in ("DEFAULT", "EAST", "WEST"):
+            assert next_value(plant, "D", site_id=site_id) > 41
+
+    def test_the_preview_changes_nothing_and_says_what_will_be(self, plant):
+        make_format(plant, "D", "{YYYY}{MM}{DD}-{SEQ:4}", reset="DAILY")
+        make_format(plant, "F", "F{SEQ:4}", allocation="GAPLESS")
+        for arguments in (
+            {"format": "F", "highest": "F0041", "margin": 3},
+            {"format": "F"},
+            {"format": "D", "highest": "20200131-0500"},
+            {"format": "D", "margin": 2},
+        ):
+            before = value(plant, "select count(*) from machserial.counters")
+            planned = call(plant, "preview_fence", **arguments)
+            assert planned == call(plant, "preview_fence", **arguments)
+            assert value(plant, "select count(*) from machserial.counters") == before
+            assert planned == call(plant, "fence", reason=REASON, **arguments)
+
     def test_an_older_version_that_is_continued(self, plant):
         make_format(plant, "F", "F{SEQ:4}")
         generated(plant, format="F", quantity=3)
@@ -296,8 +336,17 @@ class TestCommand:
 
     def test_it_asks(self, restored):
         result = restored.run("fence", "--all-known", stdin=b"n\n")
-        assert result.exit_code == INTERRUPTED
+        assert (result.exit_code, result.stdout) == (REFUSED, "")
+        assert "nothing was done" in result.stderr
+        assert "next before" in result.stderr and "next after" in result.stderr
         assert restored.answer("pause", "--status")["paused"]
+        # What it shows comes from the database: where there is none, nobody is asked.
+        nowhere = Command("host=/nowhere dbname=x user=x").run("fence", "--all-known", stdin=b"n\n")
+        assert nowhere.exit_code == CONNECTION and "Go on?" not in nowhere.stderr
+        result = restored.run("fence", "--format", "S", "--highest", "7", stdin=b"y\n")
+        assert result.exit_code == REFUSED and "counts for each site" in result.stderr and "BER" in result.stderr
+        result = restored.run("fence", "--format", "F", "--highest", "F0100", stdin=b"n\n")
+        assert [line.split()[:5] for line in result.stderr.splitlines()[1:2]] == [["F", "8", "101", "93", "MOVED"]]
         assert restored.run("fence", "--all-known", stdin=b"y\n").exit_code == OK
 
     def test_another_pause_goes_on(self, restored):

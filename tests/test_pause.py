@@ -255,6 +255,8 @@ class TestCommand:
         [pause] = command.answer("pause", "--history")
         assert pause["resume_reason"] == "done"
         assert len(command.answer("generate", "P")) == 1
+        command.answer("pause", "--reason", REASON)
+        assert command.run("resume").stdout == "resumed: numbers are issued again\n"
 
     def test_it_tries_again_while_others_issue(self, plant, connect, deployed_dsn):
         other = connect()

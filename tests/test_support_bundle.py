@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from command import CONNECTION, INTERRUPTED, OK, REFUSED, Command, machserial
+from command import CONNECTION, OK, REFUSED, Command, machserial
 from machserial import support_bundle
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import call, generated, make_format, make_part, register
@@ -126,7 +126,7 @@ def test_only_its_owner_may_read_it_and_it_is_not_replaced_silently(deployed_dsn
     assert set(command.answer("support-bundle", str(file))["missing"]) <= {"integrity"}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     old = file.read_bytes()
-    assert command.run("support-bundle", str(file), stdin=b"n\n").exit_code == INTERRUPTED
+    assert command.run("support-bundle", str(file), stdin=b"n\n").exit_code == REFUSED
     assert file.read_bytes() == old
     command.answer("support-bundle", str(file), "--yes")
     assert "folder" in command.refusal(REFUSED, "support-bundle", str(tmp_path / "none" / "x"))

@@ -144,7 +144,7 @@ def _require_readable(pg_restore: Path, archive: Path) -> None:
 def _publish(partial: Path, file: Path, backup: Backup) -> None:
     """The names appear when everything is on the disk; an older backup stays until then."""
     manifest = partial_of(manifest_of(file))
-    manifest.write_text(json.dumps(asdict(backup), indent=2, ensure_ascii=False) + "\n")
+    manifest.write_text(json.dumps(asdict(backup), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in (partial, manifest):
         with path.open("rb") as written:
             os.fsync(written.fileno())
@@ -206,7 +206,7 @@ def _read_manifest(file: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         expected = manifest["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ExpectedError(f"{path} cannot be read", detail=str(error), remedy="mend it, or remove it") from error
@@ -265,7 +265,7 @@ def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: st
     with tempfile.TemporaryFile() as read_errors, tempfile.TemporaryFile() as write_errors:
         reader = subprocess.Popen(
             [pg_restore, *owner, "--file=-", file],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=read_errors,
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=read_errors,
         )  # fmt: skip
         writer = subprocess.Popen(
             [psql, "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--no-password",
@@ -277,7 +277,8 @@ def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: st
                 _copy(reader.stdout, writer.stdin)
                 if reader.wait():
                     raise programs.failed(pg_restore, _text(read_errors))
-                writer.stdin.write(last.encode())
+                # In the encoding that the dump has set, which not every file name can be written in.
+                writer.stdin.write(last.encode("ascii", "backslashreplace"))
                 writer.stdin.close()
             except BrokenPipeError:
                 # psql has stopped at an error.

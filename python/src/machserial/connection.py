@@ -1,10 +1,12 @@
-"""The connection: where it leads, and which of the usual troubles keeps it from being made.
+"""The connection: where it leads, how it is made, and what its errors mean.
 
 Where: --dsn, else DATABASE_URL, else libpq's own PG* variables and service files, else libpq's defaults.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import math
 import os
@@ -16,8 +18,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import conninfo
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_dumps
 
-from machserial import errors, masking
+from machserial import errors, masking, programs, refusals
 from machserial.errors import Exit, ExpectedError, NotDeployed
 from machserial.output import NOTICE
 
@@ -26,100 +29,9 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT = 10  # seconds
 URL_EXAMPLE = "postgresql://user:password@host:5432/database"
 NOTICE_LEVELS = {"WARNING": logging.WARNING, "NOTICE": NOTICE}
+# As the languages of PostgreSQL quote a name.
+QUOTED = re.compile('["„»«“]([^"„»«“”]*)["»«“”]')
 LIBPQ_PLACES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
-
-# What libpq and the server say, and what it means: (text, message, remedy). The first that matches counts.
-# {database}, {user} and {place} are filled in.
-TROUBLES = (
-    (
-        r"timeout expired|timed out",
-        "the database did not answer in time",
-        "check host, port and firewall; DATABASE_TIMEOUT (milliseconds) raises the limit",
-    ),
-    (
-        r"Connection refused",
-        "the database refused the connection: nothing listens there",
-        "start the server, or correct host and port",
-    ),
-    (
-        r"No such file or directory",
-        "no server listens on this socket",
-        "start the server, or say where it is: --dsn, DATABASE_URL or PGHOST",
-    ),
-    (
-        r"could not translate host name|Name or service not known|failure in name resolution|"
-        r"nodename nor servname|No address associated|failed to resolve host",
-        "the host name is unknown",
-        "correct the host in --dsn, DATABASE_URL or PGHOST",
-    ),
-    (r"No route to host|Network is unreachable", "the host cannot be reached", "check network and firewall"),
-    (
-        r'database ".*" does not exist',
-        'there is no database "{database}"',
-        "create it: createdb {database}, or correct the name",
-    ),
-    (
-        r'role ".*" does not exist',
-        'there is no role "{user}"',
-        "create it: createuser {user}, or correct the user",
-    ),
-    (
-        r"no password supplied",
-        "the server asks for a password and none was given",
-        "set PGPASSWORD, or write it into the file ~/.pgpass",
-    ),
-    (
-        r"authentication failed|Ident authentication",
-        'the server does not accept user "{user}": wrong password, or no such role',
-        "correct user and password, or the file ~/.pgpass",
-    ),
-    (
-        r"server does not support SSL",
-        "the server offers no encryption, and the connection demands it",
-        "switch ssl on in the server; on a network that you trust, sslmode=prefer does without",
-    ),
-    (
-        r"certificate verify failed|root certificate file|certificate for .* does not match|"
-        r"self[- ]signed certificate|unable to get local issuer|certificate authentication",
-        "the certificates do not prove who is who",
-        "name the authority in sslrootcert and your own certificate in sslcert and sslkey, or correct the host's name",
-    ),
-    (
-        r"(no pg_hba\.conf entry|pg_hba\.conf rejects).*(no encryption|SSL off)",
-        "the server's pg_hba.conf does not let this user in from here without encryption",
-        "connect with sslmode=require; or add a line for it to pg_hba.conf and reload the server",
-    ),
-    (
-        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
-        "the server's pg_hba.conf does not let this user in from here",
-        "add a line for it to pg_hba.conf and reload the server",
-    ),
-    (
-        r"permission denied for database|does not have CONNECT privilege",
-        'user "{user}" may not connect to database "{database}"',
-        "grant connect on database {database} to {user}",
-    ),
-    (
-        r"too many (clients|connections)|remaining connection slots|no more connections",
-        "the server has no free connection",
-        "wait, end idle sessions, raise max_connections, or put PgBouncer before it",
-    ),
-    (
-        r"is starting up|is shutting down|recovery mode|system is not (yet )?accepting",
-        "the server is starting up or shutting down",
-        "try again in a moment",
-    ),
-    (
-        r"definition of service|service file",
-        "the connection service is not defined",
-        "correct PGSERVICE, or add the service to ~/.pg_service.conf",
-    ),
-    (
-        r"SSL|certificate",
-        "no encrypted connection could be made",
-        "check sslmode and the certificates, and whether what listens there is PostgreSQL",
-    ),
-)
 
 MALFORMED = re.compile(
     r"invalid (integer value|port number|connection option|URI|percent-encoded|sslmode|\w+ value)|"
@@ -187,8 +99,10 @@ def _open(source: Source, at_most: int | None, changes: dict[str, str]) -> psyco
             prepare_threshold=None,
         )
     except psycopg.Error as error:
-        raise _no_connection(source, parameters, str(error)) from error
+        raise _no_connection(source, parameters, error) from error
     connection.add_notice_handler(_notice_handler())
+    # An SQL_ASCII database takes every text, but does not know what \\u2013 stands for.
+    set_json_dumps(functools.partial(json.dumps, ensure_ascii=False), connection)
     return connection
 
 
@@ -203,6 +117,8 @@ def _parameters(source: Source) -> dict:
     if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):
         raise _malformed(source, "the port is not a number")
     parameters.setdefault("fallback_application_name", "machserial")
+    # Of an SQL_ASCII database the driver would give bytes in place of text.
+    parameters["client_encoding"] = "UTF8"
     timeout = _timeout()
     if timeout:
         parameters["connect_timeout"] = timeout
@@ -214,10 +130,12 @@ def _parameters(source: Source) -> dict:
 def for_programs(dsn: str | None, **changes: str) -> tuple[str, dict[str, str]]:
     """For PostgreSQL's own programs: where to connect to, and the environment that holds the password.
 
-    The password is in the environment alone: command lines are there for everybody to read. changes: of the place.
+    The password is in the environment alone: command lines are there for everybody to read. Dumps keep the encoding
+    of the database. changes: of the place.
     """
     parameters = _parameters(find_source(dsn)) | changes
-    environment = dict(os.environ)
+    del parameters["client_encoding"]
+    environment = programs.environment()
     if password := parameters.pop("password", None):
         environment["PGPASSWORD"] = str(password)
     return conninfo.make_conninfo(**parameters), environment
@@ -263,21 +181,19 @@ def _malformed(source: Source, reason: str) -> ExpectedError:
 def _without_values(reason: str) -> str:
     """libpq's reason without what it quotes: of a malformed string any part may be the password."""
     options = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    return re.sub(r'"([^"]*)"', lambda found: found[0] if found[1] in options else '"…"', reason)
+    return re.sub(QUOTED, lambda found: found[0] if found[1] in options else '"…"', reason)
 
 
-def _no_connection(source: Source, parameters: dict, reason: str) -> ExpectedError:
+def _no_connection(source: Source, parameters: dict, error: psycopg.Error) -> ExpectedError:
+    reason = str(error)
     if MALFORMED.search(reason) and "connection to server" not in reason:
         return _malformed(source, reason)
     place = _place(parameters)
-    names = {"database": place["dbname"], "user": place["user"]}
-    message, remedy = "the database cannot be reached", "check the connection"
-    for text, trouble, cure in TROUBLES:
-        if re.search(text, reason, re.IGNORECASE):
-            message, remedy = trouble.format(**names), cure.format(**names)
-            break
+    if cause := refusals.cause_of(error, parameters, place["sslmode"]):
+        message, remedy = (text.format(database=place["dbname"], user=place["user"]) for text in cause)
     else:
-        message = f"{message}: {_without_values(_last_line(reason))}"
+        message = f"the database cannot be reached: {_without_values(_last_line(reason))}"
+        remedy = "see what the server or libpq says there; check host, user and database"
     if not source.is_given:
         message = f"nothing says where the database is, and at PostgreSQL's default place {message}"
         remedy = f"give --dsn, or set DATABASE_URL={URL_EXAMPLE}, or PGHOST, PGDATABASE and PGUSER"
@@ -291,7 +207,7 @@ def _no_connection(source: Source, parameters: dict, reason: str) -> ExpectedErr
 
 
 def _place(parameters: dict) -> dict[str, str]:
-    """host, port, dbname and user as libpq will understand them, without anything secret."""
+    """host, port, dbname, user and sslmode as libpq will understand them, without anything secret."""
     defaults = {
         option.keyword.decode(): option.val.decode()
         for option in psycopg.pq.Conninfo.get_defaults()
@@ -304,6 +220,7 @@ def _place(parameters: dict) -> dict[str, str]:
         "port": place.get("port") or "5432",
         "dbname": place.get("dbname") or user,
         "user": user,
+        "sslmode": place.get("sslmode") or "prefer",
     }
     # A password with an unescaped @ or / spills over into what follows it in a URL.
     return {name: value.rpartition("@")[2] for name, value in shown.items()}
@@ -317,7 +234,22 @@ def _explained(connection: psycopg.Connection, error: psycopg.Error) -> Exceptio
     """error as an ExpectedError where the cause is known, else itself."""
     if error.sqlstate in errors.ABSENT_STATES:
         return _absence(connection, error) or error
-    return errors.from_database(error) or error
+    expected = errors.from_database(error)
+    if expected and error.sqlstate == errors.READ_ONLY_STATE and not error.diag.message_hint:
+        expected.remedy = _remedy_for_read_only(connection)
+    return expected or error
+
+
+def _remedy_for_read_only(connection: psycopg.Connection) -> str:
+    """For a server that only reads: a standby, or one on which transactions are read-only unless they say otherwise."""
+    connection.rollback()
+    is_standby = connection.execute("select pg_is_in_recovery() as is_standby").fetchone()["is_standby"]
+    if is_standby:
+        return "this is a standby: connect to the primary, add target_session_attrs=read-write to the connection"
+    return (
+        "default_transaction_read_only is on: switch it off for the server, the database or the role; "
+        "or for this run: PGOPTIONS='-c default_transaction_read_only=off'"
+    )
 
 
 def _absence(connection: psycopg.Connection, error: psycopg.Error) -> NotDeployed | None:

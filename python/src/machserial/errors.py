@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import tempfile
 import traceback
 from enum import IntEnum
+from typing import TextIO
 
 import click
 import psycopg
@@ -48,6 +50,7 @@ REFUSED_STATES = ("P0002", "55000", "55P03", "0A000", "25006", "40001", "40P01",
 # What PostgreSQL says of objects that are not there.
 ABSENT_STATES = ("3F000", "42883", "42P01", "42703", "42704")
 PRIVILEGE_STATE = "42501"
+READ_ONLY_STATE = "25006"
 CONNECTION_CLASSES = ("08", "57P")
 
 # For conditions that PostgreSQL itself reports without a hint.
@@ -55,13 +58,23 @@ REMEDIES = {
     "22003": "give a smaller number",
     "22007": "write the time as 2026-12-31 23:59+01",
     "22008": "write the time as 2026-12-31 23:59+01",
-    "25006": "connect to the primary: add target_session_attrs=read-write to the connection",
+    "22021": "the database is not in UTF8 and holds bytes that are not UTF-8: store the text again as UTF-8",
+    "22P05": "use characters that the encoding of the database has, or move to a database in UTF8",
+    READ_ONLY_STATE: "connect to a server that can be written to: target_session_attrs=read-write",
     "40001": "run it again",
     "40P01": "run it again",
     "42501": "ask the owner of machserial in this database for the privilege, or connect as another role",
     "55P03": "run it again when the other session has ended",
     "57014": "raise the role's statement_timeout, or ask for less at once",
 }
+
+
+def takes_any_text(stream: TextIO) -> bool:
+    """Whether every character can be written there. What cannot is escaped: see output.escape_what_cannot_be_printed().
+
+    JSON has escapes of its own, which its readers understand.
+    """
+    return (stream.encoding or "").lower().startswith("utf")
 
 
 def one_line(message: str, detail: str | None, remedy: str | None) -> str:
@@ -98,7 +111,7 @@ class ExpectedError(click.ClickException):
 
     def show(self, file=None) -> None:
         """Writes the error to stderr: one line, or one JSON object where --json was asked for."""
-        click.echo(self.as_json() if self.shown_as_json else self.as_line(), err=True)
+        print(self.as_json() if self.shown_as_json else self.as_line(), file=sys.stderr)
 
     def as_line(self) -> str:
         return masked(one_line(f"machserial: {self.message}", self.detail, self.remedy))
@@ -106,7 +119,7 @@ class ExpectedError(click.ClickException):
     def as_json(self) -> str:
         fields = ("message", "detail", "remedy", "sqlstate", "exit_code")
         error = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        return masked(json.dumps({"error": error}, ensure_ascii=False))
+        return masked(json.dumps({"error": error}, ensure_ascii=not takes_any_text(sys.stderr)))
 
 
 class NotDeployed(ExpectedError):
@@ -161,7 +174,7 @@ def unexpected(error: BaseException) -> ExpectedError:
         f"{platform.platform()}\n\n",
         *traceback.format_exception(error),
     ]
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(masked("".join(report)))
     # The rest of it is in the trace.
     summary = str(error).strip().partition("\n")[0] or type(error).__name__

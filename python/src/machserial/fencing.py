@@ -14,6 +14,8 @@ from machserial.errors import ExpectedError
 from machserial.functions import Row, call
 
 COLUMNS = ("format", "highest", "part_id", "site_id")
+# Of a row of preview_fence(). The first three say which counter it is.
+PREVIEWED = ("format_name", "counter_key", "period", "next_before", "next_after", "burned", "outcome")
 NOT_CONFIRMED = "NOT CONFIRMED"
 
 
@@ -62,6 +64,23 @@ def fence(
             done += _fenced(connection, Known(name, None), reason, margin)
         unfenced = call(connection, "unfenced_counters")
     return done + [_not_confirmed(row) for row in unfenced]
+
+
+def preview(connection: psycopg.Connection, known: Iterable[Known], all_known: bool, margin: int) -> list[Row]:
+    """What fence() would do to each counter: what comes next before and after, and how many numbers are burned."""
+    known = list(known)
+    if all_known:
+        unfenced = dict.fromkeys(row["format"] for row in call(connection, "unfenced_counters"))
+        known += [Known(name, None) for name in unfenced]
+    planned: dict[tuple, Row] = {}
+    for one in known:
+        for row in call(
+            connection, "preview_fence",
+            format=one.format, highest=one.highest, part_id=one.part_id, site_id=one.site_id, margin=margin,
+        ):  # fmt: skip
+            row = {name: row[name] for name in PREVIEWED}
+            planned.setdefault(tuple(row.values())[:3], row)
+    return list(planned.values())
 
 
 def resume(connection: psycopg.Connection, reason: str) -> bool:

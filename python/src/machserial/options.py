@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class RootGroup(Group):
     group_class = Group
 
     def invoke(self, context: click.Context) -> object:
+        output.escape_what_cannot_be_printed()
         try:
             return super().invoke(context)
         except (click.exceptions.Exit, click.ClickException) as error:
@@ -118,20 +120,39 @@ class _Id(click.ParamType):
 ID = _Id()
 
 
-class _Interval(click.ParamType):
-    """90s, 10m, 2h, 7d: an interval of PostgreSQL."""
+class Duration(click.ParamType):
+    """90s, 10m, 2h, 7d, 12w, 6mo, 2y: an interval of PostgreSQL. m is minutes in every option, and mo is months.
 
-    name = "interval"
-    units: ClassVar = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    whole_days: less than a day makes no sense there.
+    """
+
+    name = "duration"
+    units: ClassVar = {
+        "s": ("seconds", 1),
+        "m": ("minutes", 60),
+        "h": ("hours", 3600),
+        "d": ("days", 86400),
+        "w": ("weeks", 7 * 86400),
+        "mo": ("months", 30 * 86400),
+        "y": ("years", 365 * 86400),
+    }
+    longest = 100 * 365 * 86400
+
+    def __init__(self, *, whole_days: bool = False) -> None:
+        self.whole_days = whole_days
 
     def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
-        found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+        examples = "365d, 12w, 6mo, 2y" if self.whole_days else "90s, 10m (minutes), 2h, 7d"
+        refusal = f"{value!r} is not a duration such as {examples}"
+        found = re.fullmatch(r"([0-9]{1,11})(s|mo|m|h|d|w|y)", value)
         if not found:
-            self.fail(f"{value!r} is not a time such as 90s, 10m, 2h, 7d", parameter, context)
-        return f"{found[1]} {self.units[found[2]]}"
-
-
-INTERVAL = _Interval()
+            self.fail(refusal, parameter, context)
+        unit, seconds = self.units[found[2]]
+        if self.whole_days and seconds < self.units["d"][1]:
+            self.fail(f"{refusal}: {found[2]} means {unit}, and this takes days or more", parameter, context)
+        if int(found[1]) * seconds > self.longest:
+            self.fail(f"{refusal}: it is longer than 100 years", parameter, context)
+        return f"{found[1]} {unit}"
 
 
 def yes_option(command: Callable) -> Callable:
@@ -140,15 +161,17 @@ def yes_option(command: Callable) -> Callable:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Goes on if yes, or if somebody answers so. Raises ExpectedError otherwise."""
+    """Goes on if yes, or if somebody answers so. Raises ExpectedError otherwise; Ctrl-C interrupts as always."""
     if yes:
         return
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        agreed = False
-    if not agreed:
-        raise ExpectedError("nothing was done", remedy="--yes does it without asking")
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline() if sys.stdin else ""
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    if not answer:
+        raise ExpectedError("nothing was done", detail="there is nobody to ask", remedy="give --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ExpectedError("nothing was done", detail="the answer was not yes", remedy="--yes does it without asking")
 
 
 def reason_option(command: Callable) -> Callable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,7 +13,6 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-import click
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from machserial.errors import Exit
+from machserial.errors import Exit, takes_any_text
 from machserial.masking import masked
 
 # Rich measures every cell before it prints the first row: beyond this many rows that takes too long.
@@ -32,6 +32,13 @@ NOTICE = 25
 logging.addLevelName(NOTICE, "NOTICE")
 
 Row = Mapping[str, Any]
+
+
+def escape_what_cannot_be_printed() -> None:
+    """A terminal or pipe that is ASCII or Latin-1 gets \\u2013 for a dash that is in the data, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class ResultConsole(Console):
@@ -98,7 +105,7 @@ def print_json(value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """A JSON document, of values of the database."""
-    return json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)
+    return json.dumps(value, ensure_ascii=not takes_any_text(sys.stdout), indent=2, default=_as_json)
 
 
 def print_rows(
@@ -123,8 +130,8 @@ def print_rows(
 
 def message_rows(rows: Sequence[Row]) -> None:
     """Rows on stderr, which are not a result: what somebody is asked about."""
-    for row in rows:
-        message("  ".join(text_of(value) for value in row.values()))
+    for line in plain_table(rows) if rows else ():
+        message(line)
 
 
 def print_record(record: Row, *, as_json: bool, title: str | None = None) -> None:
@@ -149,7 +156,7 @@ def print_lines(lines: Iterable[str]) -> None:
     """Bare lines, for files and pipes."""
     try:
         for line in lines:
-            click.echo(line)
+            print(line)
         sys.stdout.flush()
     except BrokenPipeError:
         ResultConsole(file=sys.stdout).on_broken_pipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -50,20 +51,36 @@ def major_version(program: Path) -> int:
     return int(found.group(1))
 
 
+def environment() -> dict[str, str]:
+    """In which they speak English, as failed() reads it, and leave the encoding of what they dump as it is."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "PGCLIENTENCODING")}
+    if everything := os.environ.get("LC_ALL"):
+        ours |= {"LANG": everything, "LC_CTYPE": everything}
+    return ours | {"LC_MESSAGES": "C"}
+
+
 def run(program: Path, *arguments: object, environment: dict[str, str] | None = None) -> str:
     """What the program prints; ExpectedError with its last words if it fails."""
     command = [str(program), *map(str, arguments)]
-    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    result = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    )
     if result.returncode:
         raise failed(program, result.stderr)
     return result.stdout
 
 
 def failed(program: Path, said: str) -> ExpectedError:
+    """said: to stderr. Its own words are in English, those of the server in any language."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\b(error|ERROR|FATAL)\b", line)] or lines[-1:]
+    begin = next((number for number in reversed(range(len(lines))) if _reports_error(lines[number])), -1)
     return ExpectedError(
         f"{program.name} failed",
-        detail=masked("; ".join(errors[:3])) or "it does not say why",
+        detail=masked("; ".join(lines[begin:][:3])) or "it does not say why",
         remedy="see what it says, mend it, and run this again",
     )
+
+
+def _reports_error(line: str) -> bool:
+    """Of pg_dump and pg_restore: what they call an error. Of psql: the last line that says where in the script."""
+    return ": error: " in line or line.startswith("psql:")

@@ -179,7 +179,7 @@ def write(folder: Path) -> None:
     # The server comes with the demo's own dependencies.
     from machserial.demo.private_server import PrivateServer
 
-    (folder / "cli.md").write_text(cli_reference())
+    (folder / "cli.md").write_text(cli_reference(), encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="machserial-", dir="/tmp") as place:
         # The server's own user has to reach it.
         Path(place).chmod(0o755)
@@ -191,7 +191,7 @@ def write(folder: Path) -> None:
             deployment.deploy(connection, plain=True)
             connection.commit()
             # As everybody sees it: deploying has set a search_path for its transaction.
-            (folder / "sql.md").write_text(sql_reference(connection))
+            (folder / "sql.md").write_text(sql_reference(connection), encoding="utf-8")
 
 
 if __name__ == "__main__":

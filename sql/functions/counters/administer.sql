@@ -114,7 +114,7 @@ begin
 end
 $$;
 
--- Now, at a site; 23503 if there is no such site.
+-- Now, at a site; 23503 if there is no such site, 55000 if the server does not know its time zone.
 create function machserial._local_time(site_id text) returns timestamp
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -126,6 +126,15 @@ begin
         perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
     end if;
     return now() at time zone zone;
+exception when invalid_parameter_value then
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('the server does not know %L, the time zone of site %s', zone, site_id),
+        detail = 'Time zones come with its operating system (tzdata).',
+        hint = format(
+            'Give the site one that it knows: select machserial.register_site(%L, time_zone => ...); '
+            'or install the package with the older names (tzdata-legacy).', site_id
+        );
 end
 $$;
 

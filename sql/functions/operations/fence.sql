@@ -11,7 +11,8 @@ begin
         select from machserial.sites as s
         where
             _is_counting.site_id in ('', s.id)
-            and machserial._period(_is_counting.reset, now() at time zone s.time_zone) = _is_counting.period
+            and machserial._period(_is_counting.reset, machserial._time_at(s.time_zone, now()))
+            = _is_counting.period
     );
 end
 $$;
@@ -183,18 +184,25 @@ begin
 end
 $$;
 
-create type machserial._fenced as (
+-- A counter that a call of fence() is about, and what becomes of it. counter_id: null for one that is yet to
+-- be made. at: a local time within its period.
+create type machserial._fence_step as (
     counter_id bigint,
+    part text,
+    site text,
+    period text,
+    at timestamp,
     next_before bigint,
     next_after bigint
 );
 
--- Moves one counter past this value, as far as its pattern holds; it never goes back.
-create function machserial._fence_counter(
-    counter_id bigint, format machserial.serial_format, highest bigint, margin bigint
+-- What a counter that gives next_before next gives when it is past this value, as far as its pattern holds;
+-- it never goes back.
+create function machserial._fenced_value(
+    format machserial.serial_format, next_before bigint, highest bigint, margin bigint
 )
-returns machserial._fenced
-language plpgsql
+returns bigint
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -202,54 +210,66 @@ declare
         select f.sequence_maximum from machserial.serial_formats as f where f.id = format.id
     );
     increment constant bigint := format.sequence_increment;
-    next_before constant bigint := (
-        select coalesce(machserial._last_value(c.id) + increment, c.first_value)
-        from machserial.counters as c where c.id = _fence_counter.counter_id
-    );
     bound constant numeric := coalesce(highest, next_before - increment) + margin::numeric * increment;
     -- Along the values that the counter gives; at the end of the pattern none is left.
     steps constant numeric := greatest(0, least(
         floor((bound - next_before) / increment) + 1, floor((maximum::numeric - next_before) / increment) + 1
     ));
 begin
-    if steps > 0 then
-        perform machserial._set_counter(
-            counter_id, format.allocation, (next_before + steps * increment)::bigint, increment
-        );
-    end if;
-    return (
-        counter_id, next_before,
-        (
-            select coalesce(machserial._last_value(c.id) + increment, c.first_value)
-            from machserial.counters as c where c.id = _fence_counter.counter_id
-        )
-    )::machserial._fenced;
+    return (next_before + steps * increment)::bigint;
 end
 $$;
 
--- Which counters a call of fence() is about.
-create function machserial._counters_to_fence(
-    format machserial.serial_format, part_id text, site_id text, at timestamp, is_named boolean
-)
-returns bigint[]
-language plpgsql
+-- The counters that give numbers now, of part and site where they are given.
+create function machserial._present_counters(format machserial.serial_format, part_id text, site_id text)
+returns setof machserial._fence_step
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if is_named then
-        return array[machserial._present_counter(
-            format, part_id, coalesce(site_id, 'DEFAULT'),
-            coalesce(at, machserial._local_time(coalesce(site_id, 'DEFAULT')))
-        )];
-    end if;
-    return array(
-        select c.id from machserial.counters as c
-        where
-            c.format_id = format.id and machserial._is_counting(c.period, c.site_id, format.reset)
-            and (c.part_id = '' or c.part_id = coalesce(_counters_to_fence.part_id, c.part_id))
-            and (c.site_id = '' or c.site_id = coalesce(_counters_to_fence.site_id, c.site_id))
-        order by c.id
-    );
+    return query
+    select c.id, c.part_id, c.site_id, c.period, null::timestamp, null::bigint, null::bigint
+    from machserial.counters as c
+    where
+        c.format_id = format.id and machserial._is_counting(c.period, c.site_id, format.reset)
+        and (c.part_id = '' or c.part_id = coalesce(_present_counters.part_id, c.part_id))
+        and (c.site_id = '' or c.site_id = coalesce(_present_counters.site_id, c.site_id))
+    order by c.id;
+end
+$$;
+
+-- The counter of a number that was named. Where the number does not tell its day, a counter that is common to
+-- all sites may be in two periods at once.
+create function machserial._named_counters(
+    format machserial.serial_format, part_id text, site_id text, at timestamp
+)
+returns setof machserial._fence_step
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select distinct on (n.period)
+        c.id, n.part, n.site, n.period, n.local_time, null::bigint, null::bigint
+    from machserial.sites as s
+    cross join lateral (
+        select
+            case when format.counter_per in ('PART', 'SITE_PART') then _named_counters.part_id else '' end as part,
+            case when format.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site,
+            t.local_time, machserial._period(format.reset, t.local_time) as period
+        from coalesce(
+            _named_counters.at,
+            case format.reset
+                when 'NEVER' then now() at time zone 'UTC' else machserial._time_at(s.time_zone, now())
+            end
+        ) as t (local_time)
+    ) as n
+    left join machserial.counters as c
+        on
+            c.format_id = format.id and c.part_id = n.part and c.site_id = n.site
+            and c.period = n.period
+    where s.id = coalesce(_named_counters.site_id, s.id) and n.local_time is not null
+    order by n.period, s.id;
 end
 $$;
 
@@ -295,6 +315,174 @@ begin
         end if;
         perform machserial._require_known_part(named.part);
     end if;
+    if named.site is not null then
+        perform machserial._require_known_site(named.site);
+        if format.reset <> 'NEVER' and named.day is null then
+            perform machserial._local_time(named.site);
+        end if;
+    elsif format.counter_per in ('SITE', 'SITE_PART') then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = pg_catalog.format('format %s counts for each site', format.name),
+            detail = pg_catalog.format('site_id is null, and the number does not tell its site. Sites: %s.',
+                machserial._first_of(machserial._sites_that_count(format.name))),
+            hint = 'Give site_id.';
+    end if;
+end
+$$;
+
+-- The sites that a format has numbered for; all where there is none yet.
+create function machserial._sites_that_count(format_name text) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counting constant text[] := array(
+        select distinct c.site_id
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where f.name = format_name and c.site_id <> ''
+        order by c.site_id
+    );
+begin
+    if counting <> '{}' then
+        return counting;
+    end if;
+    return array(select s.id from machserial.sites as s order by s.id);
+end
+$$;
+
+-- What a call of fence() names. Raises what fence() refuses.
+create function machserial._understand_fence(
+    format machserial.serial_format, highest text, part_id text, site_id text, margin bigint
+)
+returns machserial._named_number
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    named machserial._named_number;
+begin
+    if highest is not null then
+        named := machserial._read_highest(
+            format.name, btrim(highest), _understand_fence.part_id, _understand_fence.site_id
+        );
+    end if;
+    named.version_id := coalesce(named.version_id, format.id);
+    named.part := coalesce(_understand_fence.part_id, named.part);
+    named.site := coalesce(_understand_fence.site_id, named.site);
+    perform machserial._require_fence_arguments(format, named, highest, margin);
+    return named;
+end
+$$;
+
+-- What fence() does to each counter. is_named: a highest number was given.
+create function machserial._fence_steps(
+    format machserial.serial_format, named machserial._named_number, is_named boolean, margin bigint
+)
+returns setof machserial._fence_step
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    step machserial._fence_step;
+begin
+    for step in
+        select c.*
+        from machserial._present_counters(format, named.part, named.site) as c
+        where not is_named
+        union all
+        select c.*
+        from machserial._named_counters(
+            format, named.part, named.site, case when format.reset <> 'NEVER' then named.day end
+        ) as c
+        where is_named
+    loop
+        step.next_before := case
+            when step.counter_id is null
+                then machserial._first_value(format.id, step.part, step.site, step.period)
+            else coalesce(
+                machserial._last_value(step.counter_id) + format.sequence_increment,
+                (select c.first_value from machserial.counters as c where c.id = step.counter_id)
+            )
+        end;
+        step.next_after := machserial._fenced_value(format, step.next_before, named.sequence_number, margin);
+        return next step;
+    end loop;
+end
+$$;
+
+create function machserial._fence_outcome(next_before bigint, next_after bigint, is_named boolean)
+returns text
+language sql immutable parallel safe
+return case
+    when next_after > next_before then 'MOVED' when is_named then 'ALREADY_PAST' else 'CONFIRMED'
+end;
+
+create function machserial.preview_fence(
+    format text, highest text default null, part_id text default null, site_id text default null,
+    margin bigint default 0
+)
+returns table (
+    format_name text, counter_key text, period text, highest_number bigint, next_before bigint,
+    next_after bigint, burned bigint, outcome text
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    is_named constant boolean := preview_fence.highest is not null;
+    active machserial.serial_format;
+    named machserial._named_number;
+begin
+    perform machserial._require_administrator('machserial.preview_fence()');
+    active := machserial._active_format(preview_fence.format);
+    named := machserial._understand_fence(
+        active, preview_fence.highest, preview_fence.part_id, preview_fence.site_id, preview_fence.margin
+    );
+    if not machserial._is_continued(named.version_id, active.id) then
+        return query
+        select
+            active.name, null::text, null::text, named.sequence_number, null::bigint, null::bigint,
+            0::bigint, 'VERSION_ENDED';
+        return;
+    end if;
+    return query
+    select
+        active.name, concat_ws('/', nullif(s.site, ''), nullif(s.part, '')), s.period, named.sequence_number,
+        s.next_before, s.next_after, (s.next_after - s.next_before) / active.sequence_increment,
+        machserial._fence_outcome(s.next_before, s.next_after, is_named)
+    from machserial._fence_steps(active, named, is_named, preview_fence.margin) as s;
+end
+$$;
+
+comment on function machserial.preview_fence(text, text, text, text, bigint) is
+'What fence() would do now with these arguments: the same rows. Changes nothing.
+Errors: 22023 a number that the format cannot have written or that can be read in several ways, a missing
+part_id or site_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a
+deactivated format.';
+
+-- Moves the counter, which is made if need be. Returns the step as it was taken: others may have drawn since.
+create function machserial._take_fence_step(
+    format machserial.serial_format, inout step machserial._fence_step
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if step.at is not null then
+        step.counter_id := machserial._present_counter(format, step.part, step.site, step.at);
+    end if;
+    if step.next_after > step.next_before then
+        perform machserial._set_counter(
+            step.counter_id, format.allocation, step.next_after, format.sequence_increment
+        );
+    end if;
+    step.next_after := (
+        select coalesce(machserial._last_value(c.id) + format.sequence_increment, c.first_value)
+        from machserial.counters as c where c.id = step.counter_id
+    );
 end
 $$;
 
@@ -311,60 +499,43 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    is_named constant boolean := fence.highest is not null;
     active machserial.serial_format;
+    named machserial._named_number;
     pause_id constant bigint := (select p.id from machserial.pauses as p where p.resumed_at is null);
     given_reason constant text := machserial._require_reason(
         fence.reason, pg_catalog.format('format %s: to be fenced', fence.format)
     );
-    named machserial._named_number;
-    at timestamp;
-    fenced machserial._fenced;
-    counted record;
+    step machserial._fence_step;
 begin
     perform machserial._require_administrator('machserial.fence()');
     active := machserial._active_format(fence.format);
-    if fence.highest is not null then
-        named := machserial._read_highest(fence.format, btrim(fence.highest), fence.part_id, fence.site_id);
-    end if;
-    named.part := coalesce(fence.part_id, named.part);
-    named.site := coalesce(fence.site_id, named.site);
-    perform machserial._require_fence_arguments(active, named, fence.highest, fence.margin);
-    if not machserial._is_continued(coalesce(named.version_id, active.id), active.id) then
-        return query
-        select
-            fence.format, null::text, null::text, named.sequence_number, null::bigint, null::bigint, 0::bigint,
-            'VERSION_ENDED';
+    named := machserial._understand_fence(
+        active, fence.highest, fence.part_id, fence.site_id, fence.margin
+    );
+    format_name := active.name;
+    highest_number := named.sequence_number;
+    if not machserial._is_continued(named.version_id, active.id) then
+        burned := 0;
+        outcome := 'VERSION_ENDED';
+        return next;
         return;
     end if;
-    at := case when active.reset <> 'NEVER' then named.day end;
-    for fenced in
-        select (m.fenced).*
-        from (
-            select machserial._fence_counter(k.id, active, named.sequence_number, fence.margin) as fenced
-            from unnest(machserial._counters_to_fence(
-                active, named.part, named.site, at, fence.highest is not null
-            )) as k (id)
-        ) as m
+    for step in
+        select s.* from machserial._fence_steps(active, named, is_named, fence.margin) as s
     loop
+        step := machserial._take_fence_step(active, step);
         insert into machserial.counter_fences (counter_id, pause_id, highest, next_before, next_after)
-        values (
-            fenced.counter_id, pause_id, named.sequence_number, fenced.next_before, fenced.next_after
-        );
-        select c.part_id, c.site_id, c.period into counted
-        from machserial.counters as c where c.id = fenced.counter_id;
-        format_name := active.name;
-        counter_key := concat_ws('/', nullif(counted.site_id, ''), nullif(counted.part_id, ''));
-        period := counted.period;
-        highest_number := named.sequence_number;
-        next_before := fenced.next_before;
-        next_after := fenced.next_after;
-        burned := (fenced.next_after - fenced.next_before) / active.sequence_increment;
-        outcome := case
-            when burned > 0 then 'MOVED' when fence.highest is null then 'CONFIRMED' else 'ALREADY_PAST'
-        end;
-        perform machserial._audit_fence(given_reason, nullif(counted.part_id, ''), nullif(counted.site_id, ''),
+        values (step.counter_id, pause_id, highest_number, step.next_before, step.next_after);
+        counter_key := concat_ws('/', nullif(step.site, ''), nullif(step.part, ''));
+        period := step.period;
+        next_before := step.next_before;
+        next_after := step.next_after;
+        burned := (step.next_after - step.next_before) / active.sequence_increment;
+        outcome := machserial._fence_outcome(step.next_before, step.next_after, is_named);
+        perform machserial._audit_fence(given_reason, nullif(step.part, ''), nullif(step.site, ''),
             jsonb_build_object(
-                'format', active.name, 'period', counted.period, 'highest', named.sequence_number,
+                'format', active.name, 'period', step.period, 'highest', highest_number,
                 'margin', fence.margin, 'next_before', next_before, 'next_after', next_after, 'burned', burned
             ));
         return next;
@@ -390,10 +561,11 @@ comment on function machserial.fence(text, text, text, text, text, bigint) is
 numbers between become a gap that the event COUNTER_FENCED accounts for. highest: a serial number as it stands
 on a part, or a sequence number; null: nothing left beyond what the database knows, said of all counters that
 count now. part_id, site_id: for which counter, where the number itself does not tell; the period is read from
-the number, else it is the present one. reason: why; null means machserial.reason. margin: so many numbers
+the number, else it is the present one, or each of them while sites are in different ones. preview_fence()
+shows what it would do. reason: why; null means machserial.reason. margin: so many numbers
 more.
 outcome: MOVED, ALREADY_PAST, CONFIRMED, or VERSION_ENDED for a number of a version that counts no more. A
 sequence keeps the move even if the transaction is rolled back.
 Errors: 22023 no reason, a number that the format cannot have written or that can be read in several ways, a
-missing part_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a
+missing part_id or site_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a
 deactivated format.';

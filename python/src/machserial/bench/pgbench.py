@@ -43,7 +43,9 @@ class Pgbench:
                 *(f"--client={clients}", f"--jobs={min(clients, cores())}", f"--file={file.name}"),
                 *(f"--time={seconds}" if seconds else f"--transactions={FEW}", place),
             ]
-            result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            result = subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            )
         # It ends well although clients were aborted.
         if result.returncode or "aborted" in result.stderr:
             raise programs.failed(self.program, result.stderr)

@@ -105,7 +105,7 @@ def _line(texts: list[str]) -> str:
 def require_marks(page: Path) -> None:
     """Raises ExpectedError if the page has no place for the table."""
     try:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ExpectedError(f"{page} cannot be read", detail=error.strerror, remedy="name another page") from error
     if text.count(BEGIN) != 1 or END not in text.partition(BEGIN)[2]:
@@ -119,6 +119,6 @@ def require_marks(page: Path) -> None:
 def write_into(page: Path, run: Run) -> None:
     """Replaces what stands between the marks."""
     require_marks(page)
-    before, _, rest = page.read_text().partition(BEGIN)
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{markdown(run)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{markdown(run)}\n{END}{after}", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from machserial.audit_export import Filters
 from machserial.commands.serial import the_serial
 from machserial.errors import ExpectedError
 from machserial.functions import Row, call, call_one
-from machserial.options import ID, Group, Settings, one_of, pass_settings
+from machserial.options import ID, Duration, Group, Settings, confirm, one_of, pass_settings, yes_option
 
 # What a terminal has room for; --json gives all.
 IN_A_TABLE = ("id", "performed_at", "event_type", "serial_number", "part_id", "performed_by", "reason")
@@ -27,21 +26,6 @@ LARGEST_PAGE = 9999
 LISTED = 1000
 
 EXPORTS = {"csv": audit_export.csv, "json": audit_export.json_lines}
-
-UNITS = {"d": "days", "w": "weeks", "m": "months", "y": "years"}
-
-
-class Duration(click.ParamType):
-    """365d, 12w, 6m, 2y: an interval of PostgreSQL."""
-
-    name = "duration"
-
-    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
-        found = re.fullmatch(r"([0-9]{1,4})([dwmy])", value)
-        if not found:
-            self.fail(f"{value!r} is not a duration such as 365d, 12w, 6m, 2y", parameter, context)
-        return f"{found[1]} {UNITS[found[2]]}"
-
 
 class Month(click.ParamType):
     """2025-11"""
@@ -215,8 +199,8 @@ def stats(settings: Settings, since: str | None) -> None:
 @click.option(
     "--older-than",
     metavar="DURATION",
-    type=Duration(),
-    help="Months that ended so long ago: 365d, 12w, 6m, 2y. Default: the setting audit_retention_days.",
+    type=Duration(whole_days=True),
+    help="Months that ended so long ago: 365d, 12w, 6mo, 2y. Default: the setting audit_retention_days.",
 )
 @click.option(
     "--to",
@@ -228,7 +212,7 @@ def stats(settings: Settings, since: str | None) -> None:
 )
 @click.option("--drop", is_flag=True, help="Drop the events from the database afterwards, once the files are verified.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
-@click.option("--yes", is_flag=True, help="Drop without asking.")
+@yes_option
 @pass_settings
 def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool, dry_run: bool, yes: bool) -> None:
     """Write whole months of events to files, and take them out of the trail.
@@ -247,23 +231,16 @@ def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool
         if dry_run:
             rows = [audit_archive.planned_for(job) for job in jobs]
         else:
-            if drop and jobs and not yes:
-                confirm_drop(jobs)
+            if drop and jobs:
+                confirm(question_of_drop(jobs), yes)
             rows = [audit_archive.archive_month(job) for job in jobs]
     output.print_rows(rows, as_json=settings.json)
 
 
-def confirm_drop(jobs: list[audit_archive.Job]) -> None:
-    """Asks. Raises ExpectedError if the answer is no, or nobody is there to give one."""
+def question_of_drop(jobs: list[audit_archive.Job]) -> str:
     months = ", ".join(job.label for job in jobs)
     events = sum(job.events for job in jobs)
-    question = f"Drop the {events:,} events of {months} from the database, once they are in files?"
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        agreed = False
-    if not agreed:
-        raise ExpectedError("nothing was archived or dropped", remedy="--yes drops without asking")
+    return f"Drop the {events:,} events of {months} from the database, once they are in files?"
 
 
 @audit_group.command()

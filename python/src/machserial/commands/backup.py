@@ -10,7 +10,7 @@ import click
 
 from machserial import backups, output
 from machserial.errors import ExpectedError
-from machserial.options import Command, Settings, pass_settings
+from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 
 def bin_option(command: Callable) -> Callable:
@@ -26,7 +26,7 @@ def bin_option(command: Callable) -> Callable:
 @click.command(cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @bin_option
-@click.option("--yes", is_flag=True, help="Replace FILE without asking, if it exists.")
+@yes_option
 @pass_settings
 def backup(settings: Settings, file: Path, folder: Path | None, yes: bool) -> None:
     """Back up the whole database into FILE, and prove that it can be read back.
@@ -34,8 +34,8 @@ def backup(settings: Settings, file: Path, folder: Path | None, yes: bool) -> No
     Everything is of one moment. Beside it FILE.json says what is in it: versions, how far each counter had counted,
     the audit anchor, the sha256. FILE appears when it is complete; until then it is FILE.partial.
     """
-    if file.exists() and not yes:
-        click.confirm(f"{file} exists. Replace it?", abort=True, err=True)
+    if file.exists():
+        confirm(f"{file} exists. Replace it?", yes)
     made = backups.make(settings, file, folder)
     if settings.json:
         output.print_json(asdict(made))

@@ -117,7 +117,7 @@ def show(settings: Settings, done: Run, save: Path | None, plot: Path | None, pa
     from machserial.bench.plot import draw
 
     if save:
-        save.write_text(output.json_text(done.as_dict()) + "\n")
+        save.write_text(output.json_text(done.as_dict()) + "\n", encoding="utf-8")
     if plot:
         draw(done, plot)
     if page:

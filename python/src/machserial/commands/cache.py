@@ -13,7 +13,7 @@ import click
 
 from machserial import cache_store, cache_upkeep, output
 from machserial.errors import Exit, ExpectedError
-from machserial.options import Group, Settings, pass_settings
+from machserial.options import Group, Settings, confirm, pass_settings, yes_option
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -107,14 +107,13 @@ def follow_on(settings: Settings, client: Redis, ttl: int | None, interval: floa
 
 
 @cache_group.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @url_option
 @pass_settings
 def flush(settings: Settings, yes: bool, url: str | None) -> None:
     """Empty the cache of this database. Whatever else is in Redis stays."""
     with opened(url) as client:
-        if not yes:
-            click.confirm("Empty the cache of taken numbers?", abort=True, err=True)
+        confirm("Empty the cache of taken numbers?", yes)
         with settings.connect() as connection:
             removed = cache_upkeep.flush(connection, client)
     output.print_record({"removed_keys": removed}, as_json=settings.json)

@@ -8,7 +8,7 @@ import psycopg
 from machserial import output
 from machserial.errors import ExpectedError
 from machserial.functions import Row
-from machserial.options import INTERVAL, Command, Settings, confirm, pass_settings, yes_option
+from machserial.options import Command, Duration, Settings, confirm, pass_settings, yes_option
 
 # Sessions whose state is hidden belong to others, and whoever looks has not pg_read_all_stats.
 BY_STATE = """
@@ -58,17 +58,17 @@ TERMINATE = """
 @click.option(
     "--terminate-idle",
     "idle",
-    type=INTERVAL,
-    metavar="TIME",
-    help="End sessions of this database idle for longer: 10m.",
+    type=Duration(),
+    metavar="DURATION",
+    help="End sessions of this database idle for longer: 90s, 10m (minutes), 2h, 7d.",
 )
 @yes_option
 @pass_settings
 def connections(settings: Settings, idle: str | None, yes: bool) -> None:
     """Show who is connected, in which state, and how many connections are left.
 
-    --terminate-idle ends sessions of this database that have been idle, outside of a transaction, for longer than TIME
-    (90s, 10m, 2h), never its own. It asks first. Exit code 1 if some may not be ended by you.
+    --terminate-idle ends sessions of this database that have been idle, outside of a transaction, for longer than
+    DURATION, never its own. It asks first. Exit code 1 if some may not be ended by you.
     """
     with settings.connect() as connection:
         if idle:

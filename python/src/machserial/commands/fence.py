@@ -9,7 +9,7 @@ import click
 from machserial import fencing, locking, output
 from machserial.errors import Exit
 from machserial.fencing import Known
-from machserial.options import Command, Settings, pass_settings
+from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 
 @click.command(cls=Command)
@@ -26,20 +26,24 @@ from machserial.options import Command, Settings, pass_settings
 @click.option("--margin", type=click.IntRange(0, 1_000_000_000), default=0, help="Move so many numbers further.")
 @click.option("--reason", default="fenced after a restore", show_default=True, help="Why; it goes on record.")
 @click.option("--no-resume", is_flag=True, help="Leave it paused.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @pass_settings
 @click.pass_context
 def fence(context: click.Context, settings: Settings, /, **options) -> None:
     """Move counters past the highest numbers known to have left the building, and resume after a restore.
 
     A number is given as it stands on the part, or as its sequence number. What a counter passes over is burned: an
-    accounted gap. No counter ever goes back. A restored database resumes when something was said of every counter.
+    accounted gap. No counter ever goes back. Shows what each counter would give next before and after, and asks.
+    A restored database resumes when something was said of every counter.
     """
     known = _known(options)
     if not known and not options["all_known"]:
         raise click.UsageError("say what left the building: --format and --highest, --csv, --nothing-left, --all-known")
     if not options["yes"]:
-        click.confirm("Counters never go back: what they pass over is never issued. Go on?", abort=True, err=True)
+        with settings.connect() as connection:
+            planned = fencing.preview(connection, known, options["all_known"], options["margin"])
+        output.message_rows(planned)
+    confirm("Counters never go back: what they pass over is never issued. Go on?", options["yes"])
     done = locking.patiently(
         settings.connect,
         lambda connection: fencing.fence(

@@ -105,7 +105,7 @@ def replace_file(path: Path, text: str) -> None:
     try:
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             # For others to read, such as node_exporter: mkstemp makes it the owner's alone.
             os.chmod(draft, 0o644)

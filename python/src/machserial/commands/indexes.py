@@ -11,7 +11,7 @@ from psycopg import sql
 from machserial import output
 from machserial.errors import ExpectedError
 from machserial.functions import Row, call
-from machserial.options import INTERVAL, Command, Settings, pass_settings
+from machserial.options import Command, Duration, Settings, pass_settings
 
 # Bloat is estimated: the size against that of as many entries of average width, nine tenths full. Of a
 # few pages, and without statistics of the columns, it says nothing.
@@ -56,8 +56,8 @@ PARTITIONS = """
 @click.command(cls=Command)
 @click.option("--repair", is_flag=True, help="Make what is missing or invalid, while others go on working.")
 @click.option(
-    "--lock-timeout", type=INTERVAL, default="5s", show_default=True, metavar="TIME",
-    help="With --repair: how long to wait for a lock.",
+    "--lock-timeout", type=Duration(), default="5s", show_default=True, metavar="DURATION",
+    help="With --repair: how long to wait for a lock: 90s, 10m (minutes).",
 )  # fmt: skip
 @pass_settings
 def indexes(settings: Settings, repair: bool, lock_timeout: str) -> None:

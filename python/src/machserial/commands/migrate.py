@@ -42,7 +42,7 @@ def plan(settings: Settings, as_sql: bool) -> None:
     if settings.json:
         output.print_json({"pending": [{"version": m["version"], "name": m["name"]} for m in pending], "sql": script})
     elif as_sql:
-        click.echo(script, nl=False)
+        output.print_lines([script.removesuffix("\n")])
     elif pending:
         output.print_rows([{"version": m["version"], "name": m["name"]} for m in pending], as_json=False)
     else:

@@ -47,10 +47,10 @@ def resume(settings: Settings, reason: str | None) -> None:
     After a restore it is refused until every counter is fenced: 'machserial fence' does that, and resumes.
     """
     locking.patiently(settings.connect, lambda connection: call(connection, "resume", reason=reason))
-    show_status(settings)
+    show_status(settings, "resumed: numbers are issued again")
 
 
-def show_status(settings: Settings) -> None:
+def show_status(settings: Settings, if_not_paused: str = "not paused") -> None:
     with settings.connect() as connection:
         now = pausing.status(connection)
     if settings.json:
@@ -59,4 +59,4 @@ def show_status(settings: Settings) -> None:
         since = output.text_of(now["paused_at"])
         output.print_text(f"paused by {now['paused_by']} since {since}: {now['reason']}")
     else:
-        output.print_text("not paused")
+        output.print_text(if_not_paused)

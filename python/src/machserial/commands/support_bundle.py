@@ -9,12 +9,12 @@ import click
 from machserial import output
 from machserial import support_bundle as bundle
 from machserial.errors import ExpectedError
-from machserial.options import Command, Settings, pass_settings
+from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 
 @click.command("support-bundle", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--yes", is_flag=True, help="Replace FILE without asking, if it exists.")
+@yes_option
 @pass_settings
 def support_bundle(settings: Settings, file: Path, yes: bool) -> None:
     """Collect into FILE (tar.gz) what somebody who helps has to know.
@@ -24,8 +24,8 @@ def support_bundle(settings: Settings, file: Path, yes: bool) -> None:
     """
     if not file.absolute().parent.is_dir():
         raise ExpectedError(f"there is no folder {file.absolute().parent}", remedy="make it, or name another file")
-    if file.exists() and not yes:
-        click.confirm(f"{file} exists. Replace it?", abort=True, err=True)
+    if file.exists():
+        confirm(f"{file} exists. Replace it?", yes)
     missing = bundle.write(settings, file)
     if settings.json:
         output.print_json({"file": str(file), "missing": missing})

@@ -82,7 +82,8 @@ class PrivateServer:
 
     def conninfo(self, database: str) -> str:
         """How libpq reaches database."""
-        return conninfo.make_conninfo(host=str(self._socket_folder()), port=PORT, user=SUPERUSER, dbname=database)
+        place = {"host": str(self._socket_folder()), "port": PORT, "user": SUPERUSER, "dbname": database}
+        return conninfo.make_conninfo(**place, client_encoding="UTF8")
 
     def psql(self, database: str) -> list[str]:
         """The command that opens psql on database."""
@@ -360,7 +361,7 @@ class PrivateServer:
 
     def _failure(self, program: str, last_words: str) -> ExpectedError:
         """Why a program failed: the server's own FATAL in the log, else the program's last words."""
-        log = self.log.read_text(errors="replace") if self.log.exists() else ""
+        log = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         fatal = [line for line in log.splitlines() if "FATAL:" in line]
         return ExpectedError(
             f"the {self.purpose}'s private PostgreSQL: {program} failed",
@@ -371,7 +372,7 @@ class PrivateServer:
 
     def _call(self, program: str, *arguments: object) -> subprocess.CompletedProcess:
         command = [self.binaries / program, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, **self._as_account())
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", **self._as_account())
 
     def _as_account(self) -> dict:
         """Arguments of subprocess for a program of the server."""
