@@ -75,7 +75,7 @@ docs: build venv ## docs/cli.md, docs/sql.md and docs/health.md, from the comman
 	.venv/bin/python -m machserial.reference docs
 	.venv/bin/python tests/make_docs.py
 
-lint: build venv packages ## ruff, sqlfluff, pgspot, plpgsql_check
+lint: build venv packages ## ruff, sqlfluff, folding of letters, pgspot, plpgsql_check
 	.venv/bin/python tests/lint.py
 
 release: build ## freeze the present version: its migrations never change again

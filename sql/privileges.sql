@@ -50,7 +50,9 @@ begin
         _check_audit_verification _check_cache_hit_ratio _check_characters _check_checksum_failures
         _check_connections _check_counter_days_left _check_counter_used _check_declare _check_difference
         _check_errors _check_filter _check_finish _check_id_sequences _check_idle_in_transaction
-        _check_in_pattern _check_in_pattern_or_zero _check_index _check_invalid_indexes _check_known
+        _check_in_pattern _check_in_pattern_or_zero _check_index
+        _check_index_collations
+        _check_invalid_indexes _check_known
         _check_length _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal

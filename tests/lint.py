@@ -1,4 +1,6 @@
-"""What make lint runs: ruff, sqlfluff, pgspot, and plpgsql_check on a real server. Ends with 1 if one finds anything.
+"""What make lint runs: ruff, sqlfluff, folding (of letters, in SQL), pgspot, and plpgsql_check on a real server.
+
+Ends with 1 if one finds anything.
 
 python tests/lint.py [name …] runs only those named. The server is chosen as for the tests (see tests/conftest.py).
 """
@@ -98,6 +100,38 @@ def sqlfluff() -> list[str]:
         if "released" not in path.parts
     ]
     return run(PROGRAMS / "sqlfluff", "lint", "--nocolor", "--disable-progress-bar", *files)
+
+
+# What reads a text as the database's language has it: an upper or lower case, letters that count as the same.
+FOLDING = re.compile(r"\b(?:upper|lower|initcap)\(|~\*|\bilike\b")
+
+
+def folding_at_risk(script: str) -> Iterator[int]:
+    """Where an SQL script folds letters by the database's locale: in a Turkish one lower('INSERT') is not 'insert'.
+
+    It must say collate "C", within the call or before the operator.
+    """
+    for found in FOLDING.finditer(script):
+        if found.group().endswith("("):
+            depth, end = 1, found.end()
+            while depth and end < len(script):
+                depth += {"(": 1, ")": -1}.get(script[end], 0)
+                end += 1
+            is_told = 'collate "C"' in script[found.end() : end]
+        else:
+            is_told = re.search(r'collate "C"\s+(not\s+|!)?$', script[: found.start()])
+        if not is_told:
+            yield script.count("\n", 0, found.start()) + 1
+
+
+def folding() -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line}: folds letters without collate \"C\""
+        for folder in ("sql", "plpython")
+        for path in sorted((ROOT / folder).rglob("*.sql"))
+        if "released" not in path.parts
+        for line in folding_at_risk(re.sub(r"--.*", "", path.read_text()))
+    ]
 
 
 def for_pgspot(script: str) -> str:
@@ -231,6 +265,7 @@ def plpgsql_check() -> list[str]:
 CHECKS: dict[str, Callable[[], list[str]]] = {
     "ruff": ruff,
     "sqlfluff": sqlfluff,
+    "folding": folding,
     "pgspot": pgspot,
     "plpgsql_check": plpgsql_check,
 }

@@ -598,6 +598,17 @@ def test_invalid_indexes(database):
     assert check(database, "invalid_indexes").status == "OK"
 
 
+def test_index_collations(database):
+    for name, kind, status in (("by_name", "", "WARNING"), ("one_name", "unique", "CRITICAL")):
+        database.execute(f'create {kind} index "{name}" on machserial.sites (lower(id), id collate "ucs_basic")')
+        row = check(database, "index_collations")
+        assert (row.status, row.value) == (status, 1)
+        assert name in row.message and name in row.remedy
+        database.execute(f"drop index machserial.{name}")
+        database.execute(f"create index {name} on machserial.sites (lower(id), id, created_at)")
+        assert check(database, "index_collations").status == "OK"
+
+
 def test_missing_indexes(database):
     for name, status in (("serials_part_id_created_at", "WARNING"), ("serials_site_key", "CRITICAL")):
         database.execute(f"drop index machserial.{name}")

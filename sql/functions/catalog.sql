@@ -11,7 +11,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}'::text[];
-    wanted constant text[] := array(select upper(s) from unnest(scopes) as s);
+    wanted constant text[] := array(select upper(s collate "C") from unnest(scopes) as s);
 begin
     if wanted <@ known and cardinality(wanted) > 0 then
         return array(select k from unnest(known) as k where k = any(wanted));
@@ -208,7 +208,8 @@ as $$
 begin
     perform machserial._require_short('time_zone', time_zone);
     if not exists (
-        select from pg_timezone_names as z where lower(z.name) = lower(_require_time_zone.time_zone)
+        select from pg_timezone_names as z
+        where lower(z.name collate "C") = lower(_require_time_zone.time_zone collate "C")
     ) then
         raise exception using
             errcode = 'invalid_parameter_value',

@@ -17,8 +17,8 @@ declare
         'mod661_26', 'mod1271_36', 'mod11_10', 'mod27_26', 'mod37_36'
     ];
     -- Left: names of the original system.
-    name constant text := case lower(algorithm)
-        when 'modulo11' then 'mod11' when 'custom' then 'verhoeff' else lower(algorithm)
+    name constant text := case lower(algorithm collate "C")
+        when 'modulo11' then 'mod11' when 'custom' then 'verhoeff' else lower(algorithm collate "C")
     end;
     nearest text;
 begin
@@ -352,7 +352,7 @@ begin
     if alphabet = '0123456789' then
         return format('lpad((%s)::text, %s, ''0'')', value_expression, width);
     elsif alphabet = '0123456789ABCDEF' then
-        return format('lpad(upper(to_hex(%s)), %s, ''0'')', value_expression, width);
+        return format('lpad(upper(to_hex(%s) collate "C"), %s, ''0'')', value_expression, width);
     end if;
     return (
         select string_agg(

@@ -5,8 +5,8 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if upper(value) = any(choices) then
-        return upper(value);
+    if upper(value collate "C") = any(choices) then
+        return upper(value collate "C");
     end if;
     raise exception using
         errcode = 'invalid_parameter_value',

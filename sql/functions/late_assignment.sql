@@ -398,7 +398,8 @@ begin
         ) as u
         group by u.part_id, u.part_type, u.site_id
         -- By format first: gapless counters are then locked in one and the same order.
-        order by machserial._format_id_for(u.part_id, u.part_type, now()), u.part_id, u.site_id
+        order by machserial._format_id_for(u.part_id, u.part_type, now()), u.part_id collate "C",
+            u.site_id collate "C"
     loop
         return query
         select i.id, g.serial_id

@@ -121,11 +121,11 @@ begin
     end if;
     create table machserial.schema_migrations (
         version integer not null primary key,
-        name text not null,
-        sha256 text not null,
-        code_version text not null,
+        name text collate "C" not null,
+        sha256 text collate "C" not null,
+        code_version text collate "C" not null,
         applied_at timestamptz not null default clock_timestamp(),
-        applied_by text not null default session_user
+        applied_by text collate "C" not null default session_user
     );
     comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
     comment on column machserial.schema_migrations.version is 'Number of the migration.';

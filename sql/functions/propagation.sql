@@ -887,7 +887,8 @@ begin
 
     descendant as (
         select
-            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
+            null::text collate "C" as operation_code,
             array[lineage.serial_id] as path
         union all
         select
@@ -956,7 +957,8 @@ begin
     return query
     with recursive level as (
         select
-            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
+            null::text collate "C" as operation_code,
             array[lineage.serial_id] as path
         union all
         select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
@@ -1023,7 +1025,8 @@ begin
     return query
     with recursive level as (
         select
-            0 as depth, lineage.serial_id as id, null::text as propagation_type, null::text as operation_code,
+            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
+            null::text collate "C" as operation_code,
             array[lineage.serial_id] as path
         union all
         select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]

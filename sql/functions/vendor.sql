@@ -82,7 +82,7 @@ begin
             detail = 'To match a back reference may take for ever.',
             hint = 'Write what is to be there again, or check it where the numbers are made.';
     end if;
-    perform '' ~ regex;
+    perform '' ~ regex collate "C";
 exception when invalid_regular_expression then
     raise exception using
         errcode = 'invalid_parameter_value',
@@ -219,7 +219,7 @@ begin
     perform machserial._require_length('max_length', new.max_length);
     perform machserial._require_regex(new.regex);
     new.check_algorithm := machserial._check_name(new.check_algorithm);
-    new.stdnum_kind := lower(btrim(new.stdnum_kind));
+    new.stdnum_kind := lower(btrim(new.stdnum_kind) collate "C");
     -- A rule that stands can be changed where machserial_plpython is gone.
     if new.stdnum_kind is not null
         and (tg_op = 'INSERT' or new.stdnum_kind is distinct from old.stdnum_kind) then
@@ -318,8 +318,9 @@ $$;
 comment on function machserial.set_vendor_rule(text, text, text, text, integer, integer, text, text) is
 'Says what the numbers of a vendor look like; the vendor''s rule for this part, if there is one, is replaced
 as a whole. part_id: null is the vendor''s general rule; a part''s own rule comes before it, and then the
-general one does not hold. pattern: see parse_pattern(). regex: as for the operator ~, so anchor it with ^ and
-$; at most 1000 characters, without back references. min_length, max_length: characters. check_algorithm:
+general one does not hold. pattern: see parse_pattern(). regex: as for the operator ~ in the
+collation "C" (\w is A to Z, a to z, 0 to 9 and _), so anchor it with ^ and $; at most 1000 characters,
+without back references. min_length, max_length: characters. check_algorithm:
 see check_digit(); what it does not know, such as
 separators, is skipped. stdnum_kind: see stdnum_is_valid() of machserial_plpython, such as imei. At least one
 of the six. It holds for what is received from now on. Returns the rule.
@@ -494,7 +495,7 @@ begin
         from numbers as n where n.length > rule.max_length
         union all
         select 3, n.number, format('%L does not match the regular expression %s', n.number, rule.regex)
-        from numbers as n where n.number !~ rule.regex
+        from numbers as n where n.number !~ rule.regex collate "C"
         union all
         select 4, n.number, format('%L does not end with its %s check', n.number, rule.check_algorithm)
         from numbers as n where not machserial._ends_with_check(rule.check_algorithm, n.number)

@@ -1,7 +1,7 @@
 create table machserial.sites (
-    id text not null primary key,
+    id text collate "C" not null primary key,
     name text,
-    time_zone text not null default 'UTC',
+    time_zone text collate "C" not null default 'UTC',
     created_at timestamptz not null default now(),
     constraint sites_id_is_given check (id <> '' and length(id) <= 255),
     -- Conversion itself refuses a zone that the server does not know.
@@ -18,8 +18,8 @@ comment on column machserial.sites.created_at is 'When the site was registered.'
 insert into machserial.sites (id, name) values ('DEFAULT', 'What a null site means');
 
 create table machserial.parts (
-    id text not null primary key,
-    part_type text not null,
+    id text collate "C" not null primary key,
+    part_type text collate "C" not null,
     name text,
     default_scopes text[] not null default '{SITE,PART_TYPE}',
     created_at timestamptz not null default now(),

@@ -1,15 +1,15 @@
 create table machserial.serial_formats (
     id bigint not null generated always as identity primary key,
-    name text not null,
+    name text collate "C" not null,
     version integer not null default 1,
-    pattern text not null,
+    pattern text collate "C" not null,
     description text,
     sequence_start bigint not null default 1,
     sequence_increment bigint not null default 1,
-    reset text not null default 'NEVER',
-    counter_per text not null default 'FORMAT',
-    allocation text not null default 'SEQUENCE',
-    letter_case text not null default 'EXACT',
+    reset text collate "C" not null default 'NEVER',
+    counter_per text collate "C" not null default 'FORMAT',
+    allocation text collate "C" not null default 'SEQUENCE',
+    letter_case text collate "C" not null default 'EXACT',
     is_active boolean not null default true,
     is_ad_hoc boolean not null default false,
     revises bigint references machserial.serial_formats (id),
@@ -18,7 +18,7 @@ create table machserial.serial_formats (
     sequence_maximum bigint,
     random_space bigint,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint serial_formats_name_is_given check (name <> ''),
     constraint serial_formats_name_version_key unique (name, version),
@@ -98,8 +98,8 @@ for each statement execute function machserial._audit_changed_formats();
 
 create table machserial.format_assignments (
     id bigint not null generated always as identity primary key,
-    part_id text references machserial.parts (id) on delete cascade,
-    part_type text,
+    part_id text collate "C" references machserial.parts (id) on delete cascade,
+    part_type text collate "C",
     format_id bigint not null references machserial.serial_formats (id),
     priority integer not null default 0,
     effective_from timestamptz not null default now(),

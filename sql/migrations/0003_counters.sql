@@ -1,9 +1,9 @@
 create table machserial.counters (
     id bigint not null generated always as identity primary key,
     format_id bigint not null references machserial.serial_formats (id),
-    part_id text not null default '',
-    site_id text not null default '',
-    period text not null default '',
+    part_id text collate "C" not null default '',
+    site_id text collate "C" not null default '',
+    period text collate "C" not null default '',
     period_starts date,
     first_value bigint not null,
     last_value bigint,
@@ -35,10 +35,10 @@ comment on column machserial.counters.created_at is 'When it was made.';
 
 create table machserial.generation_requests (
     id bigint not null generated always as identity primary key,
-    request_id text not null,
+    request_id text collate "C" not null,
     arguments jsonb not null,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint generation_requests_request_id_key unique (request_id)
 );
@@ -68,25 +68,25 @@ comment on column machserial.configuration_changes.id is 'Key.';
 comment on column machserial.configuration_changes.changes is 'How many of the changes this row counts.';
 
 create table machserial.numbering_plans (
-    part_id text not null,
-    site_id text not null references machserial.sites (id) on update cascade on delete cascade,
-    format text not null,
-    pattern text not null,
-    part_type text not null,
+    part_id text collate "C" not null,
+    site_id text collate "C" not null references machserial.sites (id) on update cascade on delete cascade,
+    format text collate "C" not null,
+    pattern text collate "C" not null,
+    part_type text collate "C" not null,
     scopes text[] not null,
-    time_zone text not null,
+    time_zone text collate "C" not null,
     format_id bigint not null references machserial.serial_formats (id),
-    format_name text not null,
-    allocation text not null,
+    format_name text collate "C" not null,
+    allocation text collate "C" not null,
     sequence_increment bigint not null,
     sequence_maximum bigint,
     random_space bigint,
     counter_id bigint,
     sequence regclass,
     trusted_until numeric,
-    head text,
+    head text collate "C",
     width integer,
-    tail text,
+    tail text collate "C",
     valid_on date,
     valid_from timestamptz not null,
     valid_until timestamptz not null,

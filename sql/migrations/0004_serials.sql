@@ -1,28 +1,28 @@
 create table machserial.serials (
     id bigint not null generated always as identity primary key,
-    serial_number text not null,
-    part_id text not null,
-    part_type text not null,
-    site_id text not null default 'DEFAULT',
-    source text not null default 'MANUAL',
-    status text not null default 'ACTIVE',
+    serial_number text collate "C" not null,
+    part_id text collate "C" not null,
+    part_type text collate "C" not null,
+    site_id text collate "C" not null default 'DEFAULT',
+    source text collate "C" not null default 'MANUAL',
+    status text collate "C" not null default 'ACTIVE',
     scopes text[] not null,
     claim_released boolean not null default false,
     holds_claim boolean not null
     generated always as (status not in ('REJECTED', 'CONFLICT') and not claim_released) stored,
     format_id bigint,
     sequence_number bigint,
-    work_order_id text,
-    lot_number text,
-    operation_code text,
+    work_order_id text collate "C",
+    lot_number text collate "C",
+    operation_code text collate "C",
     context jsonb,
     generation_request_id bigint,
     status_reason text,
     status_changed_at timestamptz,
-    status_changed_by text,
+    status_changed_by text collate "C",
     lineage_rank bigint,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user)
     -- What a row must be, and that it refers to what there is, is the trigger serials_are_admitted.
 );

@@ -2,15 +2,15 @@ create table machserial.audit_events (
     -- Before the id: defaults are computed in this order, so whoever gets an id has a transaction id already.
     transaction_id bigint not null default pg_current_xact_id()::text::bigint,
     id bigint not null generated always as identity,
-    event_type text not null,
-    event_source text not null,
+    event_type text collate "C" not null,
+    event_source text collate "C" not null,
     serial_id bigint,
-    serial_number text,
-    part_id text,
-    site_id text,
-    performed_by text not null
+    serial_number text collate "C",
+    part_id text collate "C",
+    site_id text collate "C",
+    performed_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
-    db_user text not null default session_user,
+    db_user text collate "C" not null default session_user,
     performed_at timestamptz not null default now(),
     reason text default nullif(current_setting('machserial.reason', true), ''),
     details jsonb,

@@ -1,26 +1,26 @@
 create table machserial.vendor_serials (
     id bigint not null primary key references machserial.serials (id),
-    serial_number text not null,
-    part_id text not null,
-    site_id text not null,
-    vendor_name text not null,
+    serial_number text collate "C" not null,
+    part_id text collate "C" not null,
+    site_id text collate "C" not null,
+    vendor_name text collate "C" not null,
     received_date timestamptz not null default now(),
-    received_by text not null
+    received_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
-    status text not null,
+    status text collate "C" not null,
     internal_serial_id bigint references machserial.serials (id),
     validation_errors text[] not null default '{}',
     validated_at timestamptz not null,
     waived_at timestamptz,
-    waived_by text,
+    waived_by text collate "C",
     waived_reason text,
     accepted_at timestamptz,
-    accepted_by text,
+    accepted_by text collate "C",
     rejected_at timestamptz,
-    rejected_by text,
+    rejected_by text collate "C",
     rejection_reason text,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint vendor_serials_vendor_name_is_given check (btrim(vendor_name) <> ''),
     constraint vendor_serials_waiver_is_complete
@@ -74,17 +74,17 @@ comment on column machserial.vendor_serials.created_by is
 
 create table machserial.vendor_rules (
     id bigint not null generated always as identity primary key,
-    vendor_name text not null,
-    part_id text references machserial.parts (id) on delete cascade,
-    pattern text,
-    regex text,
+    vendor_name text collate "C" not null,
+    part_id text collate "C" references machserial.parts (id) on delete cascade,
+    pattern text collate "C",
+    regex text collate "C",
     min_length integer,
     max_length integer,
-    check_algorithm text,
-    stdnum_kind text,
+    check_algorithm text collate "C",
+    stdnum_kind text collate "C",
     compiled_pattern jsonb,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user)
 );
 

@@ -1,15 +1,15 @@
 create table machserial.serial_propagations (
     id bigint not null generated always as identity primary key,
-    propagation_type text not null,
+    propagation_type text collate "C" not null,
     parent_serial_id bigint not null references machserial.serials (id),
     child_serial_id bigint references machserial.serials (id),
-    operation_code text not null,
+    operation_code text collate "C" not null,
     routing_sequence integer not null,
-    work_center_id text,
+    work_center_id text collate "C",
     quantity numeric not null default 1,
     notes text,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint serial_propagations_type_is_known
     check (propagation_type in ('PASS_THROUGH', 'SPLIT', 'MERGE', 'TRANSFORM')),

@@ -1,21 +1,21 @@
 create table machserial.trigger_definitions (
     id bigint not null generated always as identity primary key,
-    part_id text not null references machserial.parts (id),
-    trigger_type text not null,
-    assignment_type text not null,
-    format text,
-    operation_code text,
+    part_id text collate "C" not null references machserial.parts (id),
+    trigger_type text collate "C" not null,
+    assignment_type text collate "C" not null,
+    format text collate "C",
+    operation_code text collate "C",
     conditions jsonb not null default '{}',
     batch_size integer not null default 1,
     enabled boolean not null default true,
     disabled_at timestamptz,
-    disabled_by text,
+    disabled_by text collate "C",
     count_offset bigint not null default 0,
     created_at timestamptz not null default now(),
-    created_by text not null
+    created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     updated_at timestamptz,
-    updated_by text,
+    updated_by text collate "C",
     constraint trigger_definitions_trigger_type_is_known
     check (trigger_type in (
         'MATERIAL_RECEIPT', 'WORK_ORDER_CREATE', 'OPERATION_COMPLETE', 'QUALITY_CHECKPOINT',

@@ -18,7 +18,7 @@ create table machserial.audit_seals (
     merkle_root bytea not null,
     previous_hash bytea,
     sealed_at timestamptz not null,
-    sealed_by text not null,
+    sealed_by text collate "C" not null,
     seal_hash bytea not null,
     constraint audit_seals_are_counted_from_one check (id >= 1),
     constraint audit_seals_begin_with_the_first check ((id = 1) = (previous_hash is null)),
@@ -84,7 +84,7 @@ comment on column machserial.audit_leaves.leaf_hashes is 'Their leaf hashes, 32 
 create table machserial.audit_verifications (
     id bigint not null generated always as identity primary key,
     verified_at timestamptz not null default clock_timestamp(),
-    verified_by text not null
+    verified_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     is_full boolean not null,
     seals bigint not null,

@@ -5,10 +5,10 @@ create table machserial.audit_archives (
     last_seal_id bigint not null references machserial.audit_seals (id),
     event_count bigint not null,
     merkle_root bytea not null,
-    manifest_sha256 text not null,
+    manifest_sha256 text collate "C" not null,
     location text not null,
     archived_at timestamptz not null default now(),
-    archived_by text not null
+    archived_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint audit_archives_begin_before_they_end check (first_seal_id <= last_seal_id),
     constraint audit_archives_manifest_sha256_is_a_hash check (manifest_sha256 ~ '^[0-9a-f]{64}$')

@@ -1,6 +1,6 @@
 create table machserial.settings (
-    name text not null primary key,
-    value text not null,
+    name text collate "C" not null primary key,
+    value text collate "C" not null,
     description text not null
 );
 

@@ -3,10 +3,10 @@ create table machserial.pauses (
     reason text not null,
     until_fenced boolean not null default false,
     paused_at timestamptz not null default now(),
-    paused_by text not null
+    paused_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     resumed_at timestamptz,
-    resumed_by text,
+    resumed_by text collate "C",
     resume_reason text,
     constraint pauses_have_a_reason check (btrim(reason) <> ''),
     constraint pauses_resumption_is_complete check (num_nonnulls(resumed_at, resumed_by) in (0, 2))
@@ -34,7 +34,7 @@ create table machserial.counter_fences (
     next_before bigint not null,
     next_after bigint not null,
     fenced_at timestamptz not null default now(),
-    fenced_by text not null
+    fenced_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user)
 );
 

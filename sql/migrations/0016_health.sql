@@ -1,5 +1,5 @@
 create table machserial.health_thresholds (
-    name text not null primary key,
+    name text collate "C" not null primary key,
     warning numeric,
     critical numeric,
     lower_is_worse boolean not null default false,
@@ -70,6 +70,11 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
 (
     'idle_in_transaction', 300, 3600, false, 'seconds',
     'How long the session has been idle that has been idle longest inside a transaction.'
+),
+(
+    'index_collations', 1, null, false, 'indexes',
+    'Indexes of machserial whose order is that of a language and not of bytes: another locale of the '
+    || 'operating system spoils them. A unique one is CRITICAL.'
 ),
 (
     'invalid_indexes', 1, null, false, 'indexes',

@@ -2,7 +2,7 @@ create table machserial.cache_epochs (
     epoch bigint not null primary key,
     secret bytea not null,
     begun_at timestamptz not null default now(),
-    begun_by text not null
+    begun_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     reason text not null,
     constraint cache_epochs_secret_is_long_enough check (octet_length(secret) >= 32)

@@ -3,9 +3,9 @@
 
 create table machserial.site_grants (
     role regrole not null,
-    site_id text not null references machserial.sites (id) on delete cascade,
+    site_id text collate "C" not null references machserial.sites (id) on delete cascade,
     granted_at timestamptz not null default now(),
-    granted_by text not null
+    granted_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint site_grants_pkey primary key (role, site_id)
 );

@@ -33,7 +33,7 @@ SELECT = """
 CONDITIONS = {
     "serial_id": "e.serial_id = {}",
     "part_id": "e.part_id = {}",
-    "event_type": "e.event_type = upper({})",
+    "event_type": "e.event_type = upper({} collate \"C\")",
     "performed_by": "e.performed_by = {}",
     "since": "e.performed_at >= {}::timestamptz",
     "until": "e.performed_at < {}::timestamptz",

@@ -574,7 +574,7 @@ begin
             errcode = 'feature_not_supported',
             message = 'audit events are sealed in READ COMMITTED transactions only',
             detail = format('This one is %s: it may not see the newest seal.', upper(
-                current_setting('transaction_isolation')
+                current_setting('transaction_isolation') collate "C"
             )),
             hint = 'Call it in a transaction of its own.';
     end if;

@@ -85,7 +85,7 @@ declare
                 then 'e.performed_at <= $7 and (e.serial_id, e.performed_at, e.id) < ($1, $7, $8)'
             when part_id is not null
                 then 'e.performed_at <= $7 and (e.part_id, e.performed_at, e.id) < ($2, $7, $8)'
-            when not machserial._is_frequent(upper(event_type))
+            when not machserial._is_frequent(upper(event_type collate "C"))
                 then 'e.performed_at <= $7 and (e.event_type, e.performed_at, e.id) < ($3, $7, $8)'
             else 'e.performed_at <= $7 and (e.performed_at, e.id) < ($7, $8)'
         end
@@ -111,7 +111,7 @@ begin
         $query$,
         conditions, page_size
     )
-    using serial_id, part_id, upper(event_type), performed_by, since, until, begins_at, after;
+    using serial_id, part_id, upper(event_type collate "C"), performed_by, since, until, begins_at, after;
 end
 $$;
 

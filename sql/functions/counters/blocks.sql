@@ -644,7 +644,7 @@ declare
     values_read bigint[] := array_fill(0::bigint, array[cardinality(serial_numbers)]);
 begin
     with tokens as (
-        select t.*, case when f.letter_case = 'UPPER' then upper(v.text) else v.text end as text
+        select t.*, case when f.letter_case = 'UPPER' then upper(v.text collate "C") else v.text end as text
         from machserial.serial_formats as f
         cross join lateral machserial._tokenize(f.pattern) as t
         cross join lateral (

@@ -74,13 +74,13 @@ begin
         machserial._sequence_value(way ->> 'SEQ', known.alphabet),
         machserial._day_named(way - '{SEQ,PART,SITE}'::text[]), p.id, s.id
     from unnest(machserial._divisions(
-        case known.letter_case when 'UPPER' then upper(serial_number) else serial_number end, known.pattern,
+        case known.letter_case when 'UPPER' then upper(serial_number collate "C") else serial_number end, known.pattern,
         known.letter_case, machserial._date_tokens() || '{SEQ,PART,SITE}'::text[]
     )) as way
     left join machserial.parts as p
-        on case known.letter_case when 'UPPER' then upper(p.id) else p.id end = way ->> 'PART'
+        on case known.letter_case when 'UPPER' then upper(p.id collate "C") else p.id end = way ->> 'PART'
     left join machserial.sites as s
-        on case known.letter_case when 'UPPER' then upper(s.id) else s.id end = way ->> 'SITE'
+        on case known.letter_case when 'UPPER' then upper(s.id collate "C") else s.id end = way ->> 'SITE'
     where
         machserial._date_errors(way - '{SEQ,PART,SITE}'::text[]) = '{}'
         and machserial._sequence_value(way ->> 'SEQ', known.alphabet) <= known.sequence_maximum

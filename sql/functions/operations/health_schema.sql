@@ -123,6 +123,43 @@ begin
 end
 $$;
 
+-- Indexes of machserial's tables that do not compare texts by their bytes. Where an index follows a language,
+-- a new version of the operating system may sort otherwise, and what is in the index is no longer found.
+create function machserial._check_index_collations() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+    result machserial.health_result;
+begin
+    select array_agg(distinct x.relname::text) as names, coalesce(bool_or(i.indisunique), false) as is_unique
+    into found
+    from pg_index as i
+    inner join pg_class as x on x.oid = i.indexrelid
+    inner join pg_class as t on t.oid = i.indrelid
+    cross join lateral unnest(i.indcollation) as k (collation_id)
+    where
+        t.relnamespace = 'machserial'::regnamespace
+        and k.collation_id not in (0, '"C"'::regcollation, '"POSIX"'::regcollation);
+    result := machserial._checked(
+        'index_collations', coalesce(cardinality(found.names), 0),
+        case
+            when found.names is null then 'every index compares texts by their bytes'
+            else format('by another collation than "C": %s', machserial._first_of(found.names))
+        end,
+        format(
+            'Make it anew by collate "C": select pg_get_indexdef(%L::regclass); or drop it.',
+            'machserial.' || quote_ident(coalesce(found.names[1], '...'))
+        )
+    );
+    if found.is_unique then
+        return machserial._made_critical(result);
+    end if;
+    return result;
+end
+$$;
+
 -- The sources of what made the tables here.
 create function machserial._applied_sources() returns table (source text)
 language plpgsql stable
@@ -190,7 +227,7 @@ begin
             format('alter table %1$s add constraint %2$s_pkey primary key (%3$s);', s.words[2],
                 substr(s.words[2], 12), k.words[1])
         from statements as s
-        cross join lateral regexp_matches(s.words[3], '([a-z0-9_]+) [a-z ]*primary key(?![ ]*[(])') as k (words)
+        cross join lateral regexp_matches(s.words[3], '([a-z0-9_]+) [a-zC" ]*primary key(?![ ]*[(])') as k (words)
         where s.words[1] = 'create table'
     )
     select m.index_name, m.is_unique, m.definition
@@ -262,7 +299,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select format('everybody has %s on %s', lower(a.privilege_type), o.name)
+    select format('everybody has %s on %s', lower(a.privilege_type collate "C"), o.name)
     from (
         select p.oid::regprocedure::text as name, coalesce(p.proacl, acldefault('f', p.proowner)) as acl
         from pg_proc as p

@@ -360,7 +360,7 @@ declare
             (s.setdatabase = 0 or d.datname = current_database())
             and exists (
                 select from unnest(s.setconfig) as c
-                where lower(c) in ('synchronous_commit=off', 'synchronous_commit=false', 'synchronous_commit=no',
+                where lower(c collate "C") in ('synchronous_commit=off', 'synchronous_commit=false', 'synchronous_commit=no',
                     'synchronous_commit=0')
             )
         order by 1
@@ -489,7 +489,7 @@ begin
             where
                 s.dbid = (select d.oid from pg_database as d where d.datname = current_database()) and s.calls >= 10
                 -- Upkeep takes its time.
-                and s.query !~* '^[[:space:]]*(vacuum|analyze|reindex|create|alter|copy|cluster|refresh)'
+                and s.query collate "C" !~* '^[[:space:]]*(vacuum|analyze|reindex|create|alter|copy|cluster|refresh)'
             order by s.mean_exec_time desc
             limit 1
         $query$,

@@ -84,7 +84,7 @@ begin
             'where id in (%s); then for each of them: select machserial.resolve_conflict('
             'serial_number => %L, part_id => ..., resolution => ''KEEP'', keep_serial_id => %s, reason => ...); '
             'then: reindex index concurrently machserial.serials_%s_key;',
-            array_to_string(d.ids[2:], ', '), d.serial_number, d.ids[1], lower(d.scope)
+            array_to_string(d.ids[2:], ', '), d.serial_number, d.ids[1], lower(d.scope collate "C")
         )
     from duplicates as d
     order by d.serial_number, d.scope;

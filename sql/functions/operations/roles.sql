@@ -300,7 +300,7 @@ as $$
 begin
     return query
     select
-        coalesce(r.rolname::text, 'public'), lower(a.privilege_type), o.kind, o.object, o.oid, o.column_name
+        coalesce(r.rolname::text, 'public'), lower(a.privilege_type collate "C"), o.kind, o.object, o.oid, o.column_name
     from (
         select
             'function' as kind, p.oid::regprocedure::text as object, p.oid, null::text as column_name,

@@ -226,7 +226,7 @@ begin
                 compiled.row_values := compiled.row_values || jsonb_build_object(
                     'name', name, 'type', 'text',
                     'expression', case letter_case
-                        when 'UPPER' then 'upper(gen_random_uuid()::text)' else 'gen_random_uuid()::text'
+                        when 'UPPER' then 'upper(gen_random_uuid()::text collate "C")' else 'gen_random_uuid()::text'
                     end
                 );
                 segments := segments || jsonb_build_object('text', name);
@@ -241,8 +241,8 @@ begin
                 select c.expression, c.sample into constant_value
                 from machserial._constant_expression(piece.token, piece.argument) as c;
                 if letter_case = 'UPPER' then
-                    constant_value.expression := format('upper(%s)', constant_value.expression);
-                    constant_value.sample := upper(constant_value.sample);
+                    constant_value.expression := format('upper(%s collate "C")', constant_value.expression);
+                    constant_value.sample := upper(constant_value.sample collate "C");
                 end if;
                 -- A literal stays one, so that what follows from it alone is computed once a session.
                 if piece.token not in ('LITERAL', 'PREFIX') then

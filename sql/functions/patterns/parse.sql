@@ -16,7 +16,7 @@ return '{YYYY,YY,MM,DD,DDD,WW,IYYY}'::text[];
 -- Characters of an alphabet in the order of their values; null if there is no such alphabet.
 create function machserial._alphabet(name text) returns text
 language sql immutable parallel safe
-return case lower(name)
+return case lower(name collate "C")
     when 'numeric' then '0123456789'
     when 'hex' then '0123456789ABCDEF'
     when 'alpha' then 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
@@ -57,7 +57,7 @@ begin
     return (
         select c.candidate
         from unnest(candidates) with ordinality as c (candidate, ordinal)
-        order by machserial._distance(lower(left(word, 64)), lower(c.candidate)), c.ordinal
+        order by machserial._distance(lower(left(word, 64) collate "C"), lower(c.candidate collate "C")), c.ordinal
         limit 1
     );
 end
@@ -76,7 +76,7 @@ begin
         select u.usage
         from unnest(machserial._token_usages()) with ordinality as u (usage, ordinal)
         order by
-            machserial._distance(upper(left(name, 64)), split_part(btrim(u.usage, '{}'), ':', 1)),
+            machserial._distance(upper(left(name, 64) collate "C"), split_part(btrim(u.usage, '{}'), ':', 1)),
             has_argument <> (position(':' in u.usage) > 0),
             u.ordinal
         limit 1
@@ -124,7 +124,7 @@ begin
             parts := regexp_match(argument, '^([0-9]{1,4})(?::([A-Za-z0-9]+))?$');
             size := parts[1]::integer;
             alphabet := machserial._alphabet(coalesce(parts[2], 'numeric'));
-            if parts is null or lower(parts[2]) not in ('base36', 'hex', 'alpha', 'safe') then
+            if parts is null or lower(parts[2] collate "C") not in ('base36', 'hex', 'alpha', 'safe') then
                 fault := 'SEQ takes a number of characters and, if not decimal, an alphabet';
                 hint := 'Write {SEQ:n} or {SEQ:n:alphabet} with alphabet base36, hex, alpha or safe.';
             elsif size < 1 or machserial._highest_value(size, alphabet) is null then
@@ -135,7 +135,7 @@ begin
             parts := regexp_match(argument, '^(?:([0-9]{1,4})|([A-Za-z0-9]+?)(?::([0-9]{1,4}))?)$');
             size := coalesce(parts[1], parts[3], '4')::integer;
             alphabet := machserial._alphabet(coalesce(parts[2], 'alphanumeric'));
-            if parts is null or alphabet is null or lower(parts[2]) = 'base36' then
+            if parts is null or alphabet is null or lower(parts[2] collate "C") = 'base36' then
                 fault := 'RANDOM takes a number of characters, a type, or both';
                 hint := 'Write {RANDOM:n}, {RANDOM:type} or {RANDOM:type:n} with type numeric, alpha, '
                     'alphanumeric, hex or safe.';

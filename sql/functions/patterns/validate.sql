@@ -10,7 +10,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return case
-        when token in ('LITERAL', 'PREFIX') then '(' || regexp_replace(argument, '(\W)', '\\\1', 'g') || ')'
+        when token in ('LITERAL', 'PREFIX')
+            then '(' || regexp_replace(argument, '([!-/:-@[-`{-~])', '\\\1', 'g') || ')'
         when token in ('YYYY', 'IYYY') then '([0-9]{4})'
         when token in ('YY', 'MM', 'DD', 'WW') then '([0-9]{2})'
         when token = 'DDD' then '([0-9]{3})'
@@ -145,7 +146,7 @@ begin
         select t.*, '^' || machserial._token_expression(
             t.token,
             case
-                when letter_case = 'UPPER' and t.token in ('LITERAL', 'PREFIX') then upper(t.argument)
+                when letter_case = 'UPPER' and t.token in ('LITERAL', 'PREFIX') then upper(t.argument collate "C")
                 else t.argument
             end,
             t.size, t.alphabet

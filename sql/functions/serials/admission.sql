@@ -267,7 +267,7 @@ begin
             errcode = 'feature_not_supported',
             message = format(
                 'a %s is deleted or renamed in READ COMMITTED only, not in %s', kind,
-                upper(current_setting('transaction_isolation'))
+                upper(current_setting('transaction_isolation') collate "C")
             ),
             detail = 'A snapshot that is kept does not show the serials of others that refer to it.',
             hint = 'Do it in a transaction of its own.';

@@ -203,7 +203,7 @@ begin
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)
         select
             n.number, register_serials.part_id, place.part_type, place.site_id,
-            upper(register_serials.source), wanted_scopes
+            upper(register_serials.source collate "C"), wanted_scopes
         from unnest(register_serials.serial_numbers) as n (number)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
@@ -221,7 +221,7 @@ begin
         select n.number from unnest(registered.numbers) as n (number)
         order by 1
     );
-    if duplicates <> '{}' and upper(register_serials.on_conflict) = 'RAISE' then
+    if duplicates <> '{}' and upper(register_serials.on_conflict collate "C") = 'RAISE' then
         perform machserial._raise_taken(duplicates[1], (
             select c.description
             from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
@@ -230,7 +230,7 @@ begin
     return query select r.serial_number, null::bigint, true, r.conflict_id
     from machserial._record_conflicts(
         duplicates, register_serials.part_id, place.site_id, place.part_type, wanted_scopes,
-        upper(register_serials.source)
+        upper(register_serials.source collate "C")
     ) as r;
 end
 $$;

@@ -255,7 +255,7 @@ begin
     -- The counters are held for all parts before the first of them is numbered.
     making := format(
         'with arriving as materialized ('
-        '    select row_number() over ()::integer as ordinal, n.%I::text as part_id, %s as quantity,'
+        '    select row_number() over ()::integer as ordinal, n.%I::text collate "C" as part_id, %s as quantity,'
         '        %s as context, concat(''Row '', %s, '' of '', %L) as label %s'
         '), '
         'counted as materialized ('
@@ -486,7 +486,7 @@ begin
     execute format(
         'create trigger %I after insert on %s referencing new table as new_rows '
         'for each statement execute function machserial._fire_attached(%L)',
-        'machserial_' || lower(event), relation, settings
+        'machserial_' || lower(event collate "C"), relation, settings
     );
     attached := machserial._attachment(relation, event);
     perform machserial._audit_attachment(relation, event, true);

@@ -409,12 +409,13 @@ begin
             m.placeholder_id
         from (
             select
-                e.context ->> 'site_id' as site_id,
+                (e.context ->> 'site_id') collate "C" as site_id,
                 array_agg(
                     (e.ordinal, e.quantity * definition.batch_size, e.context, e.label)::machserial._event
                 ) as events
             from unnest(matching) as e
-            group by e.context ->> 'site_id'
+            group by site_id
+            -- The same order everywhere, so that two which meet at gapless counters cannot deadlock.
             order by site_id
         ) as s
         cross join lateral machserial._make(

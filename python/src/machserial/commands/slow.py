@@ -35,9 +35,12 @@ SLOWEST = """
     cross join names as n
     where
         s.dbid = (select oid from pg_database where datname = current_database())
-        and (s.query ~* '[[:<:]]machserial[[:>:]]' or s.query ~* ('[[:<:]](' || n.any_of || ')[[:>:]]'))
+        and (
+            s.query collate "C" ~* '[[:<:]]machserial[[:>:]]'
+            or s.query collate "C" ~* ('[[:<:]](' || n.any_of || ')[[:>:]]')
+        )
         and (%(queryid)s::bigint is null or s.queryid = %(queryid)s::bigint)
-        and s.query !~* 'pg_stat_statements'
+        and s.query collate "C" !~* 'pg_stat_statements'
     order by s.total_exec_time desc
     limit %(limit)s
 """
