@@ -250,6 +250,11 @@ begin
         _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
         _verify_seal_count _verify_seals _verify_unsealed _window _with_triggers_off _with_used_ids
         _write_and_look _render_<n>
+        _forget_leaves
+        _is_archived
+        _remember_leaves
+        _require_archivable
+        _stretch_of
     '),
     -- Called by triggers only.
     ('owner', 'none', 'function', '
@@ -271,6 +276,7 @@ begin
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
         _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver
         _update_trigger_row
+        _refuse_loss_of_leaves
     '),
     -- Of machserial_plpython, where it is: a superuser's to grant (docs/plpython.md), and left as it is.
     ('superuser', 'none', 'function', '

@@ -162,7 +162,8 @@ def all_named(problem: str, seal_id: int, events: list[int]) -> set[tuple]:
 @pytest.mark.parametrize("statement", ["update {} set {} = {}", "delete from {}", "truncate {} cascade"])
 @pytest.mark.parametrize("condition", ["", " where false"])
 def test_nobody_changes_what_is_on_record(connection, trail, table, statement, condition):
-    if condition and "truncate" in statement:
+    # What the leaves refuse depends on which.
+    if condition and ("truncate" in statement or ("delete" in statement and table == "audit_leaves")):
         return
     name = TABLES[table]
     with violated(connection, "42501"):

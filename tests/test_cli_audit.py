@@ -298,6 +298,21 @@ class TestArchive:
         assert history.tables() == []
         assert command.answer(*ARCHIVE, "--to", str(tmp_path), "--drop") == []
 
+    def test_a_month_that_cannot_be_done_does_not_keep_the_others_waiting(self, command, history, tmp_path):
+        command.answer(*ARCHIVE, "--to", str(tmp_path))
+        events = tmp_path / "audit_events_2025_10.csv.gz"
+        events.write_bytes(events.read_bytes()[:-1] + b"\1")
+        result = command.run(*ARCHIVE, "--to", str(tmp_path), "--drop", "--yes")
+        assert result.exit_code == REFUSED
+        assert NOVEMBER in result.stdout and OCTOBER not in result.stdout
+        assert "2025-10 stays as it is: " in result.stderr and "FILE_CHANGED" in result.stderr
+        assert "1 of 2 months could not be done: 2025-10" in result.stderr.splitlines()[-1]
+        assert history.tables() == ["audit_events_2025_10_archived (detached)"]
+        # Put right, it is the only one that is left; a lost one can be made again.
+        events.unlink()
+        (row,) = command.answer(*ARCHIVE, "--to", str(tmp_path), "--drop", "--yes")
+        assert (row["month"], row["done"]) == (OCTOBER, ["export", "record", "drop"])
+
     def test_dropping_is_asked_for(self, command, history, tmp_path):
         for answer in (b"n\n", b""):
             result = command.run(*ARCHIVE, "--to", str(tmp_path), "--drop", stdin=answer)

@@ -29,7 +29,8 @@ SESSION = """
     union all
     select 'channel', c from pg_listening_channels() as c
     union all
-    select 'setting', concat_ws(' ', name, setting, source) from pg_settings
+    -- Those of the transaction have their own defaults.
+    select 'setting', concat_ws(' ', name, setting, source) from pg_settings where name !~ '^transaction_'
     union all
     select 'setting', concat_ws(' ', s.name, nullif(current_setting(s.name, true), ''))
     from (

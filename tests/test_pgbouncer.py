@@ -15,8 +15,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from audit_history import History
 from command import OK, REFUSED, Command
 from servers import die_with_parent, server_account
+from test_leftovers import left_behind
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -84,8 +86,30 @@ def await_readiness(process: subprocess.Popen, dsn: str, folder: Path, seconds: 
             time.sleep(0.05)
 
 
-def test_a_day_of_work(pooled, tmp_path):
-    """The transactions of one command line may be carried out by different sessions of the server."""
+def settings_of_the_pool(pooled) -> dict[int, set[str]]:
+    """Of each of its sessions what is set there, but for what PgBouncer sets anew for each client."""
+    found = {}
+    with psycopg.connect(pooled.dsn) as one, psycopg.connect(pooled.dsn) as other:
+        for connection in (one, other):
+            connection.execute("do $$ begin end $$")
+            pid = connection.execute("select pg_backend_pid()").fetchone()[0]
+            found[pid] = {text for _, text in left_behind(connection) if not text.startswith("application_name ")}
+    assert len(found) == 2
+    return found
+
+
+def changed(before: dict[int, set], after: dict[int, set]) -> dict[int, set]:
+    assert before.keys() == after.keys()
+    return {pid: before[pid] ^ after[pid] for pid in before if before[pid] != after[pid]}
+
+
+def test_a_day_of_work(pooled, tmp_path, deployed_dsn):
+    """The transactions of one command line may be carried out by different sessions of the server.
+
+    Of none of them is anything left in a session, which is somebody else's next.
+    """
+    History(deployed_dsn)
+    before = settings_of_the_pool(pooled)
     pooled.query("select machserial.register_part('P', 'T'), machserial.register_part('Q', 'T')")
     for arguments in (
         ("deploy",),
@@ -106,6 +130,9 @@ def test_a_day_of_work(pooled, tmp_path):
         ("audit", "list"),
         ("audit", "seal"),
         ("audit", "verify", "--full"),
+        ("audit", "archive", "--older-than", "30d", "--to", str(tmp_path), "--drop", "--yes"),
+        ("audit", "restore", str(tmp_path), "--month", "2025-10"),
+        ("audit", "export", "--printable"),
         ("integrity",),
         ("connections",),
         ("connections", "--terminate-idle", "1d", "--yes"),
@@ -116,6 +143,7 @@ def test_a_day_of_work(pooled, tmp_path):
     ):
         result = pooled.run(*arguments)
         assert result.exit_code == OK, f"{arguments}: {result.output}"
+        assert changed(before, settings_of_the_pool(pooled)) == {}, arguments
     assert pooled.query("select count(*) from machserial.serials where part_id = 'P'") == [(22,)]
 
 
@@ -125,6 +153,15 @@ def test_an_actor_and_a_reason_of_one_command_do_not_stay_with_the_session(poole
     pooled.answer("blocks", "return", str(block["block_id"]), "--reason", "the line is closed")
     for _ in range(4):
         assert pooled.query("select coalesce(current_setting('machserial.reason', true), '')") == [("",)]
+
+
+def test_a_setting_that_is_left_in_the_pool_is_noticed(pooled):
+    before = settings_of_the_pool(pooled)
+    with psycopg.connect(pooled.dsn, autocommit=True) as connection:
+        connection.execute("set lock_timeout = '1s'")
+    assert set(*changed(before, settings_of_the_pool(pooled)).values()) == {
+        "lock_timeout 0 default", "lock_timeout 1000 session"
+    }  # fmt: skip
 
 
 def test_what_needs_a_session_says_so(pooled):

@@ -28,8 +28,8 @@ where event_type not in (
     'PLACEHOLDER_SERIALIZED', 'PROPAGATED', 'SPLIT', 'MERGED', 'TRANSFORMED'
 );
 -- Both numbers go up with the place in the table: next to nothing to write, and enough to find a seal's
--- events. seal_audit() leads it up to the end of the table. With autosummarize every insert that fills a range
--- asks autovacuum, and where that is busy the server logs the whole statement.
+-- events. seal_audit() leads it up to the end of the table: with autosummarize every insert that fills a
+-- range asks autovacuum, and where that is busy the server logs the whole statement.
 create index audit_events_transaction_id on machserial.audit_events using brin (transaction_id, id)
 with (pages_per_range = 16);
 

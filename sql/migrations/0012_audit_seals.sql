@@ -75,7 +75,8 @@ create table machserial.audit_leaves (
 );
 
 comment on table machserial.audit_leaves is
-'What each seal consists of, so that what was changed can be named. The seal''s merkle_root proves it.';
+'What each seal consists of, so that what was changed can be named. The seal''s merkle_root proves it. With a
+month that is dropped after it was archived its leaves go, and come back with its events.';
 comment on column machserial.audit_leaves.seal_id is 'The seal.';
 comment on column machserial.audit_leaves.event_ids is
 'Ids of its events, in the order (transaction_id, id).';
@@ -115,8 +116,13 @@ before update or delete or truncate on machserial.audit_seals
 for each statement execute function machserial._refuse_audit_change();
 
 create trigger audit_leaves_are_append_only
-before update or delete or truncate on machserial.audit_leaves
+before update or truncate on machserial.audit_leaves
 for each statement execute function machserial._refuse_audit_change();
+
+create trigger audit_leaves_are_kept
+after delete on machserial.audit_leaves
+referencing old table as old_leaves
+for each statement execute function machserial._refuse_loss_of_leaves();
 
 create trigger audit_verifications_are_append_only
 before update or delete or truncate on machserial.audit_verifications

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from machserial import __version__, audit_files, audit_verifier
-from machserial.errors import ExpectedError
+from machserial import __version__, audit_files, audit_verifier, errors
+from machserial.errors import ExpectedError, one_line
 from machserial.functions import Row, call, call_one
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,15 @@ LOCK = "machserial archive"
 DEFAULT_RETENTION_DAYS = 2555
 
 # Nobody waits behind a lock of ours for longer. Then others get their turn, and it is tried again.
-LOCK_TIMEOUT = "500ms"
+LOCK_TIMEOUT = 0.5  # seconds
 ATTEMPTS = 30
 PAUSE = (0.1, 1.0)  # seconds, by chance, so that it does not keep time with whoever is in its way
 IN_THE_WAY = (pg.LockNotAvailable, pg.DeadlockDetected)
 # Another archiver was faster: the state is looked at again.
 OVERTAKEN = (pg.UndefinedTable, pg.ObjectNotInPrerequisiteState)
+
+# What record and manifest say alike.
+HELD = ("first_seal_id", "last_seal_id", "event_count")
 
 # Where the events of a month are.
 ATTACHED, PENDING, DETACHED, RENAMED, ABSENT = "attached", "pending", "detached", "renamed", "absent"
@@ -81,7 +85,7 @@ COPY_EVENTS = """
             inner join machserial.audit_leaves as l on l.seal_id = s.id
             where s.month = {month} and s.id between {first_seal_id} and {last_seal_id}
         ) as o
-        inner join machserial.audit_events as t on t.id = o.event_id
+        inner join {relation} as t on t.id = o.event_id
         where t.performed_at >= {first_moment} and t.performed_at < {end_moment}
         order by o.seal_id, o.place
     ) to stdout (format csv, header, force_quote *, encoding 'UTF8')
@@ -111,8 +115,10 @@ UNARCHIVED = """
         and s.id > coalesce((select max(last_seal_id) from machserial.audit_archives where month = %(month)s), 0)
 """
 
+# The newest first: one that was lost may have been made again.
 ON_RECORD = """
-    select id, location, manifest_sha256 from machserial.audit_archives where month = %s order by id
+    select id, location, manifest_sha256, first_seal_id, last_seal_id, event_count, merkle_root
+    from machserial.audit_archives where month = %s order by first_seal_id, id desc
 """
 
 STATE = """
@@ -155,6 +161,8 @@ class Job:
     is_archived: bool = False
     drop: bool = False
     state: str = ABSENT
+    lost: list[Row] = field(default_factory=list)  # archives on record whose files are gone
+    source: str = "audit_events"  # where the events of the archive are read
     first_seal_id: int | None = None
     last_seal_id: int | None = None
     suffix: str = ""  # _2, _3, … for further archives of the month
@@ -201,6 +209,7 @@ def due(connection: psycopg.Connection, folder: Path, older_than: str, drop: boo
     for month in connection.execute(OLD_MONTHS, [older_than]).fetchall():
         job = Job(connection, folder, month["month"], month["events"], month["is_archived"], drop)
         job.state = state_of(connection, job.partition)["state"]
+        job.lost = lost_archives(job) if job.state != ABSENT else []
         obstacle = _obstacle(month, job)
         if obstacle:
             waiting.append({"month": job.label, "reason": obstacle})
@@ -225,7 +234,7 @@ def _obstacle(month: Row, job: Job) -> str | None:
 
 def planned(job: Job) -> list[str]:
     """What a run will do to the month, in words."""
-    plan = [] if job.is_archived else ["export", "record"]
+    plan = [] if job.is_archived and not job.lost else ["export", "record"]
     if job.state in (ATTACHED, PENDING):
         plan.append("detach")
     if job.state in (ATTACHED, PENDING, DETACHED):
@@ -325,13 +334,13 @@ def detach(job: Job) -> None:
             )
         if found["state"] in (ATTACHED, PENDING):
             how = "concurrently" if found["state"] == ATTACHED else "finalize"
-            job.connection.execute(
-                sql.SQL("alter table machserial.audit_events detach partition {} {}").format(
-                    sql.Identifier("machserial", job.partition), sql.SQL(how)
-                )
+            statement = sql.SQL("alter table machserial.audit_events detach partition {} {}").format(
+                sql.Identifier("machserial", job.partition), sql.SQL(how)
             )
+            with _cancelled_after(job.connection, LOCK_TIMEOUT):
+                job.connection.execute(statement)
 
-    _patiently(job.connection, work, job.partition, OVERTAKEN)
+    _patiently(work, job.partition, (*OVERTAKEN, pg.QueryCanceled))
 
 
 def rename(job: Job) -> None:
@@ -339,25 +348,27 @@ def rename(job: Job) -> None:
 
     def work() -> None:
         if state_of(job.connection, job.partition)["state"] == DETACHED:
-            job.connection.execute(
-                sql.SQL("alter table {} rename to {}").format(
-                    sql.Identifier("machserial", job.partition), sql.Identifier(f"{job.partition}_archived")
-                )
+            statement = sql.SQL("alter table {} rename to {}").format(
+                sql.Identifier("machserial", job.partition), sql.Identifier(f"{job.partition}_archived")
             )
+            with job.connection.transaction():
+                _limit_waiting(job.connection)
+                job.connection.execute(statement)
 
-    _patiently(job.connection, work, job.partition, OVERTAKEN)
+    _patiently(work, job.partition, OVERTAKEN)
 
 
 def drop(job: Job) -> None:
-    """Only what is in files that were read again just now, all of them."""
-    for archive in job.connection.execute(ON_RECORD, [job.month]).fetchall():
-        audit_files.require_sound(_find(archive, job.folder), archive["manifest_sha256"])
+    """Only what is in files that were read again just now, all of them, and say what was sealed."""
+    for copies in archives_on_record(job):
+        _require_kept(copies, job.folder)
 
     def work() -> None:
         with exclusively(job.connection):
+            _limit_waiting(job.connection)
             call(job.connection, "drop_archived", month=job.month)
 
-    _patiently(job.connection, work, f"{job.partition}_archived")
+    _patiently(work, f"{job.partition}_archived")
 
 
 Step = Callable[[Job], None]
@@ -373,6 +384,25 @@ EXPORT_STEPS: dict[str, Step] = {
     "publish manifest": publish_manifest,
 }
 STEPS: dict[str, Step] = {**EXPORT_STEPS, "record": record, "detach": detach, "rename": rename, "drop": drop}
+
+
+def archive_months(jobs: list[Job]) -> tuple[list[Row], list[Row]]:
+    """What was done to each month; and to which it could not be done, and why: they do not keep the others waiting.
+
+    Raises ExpectedError for what would meet every month: another session at the same work, or in the way.
+    """
+    done, failed = [], []
+    for job in jobs:
+        try:
+            done.append(archive_month(job))
+        except InTheWay:
+            raise
+        except (ExpectedError, psycopg.Error) as error:
+            expected = errors.from_database(error) if isinstance(error, psycopg.Error) else error
+            if expected is None or job.connection.closed:
+                raise
+            failed.append({"month": job.label, "reason": one_line(expected.message, expected.detail, expected.remedy)})
+    return done, failed
 
 
 def archive_month(job: Job) -> Row:
@@ -404,17 +434,26 @@ def export_and_record(job: Job) -> None:
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with exclusively(job.connection):
-            _decide_content(job)
-            if not _reuse(job):
-                for step in EXPORT_STEPS:
-                    _run(step, job)
-            _run("record", job)
+            if not job.is_archived:
+                _decide_content(job)
+                _write_and_record(job)
+            for archive in job.lost:
+                _decide_again(job, archive)
+                _write_and_record(job)
     except OSError as error:
         raise ExpectedError(
             f"the archive cannot be written to {job.folder}",
             detail=error.strerror or str(error),
             remedy="make room or name another folder; nothing was taken out of the database",
         ) from error
+
+
+def _write_and_record(job: Job) -> None:
+    job.files = []
+    if not _reuse(job):
+        for step in EXPORT_STEPS:
+            _run(step, job)
+    _run("record", job)
 
 
 def _run(step: str, job: Job) -> None:
@@ -428,9 +467,27 @@ def _decide_content(job: Job) -> None:
     job.first_seal_id, job.last_seal_id = seals["first_seal_id"], seals["last_seal_id"]
     if job.first_seal_id is None:
         raise ExpectedError(f"{job.label} was archived by another session just now", remedy="run it again")
+    job.source = "audit_events"
     # Files of archives that are on record are never overwritten, whatever became of their manifests.
-    earlier = len(job.connection.execute(ON_RECORD, [job.month]).fetchall())
-    for number in itertools.count(earlier + 1):
+    _number(job, len(archives_on_record(job)) + 1)
+
+
+def _decide_again(job: Job, archive: Row) -> None:
+    """The same for an archive that was lost, and whose events are still here."""
+    job.first_seal_id, job.last_seal_id = archive["first_seal_id"], archive["last_seal_id"]
+    found = state_of(job.connection, job.partition)
+    if found["both"] or found["state"] == RENAMED:
+        job.source = f"{job.partition}_archived"
+    else:
+        job.source = job.partition
+    log.warning("%s: the archive %s is gone, and is made again", job.label, archive["location"])
+    firsts = [copies[0]["first_seal_id"] for copies in archives_on_record(job)]
+    _number(job, firsts.index(archive["first_seal_id"]) + 1)
+
+
+def _number(job: Job, first: int) -> None:
+    """The first number from there on that no other archive in the folder has."""
+    for number in itertools.count(first):
         job.suffix = f"_{number}" if number > 1 else ""
         if not job.manifest_path.exists() or _seals_of(job.manifest_path) == (job.first_seal_id, job.last_seal_id):
             return
@@ -446,12 +503,56 @@ def _seals_of(manifest: Path) -> tuple[int, int] | None:
 
 def _reuse(job: Job) -> bool:
     """A run that was killed may have left a whole archive of the same seals."""
-    if not job.manifest_path.exists():
+    if not job.manifest_path.exists() or not _is_whole(job.manifest_path):
         return False
     audit_files.require_none(audit_verifier.Verification().problems([job.manifest_path]), str(job.manifest_path))
     job.manifest = audit_verifier.read_manifest(job.manifest_path)
     log.info("%s: %s is there already", job.label, job.manifest_path)
     return True
+
+
+# What is on record, and what became of its files
+
+
+def archives_on_record(job: Job) -> list[list[Row]]:
+    """Of each archive of the month its copies, the newest first: there are several where one was lost."""
+    rows = job.connection.execute(ON_RECORD, [job.month]).fetchall()
+    return [list(copies) for _, copies in itertools.groupby(rows, key=lambda row: row["first_seal_id"])]
+
+
+def lost_archives(job: Job) -> list[Row]:
+    """Those of which no copy has its files any more."""
+    return [copies[0] for copies in archives_on_record(job) if not any(_found(copy, job.folder) for copy in copies)]
+
+
+def _found(archive: Row, folder: Path) -> Path | None:
+    """The manifest of an archive on record, if its files are there: where it was written, or in the folder."""
+    recorded = Path(archive["location"])
+    return next((path for path in (recorded, folder / recorded.name) if _is_whole(path)), None)
+
+
+def _is_whole(manifest: Path) -> bool:
+    """Whether a manifest and all files that it names are there. What is in them is another question."""
+    try:
+        files = audit_verifier.read_manifest(manifest)["files"]
+    except audit_verifier.Damaged:
+        # A file that is there and cannot be read is not lost, but to be looked at.
+        return os.path.isfile(manifest)
+    return all(os.path.isfile(manifest.parent / file["name"]) for file in files)
+
+
+def _require_kept(copies: list[Row], folder: Path) -> None:
+    """That files of an archive are there, are sound, and hold what the database has sealed."""
+    found = [(copy, path) for copy in copies if (path := _found(copy, folder))]
+    # The one on record at that place, if it was made again there.
+    archive, path = next(
+        ((copy, path) for copy, path in found if audit_verifier.sha256_of(path)[0] == copy["manifest_sha256"]), found[0]
+    )
+    audit_files.require_sound(path, archive["manifest_sha256"])
+    manifest = audit_verifier.read_manifest(path)
+    said = {**{name: manifest[name] for name in HELD}, "merkle_root": bytes.fromhex(manifest["merkle_root"])}
+    if said != {name: archive[name] for name in (*HELD, "merkle_root")}:
+        raise audit_files.unsound(str(path), "it holds other events than the record says")
 
 
 # Files
@@ -469,8 +570,9 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
     """Writes what query gives to a file that is not published yet, and describes it."""
     values = {"month": str(job.month), "first_seal_id": job.first_seal_id, "last_seal_id": job.last_seal_id}
     values |= job.moments
+    relation = sql.Identifier("machserial", job.source)
     literals = {name: sql.Literal(value) for name, value in values.items()}
-    filled = sql.SQL(query).format(columns=_columns(columns), **literals)
+    filled = sql.SQL(query).format(columns=_columns(columns), relation=relation, **literals)
     name = job.file_name(content, "csv.gz")
     with job.partial(name).open("wb") as file, job.connection.cursor() as cursor, in_bulk(job.connection):
         hashing = audit_files.Hashing(file)
@@ -514,19 +616,6 @@ def _forget_partials(job: Job) -> None:
         path.unlink()
 
 
-def _find(archive: Row, folder: Path) -> Path:
-    """The manifest of an archive on record: where it was written, or where archives are written now."""
-    recorded = Path(archive["location"])
-    for path in (recorded, folder / recorded.name):
-        if path.is_file():
-            return path
-    raise ExpectedError(
-        f"the archive {recorded} is not there",
-        detail="what is in the database is not dropped without it",
-        remedy="bring its files back, or name their folder with --to",
-    )
-
-
 # Locks
 
 
@@ -551,6 +640,10 @@ def in_bulk(connection: psycopg.Connection) -> Iterator[None]:
     connection.execute("set local enable_nestloop to default")
 
 
+class InTheWay(ExpectedError):
+    """Somebody else's session is: nothing is wrong, and a later run goes on."""
+
+
 def _held(connection: psycopg.Connection) -> ExpectedError:
     holder = connection.execute(HOLDER, [LOCK]).fetchone()
     detail = None
@@ -559,32 +652,50 @@ def _held(connection: psycopg.Connection) -> ExpectedError:
         since = f", since {holder['xact_start']:%Y-%m-%d %H:%M:%S%z}" if holder["xact_start"] else ""
         who = f"{holder['usename']}, {holder['application_name'] or 'unnamed'}{place}"
         detail = f"it is process {holder['pid']} of the server ({who}{since})"
-    return ExpectedError(
+    return InTheWay(
         "another session archives or restores in this database",
         detail=detail,
         remedy="run it again when that has ended",
     )
 
 
-def _patiently(
-    connection: psycopg.Connection, work: Callable[[], None], table: str, also: tuple[type[psycopg.Error], ...] = ()
-) -> None:
-    """Runs work, which locks table, again and again until it gets its locks. also: for what else it is repeated."""
-    connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+def _limit_waiting(connection: psycopg.Connection) -> None:
+    """Until the transaction ends: through a pooler the session is somebody else's next."""
+    connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(f"{LOCK_TIMEOUT * 1000:.0f}ms")))
+
+
+@contextmanager
+def _cancelled_after(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """The same for what no transaction may hold: a setting would stay, so the statement is cancelled from here.
+
+    It has nothing to do but to wait for others.
+    """
+
+    def cancel() -> None:
+        with contextlib.suppress(psycopg.Error):
+            connection.cancel()
+
+    timer = threading.Timer(seconds, cancel)
+    timer.start()
     try:
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(*PAUSE))
-            try:
-                work()
-                return
-            except (*IN_THE_WAY, *also) as error:
-                last = error
-                log.info("%s: %s", table, error.diag.message_primary)
+        yield
     finally:
-        with contextlib.suppress(psycopg.OperationalError):
-            connection.execute("reset lock_timeout")
-    raise ExpectedError(
+        timer.cancel()
+        timer.join()
+
+
+def _patiently(work: Callable[[], None], table: str, also: tuple[type[psycopg.Error], ...] = ()) -> None:
+    """Runs work, which locks table, again and again until it gets its locks. also: for what else it is repeated."""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(*PAUSE))
+        try:
+            work()
+            return
+        except (*IN_THE_WAY, *also) as error:
+            last = error
+            log.info("%s: %s", table, error.diag.message_primary)
+    raise InTheWay(
         f"machserial.{table} is in use",
         detail=last.diag.message_primary,
         remedy="run it again when long transactions have ended: it goes on where it stopped",

@@ -151,6 +151,84 @@ begin
 end
 $$;
 
+-- Whether an archive of the same content is on record, so that this is a further copy of it.
+create function machserial._is_archived(
+    month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea
+)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from machserial.audit_archives as a
+        inner join machserial._sound_archives() as s on s.id = a.id
+        where (a.month, a.first_seal_id, a.last_seal_id, a.event_count, a.merkle_root) = (
+            _is_archived.month, _is_archived.first_seal_id, _is_archived.last_seal_id,
+            _is_archived.event_count, _is_archived.merkle_root
+        )
+    );
+end
+$$;
+
+-- That what is to be archived of a month is all that is sealed of it and in no archive yet; 55000 otherwise.
+create function machserial._require_archivable(
+    month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    attached regclass;
+    expected record;
+begin
+    select p.relation into attached from machserial._audit_partitions() as p where p.month = _require_archivable.month;
+    if attached is null or not machserial._is_over(_require_archivable.month)
+        or machserial._unsealed_events(_require_archivable.month, attached) > 0
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the audit events of %s cannot be archived', to_char(month, 'YYYY-MM')),
+            detail = case
+                when attached is null then 'They have no partition here.'
+                when not machserial._is_over(_require_archivable.month)
+                    then 'The month is not over for every open transaction.'
+                else 'Not all of them are sealed.'
+            end,
+            hint = 'See machserial.audit_months(), and seal with machserial.seal_audit().';
+    end if;
+    perform machserial._require_intact_month(_require_archivable.month, attached);
+    select
+        min(s.id) as first_seal_id, max(s.id) as last_seal_id, sum(s.event_count)::bigint as event_count,
+        machserial._archive_root(_require_archivable.month, min(s.id), max(s.id)) as merkle_root
+    into expected
+    from machserial.audit_seals as s
+    where s.month = _require_archivable.month and s.id > coalesce(
+        (select max(a.last_seal_id) from machserial.audit_archives as a where a.month = _require_archivable.month),
+        0
+    );
+    if (expected.first_seal_id, expected.last_seal_id, expected.event_count, expected.merkle_root)
+        is distinct from (
+            _require_archivable.first_seal_id, _require_archivable.last_seal_id,
+            _require_archivable.event_count, _require_archivable.merkle_root
+        )
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the archive of %s does not hold what is sealed', to_char(month, 'YYYY-MM')),
+            detail = format(
+                'Sealed: %s events in seals %s to %s, root %s. Archived: %s events in seals %s to %s, root %s.',
+                expected.event_count, expected.first_seal_id, expected.last_seal_id,
+                encode(expected.merkle_root, 'hex'), _require_archivable.event_count,
+                _require_archivable.first_seal_id, _require_archivable.last_seal_id,
+                encode(_require_archivable.merkle_root, 'hex')
+            ),
+            hint = 'Export the month again.';
+    end if;
+end
+$$;
+
 create function machserial.record_archive(
     month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea,
     manifest_sha256 text, location text
@@ -161,8 +239,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    attached regclass;
-    expected record;
     archive_id bigint;
 begin
     perform machserial._require_administrator('machserial.record_archive()');
@@ -175,46 +251,8 @@ begin
     if archive_id is not null then
         return archive_id;
     end if;
-    select p.relation into attached from machserial._audit_partitions() as p where p.month = record_archive.month;
-    if attached is null or not machserial._is_over(record_archive.month)
-        or machserial._unsealed_events(record_archive.month, attached) > 0
-    then
-        raise exception using
-            errcode = 'object_not_in_prerequisite_state',
-            message = format('the audit events of %s cannot be archived', to_char(month, 'YYYY-MM')),
-            detail = case
-                when attached is null then 'They have no partition here.'
-                when not machserial._is_over(record_archive.month)
-                    then 'The month is not over for every open transaction.'
-                else 'Not all of them are sealed.'
-            end,
-            hint = 'See machserial.audit_months(), and seal with machserial.seal_audit().';
-    end if;
-    perform machserial._require_intact_month(record_archive.month, attached);
-    select
-        min(s.id) as first_seal_id, max(s.id) as last_seal_id, sum(s.event_count)::bigint as event_count,
-        machserial._archive_root(record_archive.month, min(s.id), max(s.id)) as merkle_root
-    into expected
-    from machserial.audit_seals as s
-    where s.month = record_archive.month and s.id > coalesce(
-        (select max(a.last_seal_id) from machserial.audit_archives as a where a.month = record_archive.month), 0
-    );
-    if (expected.first_seal_id, expected.last_seal_id, expected.event_count, expected.merkle_root)
-        is distinct from (
-            record_archive.first_seal_id, record_archive.last_seal_id, record_archive.event_count,
-            record_archive.merkle_root
-        )
-    then
-        raise exception using
-            errcode = 'object_not_in_prerequisite_state',
-            message = format('the archive of %s does not hold what is sealed', to_char(month, 'YYYY-MM')),
-            detail = format(
-                'Sealed: %s events in seals %s to %s, root %s. Archived: %s events in seals %s to %s, root %s.',
-                expected.event_count, expected.first_seal_id, expected.last_seal_id,
-                encode(expected.merkle_root, 'hex'), record_archive.event_count, record_archive.first_seal_id,
-                record_archive.last_seal_id, encode(record_archive.merkle_root, 'hex')
-            ),
-            hint = 'Export the month again.';
+    if not machserial._is_archived(month, first_seal_id, last_seal_id, event_count, merkle_root) then
+        perform machserial._require_archivable(month, first_seal_id, last_seal_id, event_count, merkle_root);
     end if;
     insert into machserial.audit_archives (
         month, first_seal_id, last_seal_id, event_count, merkle_root, manifest_sha256, location
@@ -236,8 +274,74 @@ $$;
 comment on function machserial.record_archive(date, bigint, bigint, bigint, bytea, text, text) is
 'Puts on record that a month''s events (of its seals first_seal_id to last_seal_id) are in files as well,
 after comparing them with what is here: merkle_root is the root over the seals'' roots (docs/audit.md).
-The same archive again gives the same id. Called by machserial audit archive.
-Errors: 22023 no month; 55000 the month is not over or not sealed, or the archive is not what is sealed.';
+The same archive again gives the same id; another one of the same events, made because the first was lost,
+is a further row. Called by machserial audit archive.
+Errors: 22023 no month; 55000 the month is not over or not sealed, or the archive is not what is sealed;
+42501 neither the owner nor an administrator.';
+
+-- Leaves go with the last of their month's events, and nobody can delete any that have events here.
+create function machserial._refuse_loss_of_leaves() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    away constant int8multirange := machserial._seals_that_are_away(null, null);
+    lost record;
+begin
+    select g.seal_id, s.month into lost
+    from old_leaves as g
+    left join machserial.audit_seals as s on s.id = g.seal_id
+    where not (g.seal_id <@ away) or machserial._detached_partition(s.month) is not null
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = 'audit_leaves is append-only',
+            detail = format('DELETE of what seal %s consists of, whose events are not in an archive only.', lost.seal_id),
+            hint = 'Leaves go by machserial audit archive --drop.';
+    end if;
+    return null;
+end
+$$;
+
+-- What the seals of a month consist of, if none of its events is here any more: the archive tells it.
+create function machserial._forget_leaves(month date) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if machserial._own_audit_table(machserial._audit_partition(month)) is null then
+        delete from machserial.audit_leaves as l
+        using machserial.audit_seals as s
+        where s.id = l.seal_id and s.month = _forget_leaves.month;
+    end if;
+end
+$$;
+
+-- Computes them again from events that came back, where these are as they were sealed.
+create function machserial._remember_leaves(month date, relation regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    seal machserial._seal;
+    content machserial._content;
+begin
+    for seal in
+        select s.*
+        from machserial._seals(1, 9223372036854775807) as s
+        where
+            s.month = _remember_leaves.month
+            and not exists (select from machserial.audit_leaves as l where l.seal_id = s.id)
+    loop
+        content := machserial._content_of(machserial._stretch_of(seal, relation));
+        if content.event_count = seal.event_count and machserial._merkle_root(content.leaves) = seal.merkle_root then
+            insert into machserial.audit_leaves (seal_id, event_ids, leaf_hashes)
+            values (seal.id, content.event_ids, content.leaves);
+        end if;
+    end loop;
+end
+$$;
 
 create function machserial.drop_archived(month date) returns boolean
 language plpgsql security definer
@@ -277,6 +381,7 @@ begin
     end if;
     events := machserial._require_intact_month(drop_archived.month, detached);
     execute format('drop table %s', detached);
+    perform machserial._forget_leaves(drop_archived.month);
     perform machserial._audit('AUDIT_DROPPED', null, null, jsonb_build_object(
         'month', drop_archived.month, 'events', events, 'last_seal_id', last_seal_id
     ));
@@ -285,8 +390,8 @@ end
 $$;
 
 comment on function machserial.drop_archived(date) is
-'Drops the detached table of an archived month, whose events are then in the archive only. Returns whether
-there was one. Called by machserial audit archive --drop, which verifies the files before.
+'Drops the detached table of an archived month, whose events are then in the archive only, and what its seals
+consist of (audit_leaves). Returns whether there was one. Called by machserial audit archive --drop, which verifies the files before.
 Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 neither the
 owner nor an administrator.';
 
@@ -345,6 +450,7 @@ begin
     end if;
     -- Events that were copied in are in no range of the index yet, and each seal would read them all.
     perform machserial._summarize(attached);
+    perform machserial._remember_leaves(verify_archived.month, attached);
     events := machserial._require_intact_month(verify_archived.month, attached);
     perform machserial._audit('AUDIT_RESTORED', null, null, jsonb_build_object(
         'month', verify_archived.month, 'events', events
@@ -354,6 +460,6 @@ end
 $$;
 
 comment on function machserial.verify_archived(date) is
-'After events have come back: that all of the month that are here are as they were sealed. Returns how many
-there are, and puts that on record. Called by machserial audit restore.
+'After events have come back: that all of the month that are here are as they were sealed. What their seals
+consist of (audit_leaves) comes back as well. Returns how many there are, and puts that on record. Called by machserial audit restore.
 Errors: 22023 no month; 55000 one is missing, changed, or was never sealed.';

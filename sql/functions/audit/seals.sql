@@ -682,6 +682,17 @@ begin
             message = format('event %s is not sealed yet', event_id),
             detail = 'It is newer than the newest seal, or a transaction that is older than it is still open.',
             hint = 'Call machserial.seal_audit().';
+    elsif seal.id is null and exists (
+        select from machserial.audit_seals as s
+        where
+            inclusion_proof.event_id between s.first_event_id and s.last_event_id
+            and not exists (select from machserial.audit_leaves as l where l.seal_id = s.id)
+    ) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('event %s is not in the database', event_id),
+            detail = 'If there is such an event, it is in an archive only.',
+            hint = 'Bring its month back: machserial audit restore.';
     elsif seal.id is null then
         perform machserial._raise_absent(
             'audit event', event_id, 'audit_events', 'Look it up: select * from machserial.audit_trail(...).'
@@ -701,4 +712,5 @@ comment on function machserial.inclusion_proof(bigint) is
 'That an event stands in its seal, for somebody who has only the event and the seal: place (from 0), number of
 leaves, hash of the event''s canonical form (docs/audit.md) and the nodes beside the way to the root, as in
 RFC 6962, section 2.1.1. verify_inclusion() checks it.
-Errors: 42501 a role that is limited to sites; 55000 not sealed yet; P0002 no such event.';
+Errors: 42501 a role that is limited to sites; 55000 not sealed yet, or in an archive only; P0002 no such
+event.';

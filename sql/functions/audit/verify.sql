@@ -310,10 +310,29 @@ begin
 end
 $$;
 
--- One seal against its events. from_...: the position of the seal before it in its month and incarnation.
+-- Where a seal's events are in a table: behind the seal before it in its month and incarnation.
+create function machserial._stretch_of(seal machserial._seal, relation regclass) returns machserial._stretch
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    stretch machserial._stretch;
+begin
+    select
+        relation, seal.begins_after_id,
+        -- Of an incarnation that is not on record everything may be.
+        coalesce(i.last_id, 9223372036854775807),
+        u.transaction_id, u.event_id, seal.up_to_transaction_id, seal.up_to_event_id
+    into stretch
+    from machserial._sealed_up_to(seal.incarnation, seal.month, seal.id - 1) as u
+    left join machserial._incarnations() as i on i.incarnation = seal.incarnation;
+    return stretch;
+end
+$$;
+
+-- One seal against its events.
 create function machserial._verify_seal(
-    seal machserial._seal, relation regclass, last_id bigint, from_transaction_id bigint,
-    from_event_id bigint, is_away boolean
+    seal machserial._seal, stretch machserial._stretch, is_away boolean
 )
 returns setof machserial.audit_problem
 language plpgsql stable
@@ -321,14 +340,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     named constant integer := 100;
-    stretch constant machserial._stretch := (
-        relation, seal.begins_after_id, last_id, from_transaction_id, from_event_id,
-        seal.up_to_transaction_id, seal.up_to_event_id
-    );
     content machserial._content;
     leaves record;
 begin
-    if relation is not null then
+    if (stretch).relation is not null then
         content := machserial._content_of(stretch);
     else
         content := (0, null, null, null, null, '{}', '');
@@ -382,26 +397,20 @@ as $$
 declare
     away constant int8multirange := machserial._seals_that_are_away(month, relation);
     seal machserial._seal;
-    place record;
+    place regclass;
 begin
     for seal in
         select s.*
         from machserial._seals(first_id, last_id) as s
         where s.month is not null and s.month = coalesce(_verify_seals.month, s.month)
     loop
-        -- Of an incarnation that is not on record everything may be.
-        select
-            coalesce(_verify_seals.relation, p.relation) as relation,
-            coalesce(i.last_id, 9223372036854775807) as last_id, u.transaction_id, u.event_id
-        into place
-        from machserial._sealed_up_to(seal.incarnation, seal.month, seal.id - 1) as u
-        left join machserial._incarnations() as i on i.incarnation = seal.incarnation
-        left join machserial._audit_partitions() as p on p.month = seal.month;
+        place := coalesce(
+            _verify_seals.relation,
+            (select p.relation from machserial._audit_partitions() as p where p.month = seal.month)
+        );
         return query
         select v.*
-        from machserial._verify_seal(
-            seal, place.relation, place.last_id, place.transaction_id, place.event_id, seal.id <@ away
-        ) as v;
+        from machserial._verify_seal(seal, machserial._stretch_of(seal, place), seal.id <@ away) as v;
     end loop;
 end
 $$;

@@ -220,7 +220,9 @@ def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool
     \b
     A month becomes a manifest and the files that it names: events and seals in CSV, and events in Parquet where
     pyarrow is installed. They are read again and compared with the database before its partition is detached;
-    the detached table stays until --drop. Whatever interrupts it: run it again, and it goes on where it was.
+    the detached table stays until --drop. An archive whose files are gone is made again while its events are here.
+    Whatever interrupts it: run it again, and it goes on where it was. A month that cannot be done does not keep the
+    others waiting: then the exit code is 1.
     """
     with settings.connect() as connection:
         connection.autocommit = True
@@ -228,13 +230,21 @@ def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool
         jobs, waiting = audit_archive.due(connection, folder, age, drop)
         for month in waiting:
             output.message(f"{month['month']} must wait: {month['reason']}")
+        failed: list[Row] = []
         if dry_run:
             rows = [audit_archive.planned_for(job) for job in jobs]
         else:
             if drop and jobs:
                 confirm(question_of_drop(jobs), yes)
-            rows = [audit_archive.archive_month(job) for job in jobs]
+            rows, failed = audit_archive.archive_months(jobs)
     output.print_rows(rows, as_json=settings.json)
+    for month in failed:
+        output.message(f"{month['month']} stays as it is: {month['reason']}")
+    if failed:
+        raise ExpectedError(
+            f"{len(failed)} of {len(jobs)} months could not be done: {', '.join(month['month'] for month in failed)}",
+            remedy="see why above; the others are done",
+        )
 
 
 def question_of_drop(jobs: list[audit_archive.Job]) -> str:

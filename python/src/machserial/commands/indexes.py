@@ -103,6 +103,7 @@ def repair_all(connection: psycopg.Connection, lock_timeout: str) -> list[str]:
     """Carries out what mends each problem, outside of transactions; the statements. Raises ExpectedError."""
     connection.autocommit = True
     require_direct(connection)
+    # Outside of transactions nothing can be set for less than the session: it is this command's own, and ends with it.
     connection.execute(
         "select set_config('lock_timeout', extract(epoch from %s::interval)::integer || 's', false)", [lock_timeout]
     )
