@@ -243,6 +243,7 @@ begin
         _require_predictable _require_propagable _require_sane_clock _require_sight_of_all
         _require_sight_of_others _require_visible_counter _require_visible_site _resolve
         _resolve_block _retire_counters _revive_counter _round _seal_hash _seal_month _seal_months
+        _serials_of_request
         _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value _set_counter
         _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told
         _step_back _summarize _take_run _tell_choice _token_values _too_low _trigger_details

@@ -180,7 +180,6 @@ begin
         kind || c.step, current_setting('application_name'), case kind when 'PART' then c.id end,
         case kind when 'SITE' then c.id end, c.details
     from new_rows as n
-    -- A full join is never a loop in a loop, although the plan may have been made for one row.
     full join old_rows as o on o.id = n.id
     cross join lateral (
         select

@@ -156,7 +156,6 @@ begin
         e.event_type, current_setting('application_name'),
         jsonb_build_object('format', n.name, 'version', n.version, 'format_id', n.id) || e.changes
     from new_formats as n
-    -- A full join is never a loop in a loop, although the plan may have been made for one row.
     full join old_formats as o on o.id = n.id
     cross join lateral (
         select machserial._changes(to_jsonb(o), to_jsonb(n)) as changes
@@ -462,8 +461,7 @@ begin
         current_setting('application_name'), case when n.id is null then o.part_id else n.part_id end,
         c.details
     from new_assignments as n
-    -- A full join is never a loop in a loop, although the plan may have been made for one row. Only who gives
-    -- an assignment another id has one without the other.
+    -- Only who gives an assignment another id has one without the other.
     full join old_assignments as o on o.id = n.id
     cross join lateral (
         select case

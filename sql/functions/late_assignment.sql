@@ -30,13 +30,17 @@ create function machserial._require_fitting_serial(placeholder_id bigint, part_i
 returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     serial record;
 begin
-    select s.serial_number, s.part_id, s.status, p.id as placeholder_id into serial
+    select
+        s.serial_number, s.part_id, s.status,
+        (select p.id from machserial.late_assignment_placeholders as p where p.serial_id = s.id)
+            as placeholder_id
+    into serial
     from machserial.serials as s
-    left join machserial.late_assignment_placeholders as p on p.serial_id = s.id
     where s.id = _require_fitting_serial.serial_id;
     if serial_id is null then
         raise exception using
@@ -124,6 +128,7 @@ $$;
 create function machserial._audit_new_placeholders() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 -- A session keeps the plan of its first statement: one that was made for thousands would be compiled for
 -- every single row.
 set jit = off
@@ -151,6 +156,7 @@ $$;
 create function machserial._audit_changed_placeholders() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set jit = off
 as $$
 declare
@@ -170,8 +176,6 @@ begin
         ),
         c.changes || jsonb_build_object('placeholder_id', n.id)
     from new_placeholders as n
-    -- Every row is in both. The full join is never a nested loop, as the plan of a session's first update, of
-    -- one row, would be, and remain for thousands.
     full join old_placeholders as o on o.id = n.id
     cross join lateral (
         select machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
@@ -189,16 +193,19 @@ create function machserial._placeholders(placeholder_ids bigint[])
 returns setof machserial.late_assignment_placeholder
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return query
     select
         p.id, p.part_id, p.site_id, p.work_order_id, p.lot_number, p.operation_code, p.context, p.status,
-        p.serial_id, s.serial_number, p.assigned_at, p.assigned_by, p.assigned_operation_code, p.notes,
+        p.serial_id, (select s.serial_number from machserial.serials as s where s.id = p.serial_id),
+        p.assigned_at, p.assigned_by, p.assigned_operation_code, p.notes,
         p.failure_reason, p.failed_at, p.failed_by, p.created_at, p.created_by
     from unnest(placeholder_ids) with ordinality as i (id, ordinal)
-    inner join machserial.late_assignment_placeholders as p on p.id = i.id
-    left join machserial.serials as s on s.id = p.serial_id
+    cross join lateral (
+        select r.* from machserial.late_assignment_placeholders as r where r.id = i.id offset 0
+    ) as p
     order by i.ordinal;
 end
 $$;
@@ -210,6 +217,7 @@ create function machserial.create_placeholders(
 returns setof machserial.late_assignment_placeholder
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -280,6 +288,7 @@ $$;
 create function machserial._lock_pending(placeholder_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     seen record;
@@ -297,7 +306,9 @@ begin
     from (
         select u.id, count(*) as times from unnest(_lock_pending.placeholder_ids) as u (id) group by u.id
     ) as i
-    left join machserial.late_assignment_placeholders as p on p.id = i.id;
+    left join lateral (
+        select r.id, r.status from machserial.late_assignment_placeholders as r where r.id = i.id offset 0
+    ) as p on true;
     if seen.unknown is not null then
         raise exception using
             errcode = 'no_data_found',
@@ -323,12 +334,16 @@ $$;
 create function machserial._lock_work_order(work_order_id text) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     ids constant bigint[] := array(
         select p.id
         from machserial.late_assignment_placeholders as p
-        where p.work_order_id = _lock_work_order.work_order_id and p.status = 'PENDING'
+        where
+            p.work_order_id = _lock_work_order.work_order_id
+            -- PENDING, said so that the index of all that are is not read instead.
+            and p.status not in ('SERIALIZED', 'FAILED')
         order by p.id
         for update
     );
@@ -362,6 +377,7 @@ returns table (
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
@@ -374,8 +390,10 @@ begin
         ))
     from unnest(_units_of.placeholder_ids, _units_of.serial_numbers)
         with ordinality as i (id, serial_number, ordinal)
-    inner join machserial.late_assignment_placeholders as p on p.id = i.id
-    inner join machserial.parts as a on a.id = p.part_id;
+    cross join lateral (
+        select r.* from machserial.late_assignment_placeholders as r where r.id = i.id offset 0
+    ) as p
+    cross join lateral (select r.* from machserial.parts as r where r.id = p.part_id offset 0) as a;
 end
 $$;
 
@@ -402,11 +420,10 @@ begin
             u.site_id collate "C"
     loop
         return query
-        select i.id, g.serial_id
+        select alike.ids[g.ordinal], g.serial_id
         from machserial._generate_each(
             alike.part_id, alike.site_id, null, array_fill(1, array[cardinality(alike.ids)]), alike.contexts
-        ) as g
-        inner join unnest(alike.ids) with ordinality as i (id, ordinal) on i.ordinal = g.ordinal;
+        ) as g;
     end loop;
 end
 $$;
@@ -414,6 +431,7 @@ $$;
 create function machserial._raise_number_taken(serial_number text, placeholder_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     claim text;
@@ -501,9 +519,7 @@ $$;
 
 create function machserial._serials_for(placeholder_ids bigint[], serial_numbers text[], operation_code text)
 returns table (placeholder_id bigint, serial_id bigint)
--- So that the placeholders are looked up by their key: for the thousand rows that the planner assumes
--- otherwise it reads the whole table.
-language plpgsql rows 1
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -532,22 +548,23 @@ create function machserial._assign_serials(
 returns setof machserial.late_assignment_placeholder
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    made record;
+    -- Placeholder to serial.
+    made jsonb;
 begin
     -- First the serials, in a statement of their own: the policies of a role that is limited to sites look for them.
-    select array_agg(s.placeholder_id) as placeholder_ids, array_agg(s.serial_id) as serial_ids into made
+    select jsonb_object_agg(s.placeholder_id, s.serial_id) into made
     from machserial._serials_for(
         _assign_serials.placeholder_ids, _assign_serials.serial_numbers, _assign_serials.operation_code
     ) as s;
     update machserial.late_assignment_placeholders as p
     set
-        serial_id = s.serial_id, assigned_operation_code = _assign_serials.operation_code,
+        serial_id = (made ->> p.id::text)::bigint, assigned_operation_code = _assign_serials.operation_code,
         notes = coalesce(_assign_serials.notes, p.notes)
-    from unnest(made.placeholder_ids, made.serial_ids) as s (placeholder_id, serial_id)
-    where p.id = s.placeholder_id;
+    where p.id = any(_assign_serials.placeholder_ids);
     return query select p.* from machserial._placeholders(_assign_serials.placeholder_ids) as p;
 end
 $$;
@@ -628,6 +645,7 @@ create function machserial.fail_placeholder(placeholder_id bigint, reason text)
 returns machserial.late_assignment_placeholder
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     given constant text := machserial._require_reason(

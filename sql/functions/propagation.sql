@@ -81,6 +81,7 @@ $$;
 create function machserial._lock_serials(serial_ids bigint[], to_be_lifted bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     run record;
@@ -107,17 +108,12 @@ begin
     loop
         if run.is_lifted then
             perform count(*) from (
-                select from unnest(run.ids) as i (id)
-                inner join machserial.serials as s on s.id = i.id
-                order by s.id
+                select from machserial.serials as s where s.id = any(run.ids) order by s.id
                 for no key update of s
             ) as locked;
         else
             perform count(*) from (
-                select from unnest(run.ids) as i (id)
-                inner join machserial.serials as s on s.id = i.id
-                order by s.id
-                for share of s
+                select from machserial.serials as s where s.id = any(run.ids) order by s.id for share of s
             ) as locked;
         end if;
     end loop;
@@ -127,6 +123,7 @@ $$;
 create function machserial._require_propagable(serial_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     unfit record;
@@ -138,9 +135,8 @@ begin
             else format('Since %s, by %s: %s', s.status_changed_at, s.status_changed_by, s.status_reason)
         end as description
     into unfit
-    from unnest(serial_ids) as i (id)
-    inner join machserial.serials as s on s.id = i.id
-    where s.status in ('CONFLICT', 'REJECTED', 'RETIRED', 'INVALID')
+    from machserial.serials as s
+    where s.id = any(serial_ids) and s.status in ('CONFLICT', 'REJECTED', 'RETIRED', 'INVALID')
     order by s.id
     limit 1;
     if found then
@@ -165,13 +161,17 @@ $$;
 create function machserial._raise_cycle(serial_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     closing constant integer := (
         select s.ordinal
         from unnest(serial_ids) with ordinality as s (id, ordinal)
-        inner join machserial.serial_propagations as e
-            on e.parent_serial_id = s.id and e.child_serial_id = serial_ids[s.ordinal + 1]
+        cross join lateral (
+            select r.id from machserial.serial_propagations as r
+            where r.parent_serial_id = s.id and r.child_serial_id = serial_ids[s.ordinal + 1]
+            offset 0
+        ) as e
         order by e.id desc
         limit 1
     );
@@ -179,7 +179,7 @@ declare
     numbers text[] := array(
         select case when coalesce(s.site_id = any(own_sites), true) then s.serial_number else '(not shown)' end
         from unnest(serial_ids[closing:] || serial_ids[2:closing]) with ordinality as i (id, ordinal)
-        inner join machserial.serials as s on s.id = i.id
+        cross join lateral (select r.* from machserial.serials as r where r.id = i.id offset 0) as s
         order by i.ordinal
     );
     source constant text := numbers[1];
@@ -215,6 +215,7 @@ $$;
 create function machserial._refuse_cycle_behind(serial_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     path bigint[] := array[serial_id];
@@ -223,11 +224,15 @@ declare
 begin
     select s.lineage_rank into rank from machserial.serials as s where s.id = serial_id;
     loop
-        select p.id, coalesce(p.lineage_rank, p.id) as rank into parent
+        select e.parent_serial_id as id, p.rank into parent
         from machserial.serial_propagations as e
-        inner join machserial.serials as p on p.id = e.parent_serial_id
+        cross join lateral (
+            select coalesce(r.lineage_rank, r.id) as rank
+            from machserial.serials as r where r.id = e.parent_serial_id
+            offset 0
+        ) as p
         where e.child_serial_id = path[1]
-        order by coalesce(p.lineage_rank, p.id) desc
+        order by p.rank desc
         limit 1;
         exit when parent.id is null or parent.rank < rank - 1;
         path := machserial._step_back(path, parent.id);
@@ -241,6 +246,7 @@ $$;
 create function machserial._require_sight_of_others(serial_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     isolation constant text := current_setting('transaction_isolation');
@@ -262,14 +268,15 @@ $$;
 create function machserial._below_parent(parent_ids bigint[], child_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return array(
-        select distinct c.id
+        select distinct e.child_id
         from unnest(parent_ids, child_ids) as e (parent_id, child_id)
-        inner join machserial.serials as p on p.id = e.parent_id
-        inner join machserial.serials as c on c.id = e.child_id
-        where coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id)
+        where
+            (select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_id)
+            >= (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_id)
     );
 end
 $$;
@@ -278,21 +285,22 @@ $$;
 create function machserial._too_low(serial_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return array(
-        select c.id
+        select i.id
         from (select distinct u.id from unnest(serial_ids) as u (id)) as i
-        inner join machserial.serials as c on c.id = i.id
-        cross join lateral (
-            select p.id
-            from machserial.serial_propagations as e
-            inner join machserial.serials as p on p.id = e.parent_serial_id
-            where
-                e.child_serial_id = c.id
-                and coalesce(p.lineage_rank, p.id) >= coalesce(c.lineage_rank, c.id)
-            limit 1
-        ) as p
+        where
+            (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = i.id)
+            <= (
+                select max((
+                    select coalesce(p.lineage_rank, p.id)
+                    from machserial.serials as p where p.id = e.parent_serial_id
+                ))
+                from machserial.serial_propagations as e
+                where e.child_serial_id = i.id
+            )
     );
 end
 $$;
@@ -301,22 +309,15 @@ $$;
 create function machserial._liftable(serial_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return array(
         select i.id
         from unnest(serial_ids) as i (id)
-        where (
-            select p.id
-            from machserial.serial_propagations as e
-            inner join machserial.serials as p on p.id = e.parent_serial_id
-            inner join machserial.serial_propagations as f on f.child_serial_id = p.id
-            inner join machserial.serials as g on g.id = f.parent_serial_id
-            where
-                e.child_serial_id = i.id
-                and coalesce(g.lineage_rank, g.id) >= coalesce(p.lineage_rank, p.id)
-            limit 1
-        ) is null
+        where cardinality(machserial._too_low(array(
+            select e.parent_serial_id from machserial.serial_propagations as e where e.child_serial_id = i.id
+        ))) = 0
     );
 end
 $$;
@@ -326,6 +327,7 @@ $$;
 create function machserial._first_liftable(serial_id bigint) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     path bigint[] := array[serial_id];
@@ -349,11 +351,14 @@ $$;
 create function machserial._lift_children(parent_ids bigint[], child_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     waiting bigint[] := machserial._below_parent(parent_ids, child_ids);
     next_ones bigint[] := machserial._liftable(waiting);
     came_of_them bigint[];
+    -- Serial to the lowest rank that it can have.
+    lowest_ranks jsonb;
     lifted record;
     wanted bigint[] := '{}'::bigint[];
     locked integer;
@@ -367,24 +372,26 @@ begin
         wanted := wanted || next_ones;
         select count(*) into locked
         from (
-            select from unnest(next_ones) as i (id)
-            inner join machserial.serials as s on s.id = i.id
+            select from machserial.serials as s where s.id = any(next_ones)
             for no key update of s skip locked
         ) as l;
         if locked < cardinality(next_ones) then
             return wanted;
         end if;
-        with ranks as (
-            select i.id, max(coalesce(p.lineage_rank, p.id)) + 1 as lowest
-            from unnest(next_ones) as i (id)
-            inner join machserial.serial_propagations as e on e.child_serial_id = i.id
-            inner join machserial.serials as p on p.id = e.parent_serial_id
-            group by i.id
-        )
-
-        update machserial.serials as c set lineage_rank = r.lowest
-        from ranks as r
-        where c.id = r.id and coalesce(c.lineage_rank, c.id) < r.lowest;
+        select jsonb_object_agg(i.id, (
+            select max((
+                select coalesce(p.lineage_rank, p.id)
+                from machserial.serials as p where p.id = e.parent_serial_id
+            )) + 1
+            from machserial.serial_propagations as e
+            where e.child_serial_id = i.id
+        ))
+        into lowest_ranks
+        from unnest(next_ones) as i (id);
+        update machserial.serials as c set lineage_rank = (lowest_ranks ->> c.id::text)::bigint
+        where
+            c.id = any(next_ones)
+            and coalesce(c.lineage_rank, c.id) < (lowest_ranks ->> c.id::text)::bigint;
         rounds := rounds + 1;
         -- Now and then: each look is as long as the rounds were many.
         if rounds & (rounds - 1) = 0 then
@@ -392,9 +399,8 @@ begin
         end if;
         select array_agg(e.parent_serial_id) as parent_ids, array_agg(e.child_serial_id) as child_ids
         into lifted
-        from unnest(next_ones) as i (id)
-        inner join machserial.serial_propagations as e on e.parent_serial_id = i.id
-        where e.child_serial_id is not null;
+        from machserial.serial_propagations as e
+        where e.parent_serial_id = any(next_ones) and e.child_serial_id is not null;
         came_of_them := machserial._below_parent(lifted.parent_ids, lifted.child_ids);
         waiting := waiting || came_of_them;
         next_ones := machserial._liftable(came_of_them);
@@ -457,6 +463,7 @@ $$;
 create function machserial._audit_new_propagations() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     perform machserial._require_audit_partition();
@@ -489,8 +496,6 @@ begin
         where e.serial_id is not null
         group by n.propagation_type, n.operation_code, n.routing_sequence, n.work_center_id, e.serial_id
     ) as t
-    -- Looked up one by one, whatever their number: the plan is kept, and what is right for the millions of
-    -- one statement would read the whole registry for the one serial of the next.
     cross join lateral (select r.* from machserial.serials as r where r.id = t.serial_id offset 0) as s
     order by s.id;
     return null;
@@ -500,6 +505,7 @@ $$;
 create function machserial._audit_changed_propagations() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     perform machserial._require_audit_partition();
@@ -510,7 +516,6 @@ begin
         'PROPAGATION_UPDATED', current_setting('application_name'), s.id, s.serial_number, s.part_id,
         s.site_id, c.changes || jsonb_build_object('propagation_id', n.id)
     from new_propagations as n
-    -- A full join, though there is always one of each: its plan is right for one row and for a million.
     full join old_propagations as o on o.id = n.id
     cross join lateral (select machserial._changes(to_jsonb(o), to_jsonb(n)) as changes) as c
     cross join lateral (
@@ -526,6 +531,7 @@ $$;
 create function machserial._require_different_serials(source_ids bigint[], target_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     given constant bigint[] := array(
@@ -556,7 +562,7 @@ begin
     end if;
     unknown := array(
         select i.id from unnest(given) as i (id)
-        where not exists (select from machserial.serials as s where s.id = i.id)
+        where not exists (select from machserial.serials as s where s.id = i.id offset 0)
         order by i.id
     );
     if cardinality(unknown) > 0 then
@@ -602,6 +608,7 @@ create function machserial._propagate(
 returns setof machserial.serial_propagation
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
@@ -763,7 +770,8 @@ create function machserial._walk_lineage(
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
--- Plans for few serials, which read by index: they are kept, and a lineage of a million needs no other.
+set enable_seqscan = off
+-- Each level is longer than the plan may expect: no plan is made anew for that.
 set plan_cache_mode = 'force_generic_plan'
 as $$
 #variable_conflict use_column
@@ -785,7 +793,12 @@ begin
                         e.parent_serial_id, e.propagation_type, e.operation_code, l.path || e.parent_serial_id
                     )::machserial._lineage_step as step
                 from unnest(level) as l
-                inner join machserial.serial_propagations as e on e.child_serial_id = l.serial_id
+                cross join lateral (
+                    select p.id, p.parent_serial_id, p.propagation_type, p.operation_code
+                    from machserial.serial_propagations as p
+                    where p.child_serial_id = l.serial_id
+                    offset 0
+                ) as e
                 where e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
                 order by e.parent_serial_id, e.id
             ) as n;
@@ -798,7 +811,12 @@ begin
                         e.child_serial_id, e.propagation_type, e.operation_code, l.path || e.child_serial_id
                     )::machserial._lineage_step as step
                 from unnest(level) as l
-                inner join machserial.serial_propagations as e on e.parent_serial_id = l.serial_id
+                cross join lateral (
+                    select p.id, p.child_serial_id, p.propagation_type, p.operation_code
+                    from machserial.serial_propagations as p
+                    where p.parent_serial_id = l.serial_id
+                    offset 0
+                ) as e
                 where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
                 order by e.child_serial_id, e.id
             ) as n;
@@ -811,7 +829,7 @@ begin
                 direction, cardinality(p.path) - 1, s.id, s.serial_number, s.part_id, p.propagation_type,
                 p.operation_code, p.path
             from unnest(pending) as p
-            inner join machserial.serials as s on s.id = p.serial_id
+            cross join lateral (select r.* from machserial.serials as r where r.id = p.serial_id offset 0) as s
             order by cardinality(p.path), s.id;
             pending := null;
         end if;
@@ -821,14 +839,16 @@ begin
     end loop;
     if
         upward and exists (
-            select from unnest(level) as l
-            inner join machserial.serial_propagations as e on e.child_serial_id = l.serial_id
-            where e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
+            select from machserial.serial_propagations as e
+            where
+                e.child_serial_id = any(array(select l.serial_id from unnest(level) as l))
+                and e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
         )
         or not upward and exists (
-            select from unnest(level) as l
-            inner join machserial.serial_propagations as e on e.parent_serial_id = l.serial_id
-            where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
+            select from machserial.serial_propagations as e
+            where
+                e.parent_serial_id = any(array(select l.serial_id from unnest(level) as l))
+                and e.child_serial_id not in (select r.id from unnest(reached) as r (id))
         )
     then
         perform machserial._tell_cut(start.id, max_depth, upward);

@@ -272,8 +272,7 @@ begin
         current_setting('application_name'), case when n.id is null then o.part_id else n.part_id end,
         machserial._vendor_rule_details(to_jsonb(o), to_jsonb(n))
     from new_rules as n
-    -- A full join is never a loop in a loop, although the plan may have been made for one row. Only who gives
-    -- a rule another id has one without the other.
+    -- Only who gives a rule another id has one without the other.
     full join old_rules as o on o.id = n.id
     where to_jsonb(o) - 'compiled_pattern' is distinct from to_jsonb(n) - 'compiled_pattern'
     order by coalesce(n.id, o.id);
@@ -533,6 +532,7 @@ create function machserial._register_vendor_serial(
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -588,6 +588,7 @@ $$;
 create function machserial._complete_vendor_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     actor constant text := machserial._actor();
@@ -638,20 +639,19 @@ $$;
 create function machserial._examine_new_vendor_serials() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
-    ids constant bigint[] := array(select n.id from new_vendor_serials as n);
     wrong record;
 begin
     select
         s.id, row(s.source, s.serial_number, s.part_id, s.site_id, s.status) as is_this,
         row('VENDOR', v.serial_number, v.part_id, v.site_id, v.status) as says_this
     into wrong
-    from machserial.vendor_serials as v
-    inner join machserial.serials as s on s.id = v.id
+    from new_vendor_serials as v
+    cross join lateral (select r.* from machserial.serials as r where r.id = v.id offset 0) as s
     where
-        v.id = any(ids)
-        and (s.source, s.serial_number, s.part_id, s.site_id, s.status)
+        (s.source, s.serial_number, s.part_id, s.site_id, s.status)
         <> ('VENDOR', v.serial_number, v.part_id, v.site_id, v.status);
     if wrong.id is not null then
         raise exception using
@@ -661,8 +661,8 @@ begin
             hint = 'Leave out id for a new serial, or all but id for one of source VENDOR.';
     end if;
     perform machserial._require_in_order(v.id, v.serial_number, v.validation_errors)
-    from machserial.vendor_serials as v
-    where v.id = any(ids) and v.status = 'ACTIVE' and v.waived_at is null;
+    from new_vendor_serials as v
+    where v.status = 'ACTIVE' and v.waived_at is null;
     return null;
 end
 $$;
@@ -695,6 +695,7 @@ $$;
 create function machserial._stamp_vendor_step() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     actor constant text := machserial._actor();
@@ -755,6 +756,7 @@ $$;
 create function machserial._examine_internal_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     internal record;
@@ -784,21 +786,25 @@ end
 $$;
 
 -- The status has one home, serials.status, and its life cycle rules there; these two keep the copy equal in
--- both directions. They end because a statement that finds nothing that differs changes no row. They go by
--- ids: the plan of a join with a transition table stays what it was for the session's first statement,
--- however many rows come later.
+-- both directions. They end because a statement that finds nothing that differs changes no row.
 create function machserial._copy_status_to_vendor_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
-    ids constant bigint[] := array(select n.id from new_serials as n where n.source = 'VENDOR');
+    ids constant bigint[] := array(
+        select n.id
+        from new_serials as n
+        where
+            n.source = 'VENDOR'
+            and n.status <> (select v.status from machserial.vendor_serials as v where v.id = n.id)
+    );
 begin
     if ids <> '{}' then
         update machserial.vendor_serials as v
-        set status = s.status
-        from machserial.serials as s
-        where v.id = any(ids) and s.id = v.id and s.status <> v.status;
+        set status = (select s.status from machserial.serials as s where s.id = v.id)
+        where v.id = any(ids);
     end if;
     return null;
 end
@@ -807,17 +813,24 @@ $$;
 create function machserial._copy_status_from_vendor_serials() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
-    ids constant bigint[] := array(select n.id from new_vendor_serials as n);
+    ids constant bigint[] := array(
+        select n.id
+        from new_vendor_serials as n
+        where n.status <> (select s.status from machserial.serials as s where s.id = n.id)
+    );
 begin
     if ids <> '{}' then
         update machserial.serials as s
-        set
-            status = v.status,
-            status_reason = case v.status when 'REJECTED' then v.rejection_reason else s.status_reason end
-        from machserial.vendor_serials as v
-        where s.id = any(ids) and v.id = s.id and v.status <> s.status;
+        set (status, status_reason) = (
+            select
+                v.status, case v.status when 'REJECTED' then v.rejection_reason else s.status_reason end
+            from machserial.vendor_serials as v
+            where v.id = s.id
+        )
+        where s.id = any(ids);
     end if;
     return null;
 end
@@ -855,8 +868,6 @@ $$;
 create function machserial._audit_changed_vendor_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
--- Planned once a session, perhaps for a single row: a loop within a loop would then meet many rows.
-set enable_nestloop = off
 set jit = off
 as $$
 declare
@@ -878,7 +889,7 @@ begin
             end as event_type,
             machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
         from new_vendor_serials as n
-        inner join old_vendor_serials as o on o.id = n.id
+        full join old_vendor_serials as o on o.id = n.id
     )
     insert into machserial.audit_events (
         event_type, event_source, serial_id, serial_number, part_id, site_id, reason, details
@@ -921,6 +932,7 @@ $$;
 create function machserial._vendor_serials(vendor_serial_ids bigint[]) returns setof machserial.vendor_serial
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     return query
@@ -954,6 +966,7 @@ create function machserial.receive_vendor_serial(
 returns machserial.vendor_serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -999,6 +1012,7 @@ create function machserial.receive_vendor_serials(
 returns table (serial_number text, vendor_serial_id bigint, status text, errors text[])
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -1102,6 +1116,7 @@ create function machserial._lock_pending_vendor_serials(vendor_serial_ids bigint
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     missing_id bigint;
@@ -1111,7 +1126,7 @@ begin
     for no key update;
     select i.id into missing_id
     from unnest(vendor_serial_ids) as i (id)
-    where not exists (select from machserial.vendor_serials as v where v.id = i.id)
+    where not exists (select from machserial.vendor_serials as v where v.id = i.id offset 0)
     limit 1;
     if found then
         perform machserial._raise_no_vendor_serial(missing_id);
@@ -1144,6 +1159,7 @@ create function machserial.accept_vendor_serial(
 returns machserial.vendor_serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
@@ -1180,6 +1196,7 @@ create function machserial.accept_vendor_serials(vendor_serial_ids bigint[])
 returns setof machserial.vendor_serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if vendor_serial_ids is null then
@@ -1204,6 +1221,7 @@ create function machserial.reject_vendor_serial(vendor_serial_id bigint, reason 
 returns machserial.vendor_serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     perform machserial._lock_pending_vendor_serials(array[vendor_serial_id], 'rejected');
@@ -1223,6 +1241,7 @@ create function machserial.waive_vendor_rule(vendor_serial_id bigint, reason tex
 returns machserial.vendor_serial
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     known machserial.vendor_serial;

@@ -51,9 +51,6 @@ $$;
 create function machserial._audit_changed_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
--- Planned once a session, perhaps for a single row, or for many: a loop within a loop would then meet many
--- rows, and a single row would wait for the compiler.
-set enable_nestloop = off
 set jit = off
 as $$
 declare
@@ -67,7 +64,7 @@ begin
             n.id, n.serial_number, n.part_id, n.site_id, n.status_reason,
             machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
         from new_serials as n
-        inner join old_serials as o on o.id = n.id
+        full join old_serials as o on o.id = n.id
         -- Of the many that a propagation lifts only the rank changes.
         where
             n.lineage_rank is not distinct from o.lineage_rank

@@ -414,6 +414,7 @@ $$;
 create function machserial._free_positions(issue machserial._issue, numbers text[]) returns integer[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     in_enterprise constant boolean := 'ENTERPRISE' = any(issue.scopes);

@@ -245,6 +245,7 @@ create function machserial._claim_request(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -288,6 +289,23 @@ begin
             hint = 'Use a new request_id for a new request.';
     end if;
     id := earlier.id;
+end
+$$;
+
+-- What a call has given that is repeated.
+create function machserial._serials_of_request(generation_request_id bigint)
+returns table (serial_id bigint, serial_number text, sequence_number bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select s.id, s.serial_number, s.sequence_number
+    from machserial.serials as s
+    where s.generation_request_id = _serials_of_request.generation_request_id
+    order by s.id;
 end
 $$;
 
@@ -340,10 +358,7 @@ begin
             'context', coalesce(_generate.context, '{}')
         )) as c;
         if is_repeated then
-            return query
-            select s.id, s.serial_number, s.sequence_number
-            from machserial.serials as s where s.generation_request_id = request_number
-            order by s.id;
+            return query select s.* from machserial._serials_of_request(request_number) as s;
             return;
         end if;
     end if;

@@ -284,8 +284,7 @@ begin
 
     select l.role, l.privilege, l.kind, o.object, o.oid, o.column_name
     from listed as l
-    -- A full join is never a loop in a loop.
-    full join objects as o on o.kind = l.kind and o.name = l.name
+    inner join objects as o on o.kind = l.kind and o.name = l.name
     where l.role is not null and o.oid is not null;
 end
 $$;

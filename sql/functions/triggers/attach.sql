@@ -180,20 +180,21 @@ begin
 end
 $$;
 
--- How a column takes the numbers of its row, and how it looks without any; null: not at all.
+-- How a column takes the numbers of its row, an array in JSON, and how it looks without any; null: not at all.
 create function machserial._serial_column_code(column_type regtype, out written text, out is_empty text)
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     if column_type in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then
-        written := 'string_agg(m.serial_number, '', '' order by m.position)';
+        written := '(select string_agg(v.number, '', '' order by v.position) '
+            'from jsonb_array_elements_text(%s) with ordinality as v (number, position))';
         is_empty := 'coalesce(n.%I::text, '''') = ''''';
     elsif column_type in ('text[]'::regtype, 'varchar[]'::regtype) then
-        written := 'array_agg(m.serial_number order by m.position)';
+        written := 'array(select jsonb_array_elements_text(%s))';
         is_empty := 'coalesce(cardinality(n.%I), 0) = 0';
     elsif column_type = 'jsonb'::regtype then
-        written := 'jsonb_agg(m.serial_number order by m.position)';
+        written := '%s';
         is_empty := 'coalesce(n.%I, ''null'') in (''null'', ''[]'')';
     end if;
 end
@@ -216,9 +217,9 @@ end
 $$;
 
 -- The queries that an attached table's trigger runs. Both number the rows in the order in which they came in.
--- making: lets the triggers of the rows' parts answer the event $1. Gives, for each serial, its row and its
--- number, and of all rows what to call them in an error. writing: puts the numbers $2 of the rows $1 into
--- serial_column; null without one.
+-- making: lets the triggers of the rows' parts answer the event $1. Gives the numbers of each row as a JSON
+-- object, and of all rows what to call them in an error. writing: puts these numbers, $1, into serial_column;
+-- null without one.
 create function machserial._attached_queries(
     relation regclass, settings jsonb, out making text, out writing text
 )
@@ -275,11 +276,15 @@ begin
         '    ) as events from counted as c cross join held'
         '    where c.units > 0 group by c.part_id order by c.part_id'
         ') '
-        'select array_agg(f.ordinal), array_agg(f.serial_number),'
+        'select jsonb_object_agg(m.ordinal, m.numbers),'
         '    (select array_agg(c.label order by c.ordinal) from counted as c where c.units > 0)'
-        'from parts as p '
-        'cross join lateral machserial._fire_each($1, p.part_id, p.events) as f '
-        'where f.assignment_type = ''SYSTEM_GENERATED''',
+        'from ('
+        '    select f.ordinal, jsonb_agg(f.serial_number order by f.position) as numbers'
+        '    from parts as p'
+        '    cross join lateral machserial._fire_each($1, p.part_id, p.events) with ordinality'
+        '        as f (ordinal, trigger_id, assignment_type, serial_id, serial_number, placeholder_id, position)'
+        '    where f.assignment_type = ''SYSTEM_GENERATED'' group by f.ordinal'
+        ') as m',
         settings ->> 'part_column', coalesce('n.' || quote_ident(settings ->> 'quantity_column'), '1'),
         coalesce(context, '''{}''::jsonb'), coalesce(label, 'left((n.*)::text, 200)'), relation, arriving
     );
@@ -287,14 +292,9 @@ begin
         return;
     end if;
     writing := format(
-        'update %s as t set %I = w.numbers '
-        'from (select row_number() over () as ordinal, %s %s) as r '
-        'inner join ('
-        '    select m.ordinal, %s as numbers'
-        '    from unnest($1, $2) with ordinality as m (ordinal, serial_number, position) group by m.ordinal'
-        ') as w on w.ordinal = r.ordinal '
-        'where %s',
-        relation, serial_column, keys, arriving, serial_code.written, same_row
+        'update %s as t set %I = %s from (select row_number() over ()::text as ordinal, %s %s) as r '
+        'where %s and $1 ? r.ordinal',
+        relation, serial_column, format(serial_code.written, '$1 -> r.ordinal'), keys, arriving, same_row
     );
 end
 $$;
@@ -308,18 +308,17 @@ as $$
 declare
     settings constant jsonb := tg_argv[0]::jsonb;
     queries record;
-    ordinals integer[];
-    numbers text[];
+    numbers jsonb;
     labels text[];
     detail text;
     hint text;
 begin
     perform machserial._require_columns(tg_relid, settings, true);
     select q.making, q.writing into queries from machserial._attached_queries(tg_relid, settings) as q;
-    execute queries.making into ordinals, numbers, labels using settings ->> 'trigger_type';
-    if queries.writing is not null and ordinals is not null then
+    execute queries.making into numbers, labels using settings ->> 'trigger_type';
+    if queries.writing is not null and numbers is not null then
         begin
-            execute queries.writing using ordinals, numbers;
+            execute queries.writing using numbers;
         exception when others then
             get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
             perform machserial._raise_about(labels, sqlstate, sqlerrm, detail, coalesce(nullif(hint, ''), format(

@@ -155,6 +155,7 @@ $$;
 create function machserial._trigger(trigger_id bigint) returns machserial.serial_assignment_trigger
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     known machserial.serial_assignment_trigger;
@@ -292,6 +293,7 @@ Errors: P0002 no such trigger.';
 create function machserial.delete_trigger(trigger_id bigint) returns machserial.serial_assignment_trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     known constant machserial.serial_assignment_trigger := machserial._trigger(trigger_id);
@@ -459,6 +461,7 @@ $$;
 create function machserial._audit_changed_triggers() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     -- What the event itself says, and the count, which has an event of its own.
@@ -470,7 +473,6 @@ begin
         e.event_type, current_setting('application_name'), n.part_id,
         jsonb_build_object('trigger_id', n.id) || e.changes
     from new_triggers as n
-    -- A full join is never a loop in a loop, although the plan may have been made for one row.
     full join old_triggers as o on o.id = n.id
     cross join lateral (
         select coalesce(machserial._changes(to_jsonb(o), to_jsonb(n) - left_out), '{}') as changes

@@ -286,12 +286,10 @@ begin
             array_agg(e.label order by e.ordinal) as labels
         into listed
         from unnest(_make.events) as e;
-        return query select o.ordinal, g.serial_id, g.serial_number, null::bigint
+        return query select listed.ordinals[g.ordinal], g.serial_id, g.serial_number, null::bigint
         from machserial._generate_each(
             _make.part_id, _make.site_id, _make.format, listed.quantities, listed.contexts, listed.labels
-        ) as g
-        inner join unnest(listed.ordinals) with ordinality as o (ordinal, position)
-            on o.position = g.ordinal;
+        ) as g;
     end if;
 end
 $$;
@@ -321,23 +319,35 @@ begin
     for key in
         select distinct
             f.id as format_id,
-            case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end as part_id,
+            case when f.counter_per in ('PART', 'SITE_PART') then u.part_id else '' end as part_id,
             case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id,
             now() at time zone s.time_zone as local_time
-        from unnest(part_ids, contexts) as e (part_id, context)
-        inner join machserial.parts as p on p.id = e.part_id
-        inner join machserial.sites as s on s.id = coalesce(e.context ->> 'site_id', 'DEFAULT')
-        inner join machserial.trigger_definitions as d
-            on d.part_id = p.id and d.trigger_type = _hold_gapless.trigger_type and d.enabled
-            and d.assignment_type = 'SYSTEM_GENERATED'
-            and coalesce(e.context ->> 'operation_code' = d.operation_code, d.operation_code is null)
-            and machserial._meets(d.conditions, e.context)
-        inner join machserial.serial_formats as f
-            on f.is_active and f.allocation = 'GAPLESS' and f.sequence_maximum is not null
-            and case
-                when d.format is not null then f.name = d.format
-                else f.id = machserial._format_id_for(p.id, p.part_type, now())
+        from (
+            select distinct e.part_id, coalesce(e.context ->> 'site_id', 'DEFAULT') as site_id, d.format
+            from unnest(part_ids, contexts) as e (part_id, context)
+            cross join lateral (
+                select t.* from machserial.trigger_definitions as t
+                where t.part_id = e.part_id and t.trigger_type = _hold_gapless.trigger_type and t.enabled
+                offset 0
+            ) as d
+            where
+                d.assignment_type = 'SYSTEM_GENERATED'
+                and coalesce(e.context ->> 'operation_code' = d.operation_code, d.operation_code is null)
+                and machserial._meets(d.conditions, e.context)
+        ) as u
+        cross join lateral (select t.* from machserial.sites as t where t.id = u.site_id offset 0) as s
+        cross join lateral (
+            select t.* from machserial.serial_formats as t
+            where t.id = case
+                when u.format is null then (
+                    select machserial._format_id_for(p.id, p.part_type, now())
+                    from machserial.parts as p where p.id = u.part_id
+                )
+                else (select k.id from machserial.serial_formats as k where k.name = u.format and k.is_active)
             end
+            offset 0
+        ) as f
+        where f.is_active and f.allocation = 'GAPLESS' and f.sequence_maximum is not null
         order by format_id, part_id, site_id
     loop
         counter_id := machserial._make_counter(key.format_id, key.part_id, key.site_id, key.local_time);
