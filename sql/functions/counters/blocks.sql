@@ -35,6 +35,7 @@ comment on type machserial.block is 'A row of machserial.blocks.';
 create function machserial._examine_block() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     reached bigint;
@@ -563,6 +564,7 @@ create function machserial.allocate_block(
 returns machserial.block
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

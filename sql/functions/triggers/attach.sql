@@ -180,21 +180,20 @@ begin
 end
 $$;
 
--- How a column takes the numbers of its row, an array in JSON, and how it looks without any; null: not at all.
+-- How a column takes the numbers of its row, and how it looks without any; null: not at all.
 create function machserial._serial_column_code(column_type regtype, out written text, out is_empty text)
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     if column_type in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then
-        written := '(select string_agg(v.number, '', '' order by v.position) '
-            'from jsonb_array_elements_text(%s) with ordinality as v (number, position))';
+        written := 'array_to_string(m.numbers, '', '')';
         is_empty := 'coalesce(n.%I::text, '''') = ''''';
     elsif column_type in ('text[]'::regtype, 'varchar[]'::regtype) then
-        written := 'array(select jsonb_array_elements_text(%s))';
+        written := 'm.numbers';
         is_empty := 'coalesce(cardinality(n.%I), 0) = 0';
     elsif column_type = 'jsonb'::regtype then
-        written := '%s';
+        written := 'm.numbers';
         is_empty := 'coalesce(n.%I, ''null'') in (''null'', ''[]'')';
     end if;
 end
@@ -216,10 +215,10 @@ begin
 end
 $$;
 
--- The queries that an attached table's trigger runs. Both number the rows in the order in which they came in.
--- making: lets the triggers of the rows' parts answer the event $1. Gives the numbers of each row as a JSON
--- object, and of all rows what to call them in an error. writing: puts these numbers, $1, into serial_column;
--- null without one.
+-- The queries that an attached table's trigger runs. making: lets the triggers of the rows' parts answer the
+-- event $1. Gives what serial_column gets, an array of objects with the columns of the primary key and this
+-- one, and of all rows what to call them in an error. writing: puts that, its $1, into serial_column; null
+-- without one.
 create function machserial._attached_queries(
     relation regclass, settings jsonb, out making text, out writing text
 )
@@ -232,14 +231,28 @@ declare
     arriving text;
     context text;
     label text;
-    keys text;
+    key text := 'null';
+    columns text;
     same_row text;
+    given text := 'to_jsonb(count(*))';
 begin
     arriving := format('from new_rows as n where n.%I is not null', settings ->> 'part_column');
     if serial_column is not null then
         select c.written, c.is_empty into serial_code
         from machserial._serial_column_code(machserial._type_of(relation, serial_column)) as c;
         arriving := arriving || format(' and ' || serial_code.is_empty, serial_column);
+        select
+            'jsonb_build_object(' || string_agg(format('%L, n.%I', k.name, k.name), ', ') || ')',
+            string_agg(format('t.%I = r.%I', k.name, k.name), ' and ')
+        into key, same_row
+        from unnest(machserial._key_of(relation)) as k (name);
+        select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ') into columns
+        from pg_attribute as a
+        where a.attrelid = relation and a.attname = any(machserial._key_of(relation) || serial_column);
+        given := format(
+            'jsonb_agg((w.keys -> m.ordinal - 1) || jsonb_build_object(%L, %s))', serial_column,
+            serial_code.written
+        );
     end if;
     select string_agg(format(
         'case when n.%I is distinct from null then jsonb_build_object(%L, n.%1$I) else ''{}'' end',
@@ -248,16 +261,14 @@ begin
     into context
     from machserial._context_columns(relation, settings) as c;
     select
-        'concat_ws('', '', ' || string_agg(format('%L || n.%I::text', k.name || ' = ', k.name), ', ') || ')',
-        string_agg(format('n.%I as key_%s', k.name, k.position), ', '),
-        string_agg(format('t.%I = r.key_%s', k.name, k.position), ' and ')
-    into label, keys, same_row
-    from unnest(machserial._key_of(relation)) with ordinality as k (name, position);
+        'concat_ws('', '', ' || string_agg(format('%L || n.%I::text', k.name || ' = ', k.name), ', ') || ')'
+    into label
+    from unnest(machserial._key_of(relation)) as k (name);
     -- The counters are held for all parts before the first of them is numbered.
     making := format(
         'with arriving as materialized ('
         '    select row_number() over ()::integer as ordinal, n.%I::text collate "C" as part_id, %s as quantity,'
-        '        %s as context, concat(''Row '', %s, '' of '', %L) as label %s'
+        '        %s as context, concat(''Row '', %s, '' of '', %L) as label, %s as key %s'
         '), '
         'counted as materialized ('
         '    select a.*, machserial._require_units(a.quantity, a.label) as units from arriving as a'
@@ -276,25 +287,25 @@ begin
         '    ) as events from counted as c cross join held'
         '    where c.units > 0 group by c.part_id order by c.part_id'
         ') '
-        'select jsonb_object_agg(m.ordinal, m.numbers),'
-        '    (select array_agg(c.label order by c.ordinal) from counted as c where c.units > 0)'
+        'select %s, (select array_agg(c.label order by c.ordinal) from counted as c where c.units > 0)'
         'from ('
-        '    select f.ordinal, jsonb_agg(f.serial_number order by f.position) as numbers'
+        '    select f.ordinal, array_agg(f.serial_number order by f.position) as numbers'
         '    from parts as p'
         '    cross join lateral machserial._fire_each($1, p.part_id, p.events) with ordinality'
         '        as f (ordinal, trigger_id, assignment_type, serial_id, serial_number, placeholder_id, position)'
         '    where f.assignment_type = ''SYSTEM_GENERATED'' group by f.ordinal'
-        ') as m',
+        ') as m '
+        'cross join (select jsonb_agg(a.key order by a.ordinal) as keys from arriving as a) as w',
         settings ->> 'part_column', coalesce('n.' || quote_ident(settings ->> 'quantity_column'), '1'),
-        coalesce(context, '''{}''::jsonb'), coalesce(label, 'left((n.*)::text, 200)'), relation, arriving
+        coalesce(context, '''{}''::jsonb'), coalesce(label, 'left((n.*)::text, 200)'), relation, key, arriving,
+        given
     );
     if serial_column is null then
         return;
     end if;
     writing := format(
-        'update %s as t set %I = %s from (select row_number() over ()::text as ordinal, %s %s) as r '
-        'where %s and $1 ? r.ordinal',
-        relation, serial_column, format(serial_code.written, '$1 -> r.ordinal'), keys, arriving, same_row
+        'update %s as t set %I = r.%2$I from jsonb_to_recordset($1) as r (%s) where %s', relation,
+        serial_column, columns, same_row
     );
 end
 $$;
