@@ -397,10 +397,12 @@ begin
         if rounds & (rounds - 1) = 0 then
             perform machserial._refuse_cycle_behind(next_ones[1]);
         end if;
-        select array_agg(e.parent_serial_id) as parent_ids, array_agg(e.child_serial_id) as child_ids
+        select
+            array_agg(e.parent_serial_id) filter (where e.child_serial_id is not null) as parent_ids,
+            array_agg(e.child_serial_id) filter (where e.child_serial_id is not null) as child_ids
         into lifted
         from machserial.serial_propagations as e
-        where e.parent_serial_id = any(next_ones) and e.child_serial_id is not null;
+        where e.parent_serial_id = any(next_ones);
         came_of_them := machserial._below_parent(lifted.parent_ids, lifted.child_ids);
         waiting := waiting || came_of_them;
         next_ones := machserial._liftable(came_of_them);
@@ -918,10 +920,10 @@ begin
         cross join lateral (
             select e.child_serial_id as serial_id, e.propagation_type, e.operation_code
             from machserial.serial_propagations as e
-            where e.parent_serial_id = d.id and e.child_serial_id is not null
+            where e.parent_serial_id = d.id
             offset 0
         ) as e
-        where d.depth <= lineage.max_depth
+        where d.depth <= lineage.max_depth and e.serial_id is not null
     ),
 
     -- Whether both are lines; they are counted only as far as lines could go.
@@ -1057,10 +1059,10 @@ begin
             cross join lateral (
                 select e.id, e.child_serial_id as serial_id, e.propagation_type, e.operation_code
                 from machserial.serial_propagations as e
-                where e.parent_serial_id = l.id and e.child_serial_id is not null
+                where e.parent_serial_id = l.id
                 offset 0
             ) as e
-            where l.depth < lineage.max_depth
+            where l.depth < lineage.max_depth and e.serial_id is not null
             order by e.serial_id, e.id
         ) as n
     )
@@ -1089,11 +1091,11 @@ begin
                         cross join lateral (
                             select e.child_serial_id as serial_id
                             from machserial.serial_propagations as e
-                            where e.parent_serial_id = i.id and e.child_serial_id is not null
+                            where e.parent_serial_id = i.id
                             offset 0
                         ) as e
                         where
-                            i.depth = lineage.max_depth
+                            i.depth = lineage.max_depth and e.serial_id is not null
                             and e.serial_id not in (select r.id from level as r)
                     ) then not machserial._tell_cut(lineage.serial_id, lineage.max_depth, false)
                     else true
