@@ -45,6 +45,7 @@ begin
     '),
     -- What these call in turn.
     ('viewer', 'execute', 'function', '
+        _lock_table_size
         _alphabet _applied_migrations _applied_sources _attachment_settings _audit_partitions _caller_sites
         _check_alphabet _check_archiver _check_audit_partitions _check_audit_seal_lag
         _check_audit_verification _check_cache_hit_ratio _check_characters _check_checksum_failures
@@ -53,7 +54,9 @@ begin
         _check_in_pattern _check_in_pattern_or_zero _check_index
         _check_index_collations
         _check_invalid_indexes _check_known
-        _check_length _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
+        _check_length
+        _check_lock_table
+        _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots _check_schema_version _check_signs _check_slow_statements _check_start
@@ -176,8 +179,9 @@ begin
     '),
     ('supervisor', 'execute', 'function', '
         _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _fire_attached
-        _hold_format _insert_format _is_own_table _lock_pending_conflicts _losers _prepare_all_counters
-        _prepare_counters _require_attachable _require_keepable _require_number _require_party
+        _hold_format _insert_format _is_own_table _lock_pending_conflicts _losers
+        _make_first_counters
+        _require_attachable _require_keepable _require_number _require_party
         _require_settings _require_time_zone _require_type _rivals _set_enabled _trigger _yield
     '),
     -- Looks after it. Most of these run with the owner's rights, and ask who calls.
@@ -204,6 +208,10 @@ begin
     ('owner', 'none', 'type', 'limited_to_sites'),
     ('owner', 'none', 'function', 'create_roles'),
     ('owner', 'none', 'function', '
+        _counting_keys
+        _is_being_dumped
+        _make_due_counters
+        _objects_per_call
         _ad_hoc_format _add_seal _admission_details _apply_privileges _archive_root
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
@@ -227,7 +235,7 @@ begin
         _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
-        _incarnations _index_problems _is_continued _is_counting _is_other_cluster _is_over _is_paused
+        _incarnations _index_problems _is_continued _is_other_cluster _is_over _is_paused
         _keep_plan _known_role _last_audit_id _last_sealed_id _lift_children _liftable
         _lineage_finding _lineage_problems _local_time _lock_migrations _lock_serials _look
         _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _make_counter

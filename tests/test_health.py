@@ -425,6 +425,23 @@ def test_replication_lag(database, standby):
         becomes(there, "replication_lag", "OK")
 
 
+def test_lock_table(database):
+    row = check(database, "lock_table")
+    assert row.status == "OK" and "(0 for counters); the server has room for 1600" in row.message
+    threshold(database, "lock_table", row.value + 1)
+    make_part(database)
+    make_format(database, "F", "F{SITE}{PART}{SEQ:3}", counter_per="SITE_PART")
+    for number in range(20):
+        call(database, "register_site", site_id=f"S{number}")
+        generated(database, format="F", site_id=f"S{number}")
+    row = check(database, "lock_table")
+    assert row.status == "WARNING" and "(20 for counters)" in row.message
+    assert "max_locks_per_transaction = 128;" in row.remedy
+    database.execute("drop sequence machserial.counter_1, machserial.counter_2, machserial.counter_3,"
+                     "machserial.counter_4, machserial.counter_5")  # fmt: skip
+    assert check(database, "lock_table").status == "OK"
+
+
 def test_replication_slots(database):
     database.execute("select pg_create_physical_replication_slot('dead', true)")
     row = check(database, "replication_slots")

@@ -281,7 +281,7 @@ def test_the_kernel_serves_no_other_site(plant):
         sql.SQL("select machserial._last_value({})").format(counter),
         sql.SQL("select machserial._draw_one({}, 1000)").format(counter),
         sql.SQL("select machserial._draw_on_trust({}, 1000, 2)").format(counter),
-        sql.SQL("select machserial._keep_plan('P', 'ZZZ', '', '')"),
+        sql.SQL("select machserial._keep_plan('P', 'ZZZ', '', '', 1)"),
         *(sql.SQL("select machserial._draw_sequenced({}, 1, 0)").format(one) for one in forged),
         *(sql.SQL("select machserial._draw_sequenced({}, 1, 1)").format(one) for one in forged),
         *(sql.SQL("select machserial._take_run({})").format(one) for one in forged),

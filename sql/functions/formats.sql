@@ -115,7 +115,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._create_renderer(new.id, machserial._compile_pattern(new.pattern, new.letter_case));
-    perform machserial._prepare_counters(new.id);
+    perform machserial._make_first_counters(new.id, null);
     return null;
 end
 $$;
@@ -515,9 +515,6 @@ begin
     on conflict (coalesce(part_id, ''), coalesce(part_type, ''), format_id, effective_from) do update
     set priority = excluded.priority, effective_until = excluded.effective_until
     returning a.id into assignment_id;
-    if _assign.part_id is not null then
-        perform machserial._prepare_counters(active.id, _assign.part_id);
-    end if;
     return assignment_id;
 end
 $$;

@@ -82,6 +82,12 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     || 'numbers unique.'
 ),
 (
+    'lock_table', 60, 90, false, 'percent',
+    'Locks that a backup takes, one for each table, partition, view and sequence of this database, of those '
+    || 'that the server has room for: max_locks_per_transaction * (max_connections + '
+    || 'max_prepared_transactions).'
+),
+(
     'longest_transaction', 3600, 21600, false, 'seconds',
     'Age of the oldest transaction of a client.'
 ),

@@ -21,6 +21,7 @@ from machserial.commands.health import health
 from machserial.commands.indexes import indexes
 from machserial.commands.integrity import integrity
 from machserial.commands.lineage import lineage_group
+from machserial.commands.maintain import maintain
 from machserial.commands.migrate import migrate_group
 from machserial.commands.pause import pause, resume
 from machserial.commands.placeholders import placeholders_group
@@ -73,6 +74,7 @@ for command in (
     integrity,
     health,
     lineage_group,
+    maintain,
     migrate_group,
     pause,
     placeholders_group,

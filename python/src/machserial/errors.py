@@ -46,7 +46,7 @@ EXIT_CODES = {
 
 # What machserial refuses on purpose: the classes of arguments and constraints, and single conditions.
 REFUSED_CLASSES = ("22", "23")
-REFUSED_STATES = ("P0002", "55000", "55P03", "0A000", "25006", "40001", "40P01", "57014")
+REFUSED_STATES = ("P0002", "53200", "55000", "55P03", "0A000", "25006", "40001", "40P01", "57014")
 # What PostgreSQL says of objects that are not there.
 ABSENT_STATES = ("3F000", "42883", "42P01", "42703", "42704")
 PRIVILEGE_STATE = "42501"
@@ -64,6 +64,7 @@ REMEDIES = {
     "40001": "run it again",
     "40P01": "run it again",
     "42501": "ask the owner of machserial in this database for the privilege, or connect as another role",
+    "53200": "see the check lock_table of 'machserial health', and how much memory the server has left",
     "55P03": "run it again when the other session has ended",
     "57014": "raise the role's statement_timeout, or ask for less at once",
 }

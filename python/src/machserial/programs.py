@@ -74,10 +74,17 @@ def failed(program: Path, said: str) -> ExpectedError:
     """said: to stderr. Its own words are in English, those of the server in any language."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     begin = next((number for number in reversed(range(len(lines))) if _reports_error(lines[number])), -1)
+    remedy = "see what it says, mend it, and run this again"
+    # PostgreSQL's hint names the setting in every language.
+    if "max_locks_per_transaction" in said:
+        remedy = (
+            "raise max_locks_per_transaction, restart the server, and run this again; 'machserial health' says "
+            "to how much (lock_table)"
+        )
     return ExpectedError(
         f"{program.name} failed",
         detail=masked("; ".join(lines[begin:][:3])) or "it does not say why",
-        remedy="see what it says, mend it, and run this again",
+        remedy=remedy,
     )
 
 

@@ -219,37 +219,94 @@ transaction is rolled back. reason: why; null means machserial.reason.
 Errors: 22023 no reason, or next_value is less than what would come next, or more than the pattern holds;
 23503 unknown format, part or site; 55000 a deactivated format.';
 
--- Periods that ended a week ago or earlier: their sequences go, their last values stay. A sequence that
--- somebody is using is left for the next time.
-create function machserial._retire_counters() returns integer
+-- Whether pg_dump is at work: it holds every table to the end. By then it has listed the sequences, and would
+-- fail for one that is gone.
+create function machserial._is_being_dumped() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select
+        from pg_locks as l
+        inner join pg_class as r on r.oid = l.relation
+        where
+            l.locktype = 'relation' and l.mode = 'AccessShareLock' and l.granted
+            and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+            and l.pid <> pg_backend_pid()
+            and r.relnamespace = 'machserial'::regnamespace and r.relkind = 'r' and not r.relispartition
+        group by l.pid
+        having count(distinct r.oid) = (
+            select count(*) from pg_class as t
+            where
+                t.relnamespace = 'machserial'::regnamespace and t.relkind = 'r' and not t.relispartition
+        )
+    );
+end
+$$;
+
+-- Counters that nobody needs any more: their period ended a day ago or earlier, or their version was replaced
+-- then. Their sequences go, their last values stay; as many as a call may drop. A sequence that somebody is
+-- using is left for the next time. remaining: what is left for another call.
+create function machserial._retire_counters(out done integer, out remaining integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
 declare
-    counter record;
-    retired integer := 0;
+    most constant integer := machserial._objects_per_call();
+    due bigint[];
+    due_id bigint;
+    retired bigint[] := '{}'::bigint[];
+    reached bigint[] := '{}'::bigint[];
+    last_value bigint;
 begin
-    for counter in
+    due := array(
         select c.id
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
         where
             f.allocation = 'SEQUENCE' and c.retired_at is null
-            and c.period_starts + machserial._period_length(f.reset)
-            < now() at time zone 'UTC' - '7 days'::interval
+            and (
+                c.period_starts + machserial._period_length(f.reset)
+                < now() at time zone 'UTC' - '1 day'::interval
+                or exists (
+                    select from machserial.serial_formats as n
+                    where n.revises = f.id and n.created_at < now() - '1 day'::interval
+                )
+            )
+            and to_regclass(machserial._sequence_of(c.id)) is not null
         order by c.id
-    loop
-        begin
-            update machserial.counters as c
-            set last_value = machserial._last_value(c.id), retired_at = now()
-            where c.id = counter.id;
-            execute format('drop sequence %s', machserial._sequence_of(counter.id));
-            retired := retired + 1;
-        exception when lock_not_available then
-            continue;
-        end;
-    end loop;
-    return retired;
+    );
+    if not machserial._is_being_dumped() then
+        for due_id in
+            select d.id
+            from unnest(due) with ordinality as d (id, ordinal)
+            where to_regclass(machserial._sequence_of(d.id)) not in (
+                select l.relation from pg_locks as l
+                where l.relation is not null and l.pid is distinct from pg_backend_pid()
+            )
+            order by d.ordinal
+            limit most
+        loop
+            begin
+                -- From here on nobody draws. LOCK TABLE takes no sequence, but a change locks one, also this one
+                -- that changes nothing.
+                execute format('alter sequence %s no cycle', machserial._sequence_of(due_id));
+                last_value := machserial._last_value(due_id);
+                execute format('drop sequence %s', machserial._sequence_of(due_id));
+                retired := retired || due_id;
+                reached := reached || last_value;
+            exception when lock_not_available then null;
+            end;
+        end loop;
+    end if;
+    if retired <> '{}' then
+        update machserial.counters as c set last_value = r.last_value, retired_at = now()
+        from unnest(retired, reached) as r (id, last_value)
+        where c.id = r.id;
+    end if;
+    done := cardinality(retired);
+    remaining := cardinality(due) - done;
 end
 $$;

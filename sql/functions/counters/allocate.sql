@@ -52,9 +52,9 @@ language sql immutable parallel safe
 return 'machserial.counter_' || counter_id;
 
 -- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
--- while it stands where it began.
+-- while it stands where it began. Volatile, and looks twice: it may be retired while the caller's query runs.
 create function machserial._last_value(counter_id bigint) returns bigint
-language plpgsql stable security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -64,13 +64,16 @@ begin
     if machserial._may_be_limited() then
         perform machserial._require_visible_counter(counter_id);
     end if;
-    select c.first_value, c.last_value, f.allocation, f.sequence_increment, c.retired_at into counter
-    from machserial.counters as c
-    inner join machserial.serial_formats as f on f.id = c.format_id
-    where c.id = _last_value.counter_id;
-    if counter.allocation = 'GAPLESS' or counter.retired_at is not null then
-        return counter.last_value;
-    end if;
+    for look in 1..2 loop
+        select c.first_value, c.last_value, f.allocation, f.sequence_increment, c.retired_at into counter
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where c.id = _last_value.counter_id;
+        if counter.allocation = 'GAPLESS' or counter.retired_at is not null then
+            return counter.last_value;
+        end if;
+        exit when to_regclass(machserial._sequence_of(counter_id)) is not null;
+    end loop;
     reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
     return nullif(reached, counter.first_value - counter.sequence_increment);
 end
@@ -156,9 +159,11 @@ end
 $$;
 
 -- The counter of this key and period, made if nobody has made it yet. Sessions that meet here wait for the
--- one that came first, since only its commit tells where to go on; that is why counters are made ahead where
--- it can be known.
-create function machserial._make_counter(format_id bigint, part_id text, site_id text, at timestamp)
+-- one that came first, since only its commit tells where to go on. That is why some are made ahead. Without
+-- its sequence a counter is as one that has been retired: its first use makes the sequence.
+create function machserial._make_counter(
+    format_id bigint, part_id text, site_id text, at timestamp, with_sequence boolean default true
+)
 returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -185,17 +190,18 @@ begin
     end if;
     begin_with := machserial._first_value(format_id, part_id, site_id, counter_period);
     insert into machserial.counters as c (
-        format_id, part_id, site_id, period, period_starts, first_value, has_runway
+        format_id, part_id, site_id, period, period_starts, first_value, has_runway, retired_at
     )
     values (
         format.id, _make_counter.part_id, _make_counter.site_id, counter_period,
         machserial._period_start(format.reset, at)::date, begin_with,
-        (format.reset = 'NEVER' or format.allocation = 'GAPLESS') and not machserial._is_paused()
+        (format.reset = 'NEVER' or format.allocation = 'GAPLESS') and not machserial._is_paused(),
+        case when not with_sequence and format.allocation = 'SEQUENCE' then now() end
     )
     on conflict on constraint counters_key do nothing
     returning c.id into counter_id;
     if counter_id is not null then
-        if format.allocation = 'SEQUENCE' then
+        if format.allocation = 'SEQUENCE' and with_sequence then
             perform machserial._create_sequence(counter_id, begin_with);
         end if;
         return counter_id;
@@ -216,78 +222,114 @@ begin
 end
 $$;
 
--- Makes the counters whose keys are known, and those of the next periods, so that their first use waits for
--- nobody. Sites in other time zones are in other periods.
-create function machserial._prepare_counters(format_id bigint, part_id text default null) returns void
+-- As many objects as one call may make or drop: each takes an entry of the server's lock table until the
+-- transaction ends, and everybody needs those.
+create function machserial._objects_per_call() returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return greatest(machserial._lock_table_size() / 10, 10);
+end
+$$;
+
+-- Makes the counters of a format that is new, or of a site that is new, so that their first use waits for
+-- nobody. Only those that count per format or site: what counts per part, or per site and part, has too many
+-- keys, most of which may never be used. A day after or before UTC's is the day at some site.
+create function machserial._make_first_counters(format_id bigint, site_id text) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     own_sites constant text[] := machserial._caller_sites();
 begin
-    perform machserial._extend_runway(
-        machserial._make_counter(_prepare_counters.format_id, k.key_part, k.key_site, k.local_time)
-    )
+    perform machserial._make_counter(k.format_id, '', k.key_site, k.at)
     from (
-        select distinct on (key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone))
-            case
-                when f.counter_per in ('PART', 'SITE_PART') then _prepare_counters.part_id else ''
-            end as key_part,
-            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as key_site,
-            now() at time zone s.time_zone as local_time
+        select distinct on (f.id, t.key_site, p.period) f.id as format_id, t.key_site, p.period, p.at
         from machserial.serial_formats as f
-        cross join machserial.sites as s
+        inner join machserial.sites as s on s.id = coalesce(_make_first_counters.site_id, s.id)
+        cross join lateral (select case f.counter_per when 'SITE' then s.id else '' end as key_site) as t
+        cross join unnest('{-1 day,0 days,1 day}'::interval[]) as later
+        cross join lateral (
+            select machserial._period(f.reset, u.at) as period, u.at
+            from (values (now() at time zone 'UTC' + later)) as u (at)
+        ) as p
         where
-            f.id = _prepare_counters.format_id and f.is_active and f.sequence_maximum is not null
-            and (f.counter_per in ('FORMAT', 'SITE') or _prepare_counters.part_id is not null)
+            f.id = coalesce(_make_first_counters.format_id, f.id) and f.is_active
+            and f.sequence_maximum is not null
+            and (f.counter_per = 'SITE' or f.counter_per = 'FORMAT' and _make_first_counters.site_id is null)
             -- The counters of other sites are made by those who may use them.
-            and (own_sites is null or s.id = any(own_sites))
-        order by key_part, key_site, machserial._period(f.reset, now() at time zone s.time_zone)
+            and (f.counter_per = 'FORMAT' or own_sites is null or s.id = any(own_sites))
+        order by f.id, t.key_site, p.period, p.at
+        limit machserial._objects_per_call()
     ) as k;
 end
 $$;
 
--- The counters of all formats, for a site or a day that is new.
-create function machserial._prepare_all_counters() returns integer
+-- Makes the counters of today and tomorrow for what was counted in the last week, as many as a call may make.
+-- Days go by UTC: at most half a day from any site's. remaining: what is left for another call.
+create function machserial._make_due_counters(out done integer, out remaining integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    counters_before constant bigint := (select count(*) from machserial.counters);
+    today constant timestamp := now() at time zone 'UTC';
+    most constant integer := machserial._objects_per_call();
+    due record;
 begin
-    perform machserial._prepare_counters(k.format_id, k.part_id)
-    from (
-        select f.id as format_id, a.part_id
-        from machserial.serial_formats as f
-        left join machserial.format_assignments as a
-            on a.format_id = f.id and a.part_id is not null and f.counter_per in ('PART', 'SITE_PART')
-        where f.is_active and (f.counter_per <> 'FORMAT' or f.reset <> 'NEVER')
-        order by f.id, a.part_id
-    ) as k;
-    return (select count(*) from machserial.counters) - counters_before;
+    done := 0;
+    remaining := 0;
+    for due in
+        select distinct on (c.format_id, c.part_id, c.site_id, p.period)
+            c.format_id, c.part_id, c.site_id, p.at
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        cross join unnest('{0 days,1 day}'::interval[]) as later
+        cross join lateral (
+            select machserial._period(f.reset, today + later) as period, today + later as at
+        ) as p
+        where
+            f.is_active and f.allocation = 'SEQUENCE' and f.reset <> 'NEVER'
+            and c.period_starts + machserial._period_length(f.reset) > today - '7 days'::interval
+            -- Used: one that was only made ahead has no runway, and is retired without a value.
+            and (c.has_runway or c.retired_at is not null and c.last_value is not null)
+            and not exists (
+                select from machserial.counters as n
+                where
+                    n.format_id = c.format_id and n.part_id = c.part_id and n.site_id = c.site_id
+                    and n.period = p.period
+            )
+        order by c.format_id, c.part_id, c.site_id, p.period
+    loop
+        if done = most then
+            remaining := remaining + 1;
+        else
+            perform machserial._make_counter(due.format_id, due.part_id, due.site_id, due.at);
+            done := done + 1;
+        end if;
+    end loop;
 end
 $$;
 
--- Makes the counters of the three periods to come, so that nobody meets at midnight. Whoever finds another
--- session at it goes on without waiting.
+-- Makes the counter of the next period, so that nobody meets at midnight. Whoever finds another session at it
+-- goes on without waiting; so does, now and then, whoever finds one at another counter: a transaction that
+-- uses thousands of counters takes 256 locks at most.
 create function machserial._extend_runway(counter_id bigint) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from machserial.counters as c where c.id = _extend_runway.counter_id and c.has_runway)
-        or not pg_try_advisory_xact_lock(hashtext('machserial.runway'), hashint8(counter_id))
+        or not pg_try_advisory_xact_lock(hashtext('machserial.runway'), (counter_id & 255)::integer)
     then
         return;
     end if;
     perform machserial._make_counter(
-        c.format_id, c.part_id, c.site_id, c.period_starts + ahead * machserial._period_length(f.reset)
+        c.format_id, c.part_id, c.site_id, c.period_starts + machserial._period_length(f.reset)
     )
     from machserial.counters as c
     inner join machserial.serial_formats as f on f.id = c.format_id
-    cross join generate_series(1, 3) as ahead
-    where c.id = _extend_runway.counter_id
-    order by ahead;
+    where c.id = _extend_runway.counter_id;
     -- In a pause generate() must go on asking.
     update machserial.counters as c set has_runway = true
     where c.id = _extend_runway.counter_id and not machserial._is_paused();

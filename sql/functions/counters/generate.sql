@@ -376,7 +376,8 @@ begin
         );
         perform machserial._keep_plan(
             _generate.part_id, issue.site_id, coalesce(_generate.format, ''),
-            case when _generate.format is null then coalesce(_generate.pattern, '') else '' end
+            case when _generate.format is null then coalesce(_generate.pattern, '') else '' end,
+            issue.counter_id
         );
     end if;
     remarks := nullif(issue.context - '{work_order_id,lot_number,operation_code}'::text[], '{}');

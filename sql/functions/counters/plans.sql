@@ -122,7 +122,11 @@ end
 $$;
 
 -- Keeps the plan of a call that has been resolved. Whoever finds another session at it leaves it to that one.
-create function machserial._keep_plan(part_id text, site_id text, format text, pattern text) returns void
+-- 256 locks stand for all plans, so that a transaction that keeps thousands does not fill the lock table.
+create function machserial._keep_plan(
+    part_id text, site_id text, format text, pattern text, counter_id bigint
+)
+returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -132,10 +136,14 @@ begin
         perform machserial._require_visible_site(_keep_plan.site_id);
     end if;
     if current_setting('transaction_isolation') <> 'read committed'
+        -- A counter that must be asked about each time.
+        or exists (
+            select from machserial.counters as c where c.id = _keep_plan.counter_id and not c.has_runway
+        )
         -- What an index can hold.
         or octet_length(concat(part_id, site_id, format, pattern)) > 2000
         or not pg_try_advisory_xact_lock(
-            hashtext('machserial.plan'), hashtext(concat_ws('/', part_id, site_id, format, pattern))
+            hashtext('machserial.plan'), hashtext(concat_ws('/', part_id, site_id, format, pattern)) & 255
         )
     then
         return;

@@ -1,19 +1,37 @@
 -- Fencing: after a restore the counters know less than the world does. Each is moved past the highest number
 -- that has left the building; what lies between becomes an accounted gap.
 
--- Whether a counter's period is the present one, at its site or at any.
-create function machserial._is_counting(period text, site_id text, reset text) returns boolean
+-- What a format counts in the present periods: for each key that any of its versions has counted for. The
+-- counter itself may be missing, where the period has begun after the backup.
+create function machserial._counting_keys(format_id bigint)
+returns table (part_id text, site_id text, period text, at timestamp)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 begin
-    return reset = 'NEVER' or exists (
-        select from machserial.sites as s
+    return query
+    select distinct on (k.part_id, k.site_id, p.period) k.part_id, k.site_id, p.period, p.at
+    from machserial.serial_formats as f
+    cross join lateral (
+        select distinct c.part_id, c.site_id
+        from machserial.counters as c
+        inner join machserial.serial_formats as v on v.id = c.format_id and v.name = f.name
         where
-            _is_counting.site_id in ('', s.id)
-            and machserial._period(_is_counting.reset, machserial._time_at(s.time_zone, now()))
-            = _is_counting.period
-    );
+            (c.part_id <> '') = (f.counter_per in ('PART', 'SITE_PART'))
+            and (c.site_id <> '') = (f.counter_per in ('SITE', 'SITE_PART'))
+    ) as k
+    inner join machserial.sites as s on k.site_id in ('', s.id)
+    cross join lateral (
+        select machserial._period(f.reset, t.at) as period, t.at
+        from (
+            values (case f.reset
+                when 'NEVER' then now() at time zone 'UTC' else machserial._time_at(s.time_zone, now())
+            end)
+        ) as t (at)
+    ) as p
+    where f.id = _counting_keys.format_id and f.sequence_maximum is not null and p.at is not null
+    order by k.part_id, k.site_id, p.period, p.at;
 end
 $$;
 
@@ -228,13 +246,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select c.id, c.part_id, c.site_id, c.period, null::timestamp, null::bigint, null::bigint
-    from machserial.counters as c
+    select c.id, k.part_id, k.site_id, k.period, k.at, null::bigint, null::bigint
+    from machserial._counting_keys(format.id) as k
+    left join machserial.counters as c
+        on c.format_id = format.id and c.part_id = k.part_id and c.site_id = k.site_id and c.period = k.period
     where
-        c.format_id = format.id and machserial._is_counting(c.period, c.site_id, format.reset)
-        and (c.part_id = '' or c.part_id = coalesce(_present_counters.part_id, c.part_id))
-        and (c.site_id = '' or c.site_id = coalesce(_present_counters.site_id, c.site_id))
-    order by c.id;
+        (k.part_id = '' or k.part_id = coalesce(_present_counters.part_id, k.part_id))
+        and (k.site_id = '' or k.site_id = coalesce(_present_counters.site_id, k.site_id))
+    order by k.site_id, k.part_id, k.period;
 end
 $$;
 
@@ -471,10 +490,11 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if step.at is not null then
-        step.counter_id := machserial._present_counter(format, step.part, step.site, step.at);
-    end if;
+    step.counter_id := machserial._make_counter(
+        format.id, step.part, step.site, step.at, with_sequence => false
+    );
     if step.next_after > step.next_before then
+        perform machserial._revive_counter(step.counter_id);
         perform machserial._set_counter(
             step.counter_id, format.allocation, step.next_after, format.sequence_increment
         );

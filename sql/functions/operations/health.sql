@@ -120,6 +120,7 @@ begin
             when '42501' then format(
                 'Ask as the owner of machserial, or let it grant %I what the message names.', current_user
             )
+            when '53200' then 'See the check lock_table.'
             when '55P03' then 'See who holds the lock: select * from pg_locks where granted;'
             else format('See what fails: select machserial.%I();', '_check_' || name)
         end

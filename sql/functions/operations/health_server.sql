@@ -177,6 +177,51 @@ begin
 end
 $$;
 
+-- Locks that the server has room for, at least.
+create function machserial._lock_table_size() returns integer
+language sql stable parallel safe
+return current_setting('max_locks_per_transaction')::integer * (
+    current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer
+);
+
+create function machserial._check_lock_table() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    each constant integer := current_setting('max_locks_per_transaction')::integer;
+    size constant integer := machserial._lock_table_size();
+    -- pg_dump locks each of them until it has ended.
+    here record;
+begin
+    select
+        count(*) as locks,
+        count(*) filter (where r.relkind = 'S') as sequences,
+        count(*) filter (
+            where r.relnamespace = 'machserial'::regnamespace and r.relname ~ '^counter_[0-9]+$'
+        ) as counters
+    into here
+    from pg_class as r
+    inner join pg_namespace as n on n.oid = r.relnamespace
+    where
+        r.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+        and n.nspname !~ '^pg_' and n.nspname <> 'information_schema';
+    return machserial._checked(
+        'lock_table', round(100.0 * here.locks / size, 1),
+        format(
+            'a backup takes %s locks, %s of them for sequences (%s for counters); the server has room for %s',
+            here.locks, here.sequences, here.counters, size
+        ),
+        format(
+            'machserial maintain; if that is not enough: alter system set max_locks_per_transaction = %s; and '
+            'restart the server.',
+            -- For twice as many.
+            greatest(2 * each, ceil(2.0 * here.locks / (size / each)))
+        )
+    );
+end
+$$;
+
 -- How far the write-ahead log has come on this server.
 create function machserial._wal_position() returns pg_lsn
 language plpgsql stable

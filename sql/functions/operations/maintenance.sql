@@ -58,12 +58,13 @@ Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P0
 sealing, and go on with it
 ; 0A000 in a transaction other than READ COMMITTED.';
 
-create function machserial.maintain() returns table (task text, done integer)
+create function machserial.maintain() returns table (task text, done integer, remaining integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_all_sites('machserial.maintain()');
+    remaining := 0;
     -- First: what this transaction itself has written can only be sealed after its end.
     task := 'audit events sealed';
     done := case current_setting('transaction_isolation')
@@ -74,11 +75,12 @@ begin
     done := machserial._make_audit_partitions(now(), 3);
     return next;
     task := 'counters made ahead';
-    done := machserial._prepare_all_counters();
+    select c.done, c.remaining into done, remaining from machserial._make_due_counters() as c;
     return next;
     task := 'counters retired';
-    done := machserial._retire_counters();
+    select c.done, c.remaining into done, remaining from machserial._retire_counters() as c;
     return next;
+    remaining := 0;
     task := 'numbering plans dropped';
     done := machserial._drop_outdated_plans();
     return next;
@@ -93,7 +95,9 @@ $$;
 
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
-coming three months, counters for the coming periods, an end to those of periods that are over, an end to
-blocks past their expires_at, sums in place of single executions of triggers, seals for the audit events.
-Returns what was done.
+coming three months, counters of today and tomorrow for what was counted in the last week, an end to those
+whose period is over or whose version was replaced, an end to blocks past their expires_at, sums in place of
+single executions of triggers, seals for the audit events. Returns what was done, and what remains: of
+counters, one call makes and drops a tenth of what the server''s lock table holds. Where something remains,
+call it again, in another transaction; machserial maintain does.
 Errors: 42501 a role that is limited to sites.';

@@ -145,24 +145,25 @@ begin
     perform machserial._require_administrator('machserial.unfenced_counters()');
     return query
     select
-        f.name, concat_ws('/', nullif(c.site_id, ''), nullif(c.part_id, '')), c.period,
+        f.name, concat_ws('/', nullif(k.site_id, ''), nullif(k.part_id, '')), k.period,
         machserial._last_value(c.id)
     from machserial.pauses as p
-    cross join machserial.counters as c
-    inner join machserial.serial_formats as f on f.id = c.format_id
+    cross join machserial.serial_formats as f
+    cross join lateral machserial._counting_keys(f.id) as k
+    left join machserial.counters as c
+        on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id and c.period = k.period
     where
-        p.resumed_at is null and p.until_fenced
-        and f.is_active and machserial._is_counting(c.period, c.site_id, f.reset)
+        p.resumed_at is null and p.until_fenced and f.is_active
         and not exists (
             select from machserial.counter_fences as d where d.pause_id = p.id and d.counter_id = c.id
         )
-    order by f.name, c.site_id, c.part_id, c.period;
+    order by f.name, k.site_id, k.part_id, k.period;
 end
 $$;
 
 comment on function machserial.unfenced_counters() is
-'After a restore: the counters for which fence() has not been called yet. resume() is refused while there are
-any.';
+'After a restore: the counters for which fence() has not been called yet, also those whose present period
+began after the backup. resume() is refused while there are any.';
 
 create function machserial._require_fenced() returns void
 language plpgsql stable

@@ -107,7 +107,6 @@ begin
     argument := case when position(':' in text_in_braces) > 0 then substr(
         text_in_braces, length(token) + 2
     ) end;
-    hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
     case
         when token = any(machserial._date_tokens() || '{SITE,PART,WO,LOT,UUID}'::text[]) then
             if argument is not null then
@@ -160,10 +159,8 @@ begin
             size := case when token = 'PREFIX' then length(argument) end;
         else
             fault := format('{%s} is no token', machserial._shown(text_in_braces));
+            hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
     end case;
-    if fault is null then
-        hint := null;
-    end if;
 end
 $$;
 
