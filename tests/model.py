@@ -406,7 +406,6 @@ class Model:
         elif self.state.sites[site_id] != time_zone:
             self.event("SITE_UPDATED")
         self.state.sites[site_id] = time_zone
-        self.prepare_all_counters()
 
     def register_part(self, part_id: str, part_type: str, scopes: list | None) -> None:
         faults = set()
@@ -461,7 +460,6 @@ class Model:
     def add_format(self, made: Format, event: str) -> None:
         self.state.formats[made.id] = made
         self.event(event)
-        self.prepare_counters(made)
 
     def revise_format(self, name: str, **changes: object) -> None:
         latest = self.latest(name)
@@ -506,8 +504,6 @@ class Model:
         elif known != made:
             self.event("FORMAT_ASSIGNMENT_UPDATED")
         self.state.assignments[made.id] = made
-        if part is not None:
-            self.prepare_counters(active, part)
 
     def unassign_format(self, part: str, name: str) -> None:
         gone = [
@@ -570,28 +566,13 @@ class Model:
         return made.start
 
     def counter(self, made: Format, part: str | None, site: str, at: datetime) -> tuple:
-        """The key of the counter, made if need be together with those of the coming periods."""
-        days = {"NEVER": [0], "DAILY": [0, 1, 2, 3], "YEARLY": [0, 366, 731, 1096]}[made.reset]
-        for ahead in days if made.allocation == "SEQUENCE" else [0]:
-            key = self.counter_key(made, part, site, at.replace(hour=12) + timedelta(days=ahead))
-            if key not in self.state.counters:
-                first = self.first_value(made, key)
-                reach = Reach(first - made.step) if made.allocation == "SEQUENCE" else None
-                self.state.counters[key] = Counting(first, reach=reach)
-        return self.counter_key(made, part, site, at)
-
-    def prepare_counters(self, made: Format, part: str | None = None) -> None:
-        """Those whose keys are known are made ahead."""
-        if made.is_active and made.highest is not None and (made.counter_per in ("FORMAT", "SITE") or part):
-            for site in sorted(self.state.sites):
-                self.counter(made, part, site, self.local(site))
-
-    def prepare_all_counters(self) -> None:
-        for made in list(self.state.formats.values()):
-            self.prepare_counters(made)
-            for one in list(self.state.assignments.values()):
-                if one.format == made.id and one.part:
-                    self.prepare_counters(made, one.part)
+        """The key of the counter, made if need be. Those that are made ahead would begin as here."""
+        key = self.counter_key(made, part, site, at)
+        if key not in self.state.counters:
+            first = self.first_value(made, key)
+            reach = Reach(first - made.step) if made.allocation == "SEQUENCE" else None
+            self.state.counters[key] = Counting(first, reach=reach)
+        return key
 
     def reset_counter(self, name: str, next_value: int, part: str | None, site: str, reason: str | None) -> None:
         faults = self.named_faults(name)
@@ -1485,7 +1466,6 @@ class Model:
 
     def maintain(self, sealed: int, committed_events: int) -> None:
         self.seal(sealed, committed_events)
-        self.prepare_all_counters()
         for block in list(self.state.blocks.values()):
             if block.status == "OPEN" and block.expires and block.expires <= self.now:
                 self.close_block(block, "EXPIRED")

@@ -213,6 +213,43 @@ class TestCounters:
             (site, "CONFIRMED") for site in ("DEFAULT", "BER", "ber-2")
         }
 
+    def test_a_period_that_began_after_the_backup(self, plant):
+        """Its counter is not in the backup: it is asked for all the same, and given no sequence before it is used."""
+        make_format(plant, "D", "{PART}-{YYYY}{MM}{DD}-{SEQ:4}", reset="DAILY", counter_per="PART")
+        for part in ("P", "Q"):
+            call(plant, "generate", part_id=part, format="D")
+        with plant.transaction(force_rollback=True):
+            today = [call(plant, "generate", part_id=part, format="D")[0].serial_number for part in ("P", "Q")]
+        plant.execute(
+            "update machserial.counters set period = to_char(period_starts - 4, 'YYYY-MM-DD'), "
+            "period_starts = period_starts - 4"
+        )
+        call(plant, "pause", reason="restored", until_fenced=True)
+        missing = call(plant, "unfenced_counters")
+        assert [(row.counter_key, row.last_value) for row in missing] == [("P", None), ("Q", None)]
+        assert fenced(plant, "D", today[0][:-4] + "0041")[0].outcome == "MOVED"
+        assert [row.counter_key for row in call(plant, "unfenced_counters")] == ["Q"]
+        with refused(plant, "55000"):
+            call(plant, "resume")
+        assert [(row.counter_key, row.outcome) for row in fenced(plant, "D")] == [("P", "CONFIRMED"), ("Q", "CONFIRMED")]
+        assert call(plant, "unfenced_counters") == []
+        held = "select count(*) from pg_class where relkind = 'S' and relname ~ '^counter_[0-9]+$'"
+        assert value(plant, held) == 3
+        call(plant, "resume")
+        plant.execute("update machserial.serials set status = 'INVALID', claim_released = true, status_reason = 'test'")
+        numbers = [call(plant, "generate", part_id=part, format="D")[0].serial_number for part in ("P", "Q")]
+        assert numbers == [today[0][:-4] + "0042", today[1][:-4] + "0001"]
+
+    def test_what_a_revised_format_has_not_counted_yet(self, plant):
+        make_format(plant, "F", "{PART}-{SEQ:4}", counter_per="PART")
+        generated(plant, format="F", quantity=3)
+        call(plant, "revise_format", name="F", pattern="N{PART}-{SEQ:4}")
+        call(plant, "pause", reason="restored", until_fenced=True)
+        assert [row.counter_key for row in call(plant, "unfenced_counters")] == ["P"]
+        assert [(row.next_before, row.outcome) for row in fenced(plant, "F")] == [(4, "CONFIRMED")]
+        call(plant, "resume")
+        assert generated(plant, format="F") == ["NP-0004"]
+
     def test_it_is_accounted_for(self, plant):
         make_format(plant, "F", "F{SEQ:4}")
         fenced(plant, "F", "F0041", margin=1)
