@@ -46,7 +46,7 @@ begin
     -- What these call in turn.
     ('viewer', 'execute', 'function', '
         _lock_table_size
-        _alphabet _applied_migrations _applied_sources _attachment_settings _audit_partitions _caller_sites
+        _alphabet _applied_migrations _attachment_settings _audit_partitions _caller_sites
         _check_alphabet _check_archiver _check_audit_partitions _check_audit_seal_lag
         _check_audit_verification _check_cache_hit_ratio _check_characters _check_checksum_failures
         _check_connections _check_counter_days_left _check_counter_used _check_declare _check_difference
@@ -57,6 +57,7 @@ begin
         _check_length
         _check_lock_table
         _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
+        _check_missing_rules
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots _check_schema_version _check_signs _check_slow_statements _check_start
@@ -65,7 +66,7 @@ begin
         _compile_automaton _compile_check _compile_pattern _compile_sum _conflicts _constant_expression
         _context_keys _countable_space _counter_message _counter_outlook _date_errors _date_tokens
         _digits_expression _disagreements _distance _divisions _encode_expression _ends_with_check
-        _errors_of_every_division _event_happened_at _expected_indexes _failed_check _first_of _fits
+        _errors_of_every_division _event_happened_at _failed_check _first_of _fits
         _foreign_objects _format _format_id_for _health_checks _highest_value _is_check_pair _is_frequent
         _is_right_check _issue_of_block _known_scopes _lacks_for_receipt _large_random_segments _last_value
         _listed_privileges _made_critical _meets _merkle_level_above _merkle_path _migrations _named_day
@@ -79,6 +80,19 @@ begin
         _tell_cut _token_expression _token_usages _tokenize _trimmed _unlisted_privileges _unmet _unprepared
         _vendor_pattern_faults _vendor_rule_errors _vendor_rule_id _vendor_serial _vendor_serials
         _waiting_events _wal_position _walk_lineage
+        _column_effects
+        _disabled_triggers
+        _expected_objects
+        _find_missing_rules
+        _is_own_table
+        _is_paused
+        _migration_record
+        _missing_objects
+        _own_relations
+        _statement_effects
+        _statements
+        _table_items
+        _views
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     -- By whom and when is not the writer's to say, nor is an id.
@@ -179,7 +193,7 @@ begin
     '),
     ('supervisor', 'execute', 'function', '
         _assign _attachment _audit_attachment _bring_back _conflict_parties _decision _fire_attached
-        _hold_format _insert_format _is_own_table _lock_pending_conflicts _losers
+        _hold_format _insert_format _lock_pending_conflicts _losers
         _make_first_counters
         _require_attachable _require_keepable _require_number _require_party
         _require_settings _require_time_zone _require_type _rivals _set_enabled _trigger _yield
@@ -189,14 +203,15 @@ begin
     ('admin', 'update', 'table', 'health_thresholds settings'),
     ('admin', 'delete', 'table', 'health_thresholds settings'),
     ('admin', 'execute', 'function', '
-        account_for_serial audit_months begin_cache_epoch drop_archived fence grant_site integrity
+        account_for_serial
+        adopt_schema
+        audit_months begin_cache_epoch drop_archived fence grant_site integrity
         lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
         preview_fence
         restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
     '),
-    ('admin', 'execute', 'function', '_views'),
     -- The owner's alone.
-    ('owner', 'none', 'table', 'site_grants audit_events_<month>'),
+    ('owner', 'none', 'table', 'site_grants pause_switch audit_events_<month>'),
     ('owner', 'none', 'sequence', '
         audit_archives_id_seq audit_events_id_seq audit_verifications_id_seq configuration_changes_id_seq
         counter_fences_id_seq counters_id_seq format_assignments_id_seq generation_requests_id_seq
@@ -212,6 +227,18 @@ begin
         _is_being_dumped
         _make_due_counters
         _objects_per_call
+        _close_functions
+        _drop_leftovers
+        _finish_migration
+        _first_rows
+        _make_missing
+        _make_missing_of_rows
+        _mend_schema
+        _put_pause_triggers_right
+        _require_records
+        _require_tables
+        _tables_with_rows
+        _unlimited_roles
         _ad_hoc_format _add_seal _admission_details _apply_privileges _archive_root
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
@@ -228,20 +255,20 @@ begin
         _create_migration_record _create_renderer _create_sequence _day_named
         _detached_partition _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random
         _draw_sequenced _draw_unsequenced _drop_outdated_plans _end_of_steps _event_leaf
-        _events_are_here_since _expected_objects _expire_blocks _extend_runway
+        _events_are_here_since _expire_blocks _extend_runway
         _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
         _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
         _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults
         _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
-        _incarnations _index_problems _is_continued _is_other_cluster _is_over _is_paused
+        _incarnations _index_problems _is_continued _is_other_cluster _is_over
         _keep_plan _known_role _last_audit_id _last_sealed_id _lift_children _liftable
         _lineage_finding _lineage_problems _local_time _lock_migrations _lock_serials _look
         _look_ahead _look_for_taken _make_audit_partition _make_audit_partitions _make_counter
         _may_be_limited _merkle_root _microseconds _month_begins _name_culprits _next_run _next_value
         _not_before _number_alike _numbers_reached _oldest_transaction_at _open_incarnation
-        _outdate_plans _own_audit_table _own_relations _period_start _pick _plain_parts
+        _outdate_plans _own_audit_table _period_start _pick _plain_parts
         _plan_verification _present_counter _privilege_changes _raise_cycle _raise_exhausted
         _raise_no_format _raise_no_part _raise_no_site _raise_paused_already _raise_stranger
         _raise_too_long _raise_unresolved _read_highest _read_serial _record_each _record_verification
@@ -253,7 +280,7 @@ begin
         _resolve_block _retire_counters _revive_counter _round _seal_hash _seal_month _seal_months
         _serials_of_request
         _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value _set_counter
-        _settled_id _sites_of_role _sound_archives _statement_effects _statements _statuses_told
+        _settled_id _sites_of_role _sound_archives _statuses_told
         _step_back _summarize _take_run _tell_choice _token_values _too_low _trigger_details
         _try_to_seal _unsealed_events _unusable_by_owner _vendor_rule_details _verify_anchor _verify_archives
         _verify_chain _verify_counts _verify_partitions _verify_remembered _verify_seal
@@ -300,7 +327,10 @@ $$;
 
 -- PostgreSQL lets everyone call a new function, and use a new type; here nobody may who was not granted it.
 -- Those of machserial_plpython belong to a superuser, who has seen to it already.
-do $privileges$
+create function machserial._close_functions() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
 declare
     routine regprocedure;
 begin
@@ -318,5 +348,20 @@ begin
     end loop;
     -- The owner keeps it: policies and views name the type.
     revoke all on type machserial.limited_to_sites from public;
+end
+$$;
+
+do $privileges$
+declare
+    missing bigint;
+begin
+    perform machserial._close_functions();
+    -- Where tables were there before the code: triggers and policies went with the code that was there.
+    select count(*) into missing from machserial._missing_objects() as m where m.kind <> 'view';
+    if missing > 0 then
+        raise warning using
+            message = format('%s rules of machserial are missing in this database', missing),
+            hint = 'Make them again before anything else: select machserial.migrate();';
+    end if;
 end
 $privileges$;

@@ -111,29 +111,39 @@ end
 $$;
 
 -- The first thing that migrate() makes; no migration can, since it records them.
+create function machserial._migration_record() returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return $record$
+create table machserial.schema_migrations (
+    version integer not null primary key,
+    name text collate "C" not null,
+    sha256 text collate "C" not null,
+    code_version text collate "C" not null,
+    applied_at timestamptz not null default clock_timestamp(),
+    applied_by text collate "C" not null default session_user
+);
+comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
+comment on column machserial.schema_migrations.version is 'Number of the migration.';
+comment on column machserial.schema_migrations.name is 'Its name.';
+comment on column machserial.schema_migrations.sha256 is 'SHA-256 of its source as it ran.';
+comment on column machserial.schema_migrations.code_version is 'Version of the code that ran it.';
+comment on column machserial.schema_migrations.applied_at is 'When it ran.';
+comment on column machserial.schema_migrations.applied_by is 'The session''s user who ran it.';
+$record$;
+end
+$$;
+
 create function machserial._create_migration_record() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if to_regclass('machserial.schema_migrations') is not null then
-        return;
+    if to_regclass('machserial.schema_migrations') is null then
+        execute machserial._migration_record();
     end if;
-    create table machserial.schema_migrations (
-        version integer not null primary key,
-        name text collate "C" not null,
-        sha256 text collate "C" not null,
-        code_version text collate "C" not null,
-        applied_at timestamptz not null default clock_timestamp(),
-        applied_by text collate "C" not null default session_user
-    );
-    comment on table machserial.schema_migrations is 'Which migration ran here, when and by whom.';
-    comment on column machserial.schema_migrations.version is 'Number of the migration.';
-    comment on column machserial.schema_migrations.name is 'Its name.';
-    comment on column machserial.schema_migrations.sha256 is 'SHA-256 of its source as it ran.';
-    comment on column machserial.schema_migrations.code_version is 'Version of the code that ran it.';
-    comment on column machserial.schema_migrations.applied_at is 'When it ran.';
-    comment on column machserial.schema_migrations.applied_by is 'The session''s user who ran it.';
 end
 $$;
 
@@ -156,7 +166,24 @@ begin
             detail = format('It brings the migrations %s, pending are %s.', planned, pending),
             hint = 'Make a new one: machserial migrate plan --sql.';
     end if;
+    perform machserial._require_records();
+    perform machserial._require_tables();
     perform machserial._create_migration_record();
+end
+$$;
+
+-- What comes after them. have_run: whether there were any.
+create function machserial._finish_migration(have_run boolean) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if have_run then
+        perform machserial._close_functions();
+        perform machserial._close_to_everybody();
+    end if;
+    perform machserial._mend_schema();
+    perform machserial._apply_privileges();
 end
 $$;
 
@@ -203,16 +230,82 @@ begin
     perform machserial._require_administrator('machserial.migrate()');
     perform machserial._begin_migration(null);
     execute machserial.migration_script();
-    if pending > 0 then
-        perform machserial._close_to_everybody();
-    end if;
-    perform machserial._apply_privileges();
+    perform machserial._finish_migration(pending > 0);
     return pending;
 end
 $$;
 
 comment on function machserial.migrate() is
-'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views; brings the
-rights of the roles of create_roles() up to date, if they are used here. Returns how many ran.
-Errors: 55P03 another session migrates now; 55000 the schema is newer than the code; 42501 neither the
-owner nor an administrator.';
+'Runs the pending migrations in order, in the caller''s transaction, and re-creates the views; makes again
+what was dropped of triggers, policies, constraints, defaults and indexes, with a WARNING that names it; brings
+the rights of the roles of create_roles() up to date, if they are used here. Returns how many ran.
+Errors: 55P03 another session migrates now; 55000 the schema is newer than the code, is a copy without rows,
+lacks tables, or rows break a rule that was missing; 42501 neither the owner nor an administrator.';
+
+-- Counters and renderers of rows that a copy of the schema does not have.
+create function machserial._drop_leftovers() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    leftover record;
+begin
+    for leftover in
+        select format('sequence %s', c.oid::regclass) as name
+        from pg_class as c
+        where
+            c.relnamespace = 'machserial'::regnamespace and c.relkind = 'S' and c.relname ~ '^counter_[0-9]+$'
+        union all
+        select format('function %s', p.oid::regprocedure)
+        from pg_proc as p
+        where p.pronamespace = 'machserial'::regnamespace and p.proname ~ '^_render_[0-9]+$'
+    loop
+        execute format('drop %s', leftover.name);
+    end loop;
+end
+$$;
+
+create function machserial.adopt_schema() returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    filled text[];
+    first_row record;
+    adopted integer;
+begin
+    perform machserial._require_administrator('machserial.adopt_schema()');
+    perform machserial._lock_migrations();
+    filled := machserial._tables_with_rows();
+    if cardinality(filled) > 0 or to_regclass('machserial.serials') is null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'there is no copy of the schema without rows here',
+            detail = case
+                when cardinality(filled) > 0 then format('Rows are in %s.', machserial._first_of(filled))
+                else 'There are no tables of machserial.'
+            end,
+            hint = 'Call machserial.migrate().';
+    end if;
+    perform machserial._create_migration_record();
+    insert into machserial.schema_migrations (version, name, sha256, code_version)
+    select m.version, m.name, m.sha256, machserial.version() from machserial._migrations() as m;
+    get diagnostics adopted = row_count;
+    perform machserial._require_tables();
+    perform machserial._drop_leftovers();
+    perform machserial._make_missing();
+    for first_row in select f.statement from machserial._first_rows() as f order by f.place loop
+        execute first_row.statement;
+    end loop;
+    execute machserial.migration_script();
+    perform machserial._finish_migration(true);
+    return adopted;
+end
+$$;
+
+comment on function machserial.adopt_schema() is
+'Makes a copy of the schema without any row (pg_dump --schema-only, structure.sql) one to work with: records
+the migrations as run, and puts in what they put in, such as the site DEFAULT and the settings. Returns how many
+migrations it recorded.
+Errors: 55000 there are rows, or no tables, or some of the tables of this version are missing; 55P03 another
+session migrates now; 42501 neither the owner nor an administrator.';

@@ -26,6 +26,22 @@ comment on column machserial.pauses.resumed_at is 'When it ended; null: it lasts
 comment on column machserial.pauses.resumed_by is 'Who resumed: machserial.actor, else the session''s user.';
 comment on column machserial.pauses.resume_reason is 'Why it was resumed, if that was said.';
 
+-- One row, which pause() changes.
+create table machserial.pause_switch (
+    id boolean not null default true primary key,
+    switched_at timestamptz not null default now(),
+    constraint pause_switch_is_one check (id)
+);
+
+insert into machserial.pause_switch default values;
+
+comment on table machserial.pause_switch is
+'One row, which pause() changes: a transaction whose snapshot is older than a pause fails when it locks the
+row.';
+comment on column machserial.pause_switch.id is 'Key: there is one row.';
+comment on column machserial.pause_switch.switched_at is
+'When the last pause began: start of its transaction.';
+
 create table machserial.counter_fences (
     id bigint not null generated always as identity primary key,
     counter_id bigint not null references machserial.counters (id),

@@ -101,6 +101,11 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'Indexes of the migrations that ran here and that are not there; a missing unique one is CRITICAL.'
 ),
 (
+    'missing_rules', null, 1, false, 'rules',
+    'Triggers, policies, constraints, defaults and views of the migrations that are not there, or are '
+    || 'disabled.'
+),
+(
     'paused', 1, null, false, 'pauses',
     'Pauses that nobody has ended: machserial gives no new numbers meanwhile.'
 ),

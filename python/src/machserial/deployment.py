@@ -150,6 +150,7 @@ def migration_plan(connection: psycopg.Connection) -> str:
         "set local search_path = pg_catalog, pg_temp;\n"
         f"select machserial._begin_migration('{versions}');\n\n"
         f"{row['script'].rstrip()}\n\n"
+        f"select machserial._finish_migration({'true' if row['versions'] else 'false'});\n"
         "commit;\n"
     )
 

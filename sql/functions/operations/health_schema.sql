@@ -160,82 +160,6 @@ begin
 end
 $$;
 
--- The sources of what made the tables here.
-create function machserial._applied_sources() returns table (source text)
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return query
-    -- Comments may hold anything, a semicolon for one.
-    select regexp_replace(m.source, '--.*$', '', 'gn')
-    from machserial._migrations() as m
-    where m.version in (select a.version from machserial._applied_migrations() as a)
-    union all
-    select p.prosrc from pg_proc as p
-    where p.oid = 'machserial._create_migration_record()'::regprocedure;
-end
-$$;
-
--- The indexes that the migrations which ran here have made, read from their sources, and how each is made
--- again.
-create function machserial._expected_indexes() returns table (name text, is_unique boolean, definition text)
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return query
-    with sources as materialized (
-        select a.source from machserial._applied_sources() as a
-    ),
-    dropped as materialized (
-        select d.words[1] as name
-        from sources as a
-        cross join lateral regexp_matches(
-            a.source, 'drop (?:index machserial[.]|constraint )([a-z0-9_]+)', 'g'
-        ) as d (words)
-    ),
-    statements as materialized (
-        select s.words
-        from sources as a
-        cross join lateral regexp_matches(
-            a.source, '((?:create|alter) table|create(?: unique)? index) ([a-z0-9_.]+)([^;]*);', 'g'
-        ) as s (words)
-    ),
-    made as (
-        select
-            s.words[2] as index_name, s.words[1] like '%unique%' as is_unique,
-            format('%s %s%s;', s.words[1], s.words[2], s.words[3]) as definition
-        from statements as s
-        where s.words[1] like '%index'
-        union all
-        select
-            k.words[1], true,
-            format('alter table %s add constraint %s %s;', s.words[2], k.words[1], k.words[2])
-        from statements as s
-        cross join lateral regexp_matches(
-            s.words[3],
-            -- Up to two brackets deep, as in exclude using gist (int8range(first_value, last_value) with &&).
-            'constraint ([a-z0-9_]+)[[:space:]]+((?:primary key|unique|exclude)[^(]*'
-            || '[(](?:[^()]|[(](?:[^()]|[(][^()]*[)])*[)])*[)](?: where [(](?:[^()]|[(][^()]*[)])*[)])?)',
-            'g'
-        ) as k (words)
-        where s.words[1] like '%table'
-        union all
-        select
-            format('%s_pkey', substr(s.words[2], 12)), true,
-            format('alter table %1$s add constraint %2$s_pkey primary key (%3$s);', s.words[2],
-                substr(s.words[2], 12), k.words[1])
-        from statements as s
-        cross join lateral regexp_matches(s.words[3], '([a-z0-9_]+) [a-zC" ]*primary key(?![ ]*[(])') as k (words)
-        where s.words[1] = 'create table'
-    )
-    select m.index_name, m.is_unique, m.definition
-    from made as m
-    where m.index_name not in (select d.name from dropped as d);
-end
-$$;
-
 create function machserial._check_missing_indexes() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -245,11 +169,16 @@ declare
     result machserial.health_result;
 begin
     select
-        array_agg(e.name order by e.name) as names, coalesce(bool_or(e.is_unique), false) as is_unique,
-        string_agg(regexp_replace(e.definition, '[[:space:]]+', ' ', 'g'), ' ' order by e.name) as definitions
+        array_agg(m.name order by m.name) as names,
+        coalesce(bool_or(m.statement ~ '^create unique |[[:space:]](primary key|unique|exclude)[[:space:]]'), false)
+            as is_unique,
+        string_agg(regexp_replace(m.statement, '[[:space:]]+', ' ', 'g') || ';', ' ' order by m.name) as definitions
     into missing
-    from machserial._expected_indexes() as e
-    where to_regclass('machserial.' || e.name) is null;
+    from machserial._missing_objects() as m
+    where
+        m.kind = 'index'
+        -- Constraints that are indexes.
+        or m.kind = 'constraint' and m.statement ~ '[[:space:]](primary key|unique|exclude)[[:space:]]';
     result := machserial._checked(
         'missing_indexes', coalesce(cardinality(missing.names), 0),
         case
@@ -262,6 +191,26 @@ begin
         return machserial._made_critical(result);
     end if;
     return result;
+end
+$$;
+
+create function machserial._check_missing_rules() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing record;
+begin
+    select count(*) as rules, array_agg(f.message) as messages, min(f.remedy) as remedy into missing
+    from machserial._find_missing_rules() as f;
+    return machserial._checked(
+        'missing_rules', missing.rules,
+        coalesce(machserial._first_of(missing.messages), 'every trigger, policy and constraint is in force'),
+        case missing.rules
+            when 1 then missing.remedy
+            else 'select machserial.migrate(); then select * from machserial.integrity();'
+        end
+    );
 end
 $$;
 

@@ -13,14 +13,22 @@ comment on type machserial.integrity_finding is 'A row of machserial.integrity()
 
 -- How to do what a trigger refuses, for the table's owner.
 create function machserial._with_triggers_off(relation text, statement text) returns text
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return format(
         'alter table machserial.%1$I disable trigger user; %2$s; '
-        'alter table machserial.%1$I enable trigger user;',
-        relation, statement
+        'alter table machserial.%1$I enable trigger user%3$s;',
+        relation, statement,
+        -- Those that are disabled now stay so.
+        (
+            select string_agg(format(', disable trigger %I', t.tgname), '' order by t.tgname)
+            from pg_trigger as t
+            where
+                t.tgrelid = to_regclass(format('machserial.%I', relation)) and not t.tgisinternal
+                and t.tgenabled = 'D'
+        )
     );
 end
 $$;
@@ -874,7 +882,54 @@ begin
 end
 $$;
 
--- Indexes, triggers, constraints and views that see to it that the data stay sound.
+-- Rules that are missing or out of force: what sees to it that the data stay sound. Indexes are told apart.
+create function machserial._find_missing_rules() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        case m.kind when 'row security' then 'row_security_off' else 'missing_' || replace(m.kind, ' ', '_') end,
+        'CRITICAL',
+        case m.kind
+            when 'row security' then format('table %s', m.relation)
+            when 'policy' then format('policy %s on %s', m.name, m.relation)
+            when 'not null' then format('column %s.%s', m.relation, m.name)
+            when 'default' then format('column %s.%s', m.relation, m.name)
+            else format('%s %s', m.kind, m.name)
+        end,
+        case m.kind
+            when 'row security' then format(
+                'row-level security of machserial.%s is off: limits to sites do not hold there', m.relation
+            )
+            when 'policy' then format(
+                'policy %s of machserial.%s is not there, or not as it was made', m.name, m.relation
+            )
+            when 'table' then format('table machserial.%s is not there', m.name)
+            when 'view' then format('view machserial.%s is not there', m.name)
+            when 'not null' then format('column %s of machserial.%s may be null', m.name, m.relation)
+            when 'default' then format('column %s of machserial.%s has no default', m.name, m.relation)
+            else format('%s %s of machserial.%s is not there', m.kind, m.name, m.relation)
+        end,
+        case m.kind
+            when 'table' then 'Its rows are lost: restore them from a backup.'
+            when 'column' then 'Its values are lost: restore them from a backup.'
+            when 'view' then 'select machserial.migrate();'
+            else m.statement || ';'
+        end
+    from machserial._missing_objects() as m
+    where m.kind <> 'index'
+    union all
+    select
+        'disabled_trigger', 'CRITICAL', d.shown, format('%s of machserial.%s is %s', d.shown, d.relation, d.state),
+        format('alter table machserial.%I enable trigger %I;', d.relation, d.name)
+    from machserial._disabled_triggers() as d
+    order by 1, 3, 4;
+end
+$$;
+
+-- What else sees to it: indexes, constraints, and who may do what.
 create function machserial._find_schema_faults() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -888,108 +943,11 @@ begin
     order by i.name;
 
     return query
-    with expected as materialized (select e.* from machserial._expected_objects() as e),
-
-    own as materialized (select r.* from machserial._own_relations() as r)
-
-    select
-        'missing_trigger', 'CRITICAL', format('trigger %s', e.name),
-        format('trigger %s of machserial.%s is not there', e.name, e.relation), e.statement || ';'
-    from expected as e
-    where
-        e.kind = 'trigger' and not exists (
-            select from pg_trigger as t
-            where t.tgrelid = to_regclass('machserial.' || e.relation) and t.tgname = e.name
-        )
-    union all
-    select
-        'missing_trigger', 'CRITICAL', 'trigger audit_events_are_append_only',
-        format('trigger audit_events_are_append_only of machserial.%s is not there', o.relation),
-        format(
-            'create trigger audit_events_are_append_only '
-            'before update or delete or truncate on machserial.%I for each statement '
-            'execute function machserial._refuse_audit_change();', o.relation
-        )
-    from own as o
-    where
-        o.is_partition and not exists (
-            select from pg_trigger as t where t.tgrelid = o.oid and t.tgname = 'audit_events_are_append_only'
-        )
-    union all
-    select
-        'disabled_trigger', 'CRITICAL',
-        format('trigger %s', case when t.tgisinternal then k.conname else t.tgname end),
-        format(
-            '%s of machserial.%s is %s',
-            case when t.tgisinternal then 'the check of ' || k.conname else 'trigger ' || t.tgname end,
-            o.relation, case t.tgenabled when 'R' then 'enabled for replicas only' else 'disabled' end
-        ),
-        format(
-            'alter table machserial.%I enable trigger %s;', o.relation,
-            case when t.tgisinternal then 'all' else quote_ident(t.tgname) end
-        )
-    from own as o
-    inner join pg_trigger as t on t.tgrelid = o.oid
-    left join pg_constraint as k on k.oid = t.tgconstraint
-    where
-        t.tgenabled in ('D', 'R')
-        -- Those that refuse new numbers wait for a pause.
-        and (
-            t.tgfoid <> 'machserial._refuse_while_paused()'::regprocedure
-            or exists (select from machserial.pauses as p where p.resumed_at is null)
-        )
-    union all
-    select
-        'missing_constraint', 'CRITICAL', format('constraint %s', e.name),
-        format('constraint %s of machserial.%s is not there', e.name, e.relation),
-        format(
-            'Add it again as its table was created: select source from machserial._migrations() '
-            'where source like %L;', '%create table machserial.' || e.relation || ' (%'
-        )
-    from expected as e
-    where
-        e.kind = 'constraint' and not exists (
-            select from pg_constraint as k
-            where k.conrelid = to_regclass('machserial.' || e.relation) and k.conname = e.name
-        )
-    union all
-    select
-        'missing_policy', 'CRITICAL', format('policy %s on %s', e.name, e.relation),
-        format('policy %s of machserial.%s is not there, or not as it was made', e.name, e.relation),
-        format('drop policy if exists %I on machserial.%I; %s;', e.name, e.relation, e.statement)
-    from expected as e
-    where
-        e.kind = 'policy' and not exists (
-            select from pg_policy as p
-            where
-                p.polrelid = to_regclass('machserial.' || e.relation) and p.polname = e.name
-                and p.polpermissive = (e.statement !~ '[[:space:]]as restrictive[[:space:]]')
-                and p.polcmd = '*' and p.polroles = '{0}'::oid[]
-        )
-    union all
-    select
-        'row_security_off', 'CRITICAL', format('table %s', o.relation),
-        format('row-level security of machserial.%s is off: limits to sites do not hold there', o.relation),
-        format('alter table machserial.%I enable row level security;', o.relation)
-    from own as o
-    inner join pg_class as c on c.oid = o.oid
-    where
-        not c.relrowsecurity
-        and (o.is_partition or exists (
-            select from expected as e where e.kind = 'row security' and e.relation = o.relation
-        ))
-    union all
     select
         'unlimited_role', 'CRITICAL', format('role %s', g.role),
         format('role %s was granted sites and is not limited to them', g.role),
         format('grant usage on type machserial.limited_to_sites to %s;', g.role)
-    from (select distinct s.role from machserial.site_grants as s) as g
-    inner join pg_roles as r on r.oid = g.role
-    where g.role not in (
-        select a.grantee from pg_type as t
-        cross join lateral aclexplode(t.typacl) as a
-        where t.oid = 'machserial.limited_to_sites'::regtype
-    )
+    from machserial._unlimited_roles() as g
     union all
     select
         'limits_of_nobody', 'WARNING', format('role %s', g.role),
@@ -1018,17 +976,9 @@ begin
             'constraint %s of machserial.%s has never been checked against all rows', k.conname, o.relation
         ),
         format('alter table machserial.%I validate constraint %I;', o.relation, k.conname)
-    from own as o
+    from machserial._own_relations() as o
     inner join pg_constraint as k on k.conrelid = o.oid
     where not k.convalidated
-    union all
-    select
-        'missing_view', 'CRITICAL', format('view %s', v.name),
-        format('view machserial.%s is not there', v.name), 'select machserial.migrate();'
-    from machserial._views() as v
-    where
-        v.source like '%create or replace view machserial.%'
-        and to_regclass(format('machserial.%I', v.name)) is null
     order by 1, 3, 4;
 end
 $$;
@@ -1187,6 +1137,11 @@ declare
 begin
     perform machserial._require_administrator('machserial.integrity()');
     perform machserial._require_sight_of_all();
+    -- Without a table or column that it reads, no other question can be asked.
+    if exists (select from machserial._missing_objects() as m where m.statement is null) then
+        return query select f.* from machserial._find_missing_rules() as f;
+        return;
+    end if;
     return query
     with found as materialized (
         select f.* from machserial._find_claim_faults() as f
@@ -1210,6 +1165,8 @@ begin
         select f.* from machserial._find_orphans() as f
         union all
         select f.* from machserial._find_unsound_serials() as f
+        union all
+        select f.* from machserial._find_missing_rules() as f
         union all
         select f.* from machserial._find_schema_faults() as f
         union all

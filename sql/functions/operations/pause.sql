@@ -34,13 +34,17 @@ as $$
 begin
     perform machserial._require_no_pause();
     if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using
-            errcode = 'serialization_failure',
-            message = 'machserial was paused by a concurrent transaction',
-            detail = 'This transaction''s snapshot is older than the pause.',
-            hint = 'Run the transaction again.';
+        -- The snapshot may be older than a pause. pause() changes this row: to lock it in an older snapshot is
+        -- a serialization failure.
+        perform from machserial.pause_switch as s for share;
     end if;
     return null;
+exception when serialization_failure then
+    raise exception using
+        errcode = 'serialization_failure',
+        message = 'machserial was paused by a concurrent transaction',
+        detail = 'This transaction''s snapshot is older than the pause.',
+        hint = 'Run the transaction again.';
 end
 $$;
 
@@ -50,7 +54,8 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return exists (select from machserial.pauses as p where p.resumed_at is null);
+    return to_regclass('machserial.pauses') is not null
+        and exists (select from machserial.pauses as p where p.resumed_at is null);
 end
 $$;
 
@@ -114,6 +119,7 @@ begin
     end if;
     update machserial.counters as c set has_runway = false where c.has_runway;
     perform machserial._outdate_plans();
+    update machserial.pause_switch as s set switched_at = now();
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks enable trigger new_blocks_are_refused_while_paused;
     perform machserial._audit_pause('PAUSED', given_reason, jsonb_strip_nulls(jsonb_build_object(
@@ -133,6 +139,33 @@ place of an earlier pause. Returns the id of the row in machserial.pauses.
 Errors: 22023 no reason; 42501 neither the owner nor an administrator; 55000 paused already; 55P03 others are
 issuing numbers in
 transactions that have not ended: call it again.';
+
+-- Enabled while paused, else disabled. Who enables all triggers of a table enables these as well: they then
+-- refuse nothing, and cost a little.
+create function machserial._put_pause_triggers_right() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_paused constant boolean := machserial._is_paused();
+    wrong record;
+begin
+    for wrong in
+        select t.tgname as name, t.tgrelid::regclass as relation
+        from pg_trigger as t
+        where
+            t.tgfoid = 'machserial._refuse_while_paused()'::regprocedure
+            and (t.tgenabled <> 'D') <> is_paused
+        -- In the order of pause().
+        order by t.tgrelid = 'machserial.serials'::regclass desc
+    loop
+        execute format(
+            'alter table %s %s trigger %I', wrong.relation, case when is_paused then 'enable' else 'disable' end,
+            wrong.name
+        );
+    end loop;
+end
+$$;
 
 -- Counters that may give a number now and of which nobody has said yet what has left the building.
 create function machserial.unfenced_counters()

@@ -399,7 +399,6 @@ begin
 end
 $$;
 
--- Makes what is given what the list says. Returns how many privileges that changed.
 -- What migrations have made is nobody's, whatever the owner's default privileges say.
 create function machserial._close_to_everybody() returns void
 language plpgsql
@@ -426,6 +425,7 @@ begin
 end
 $$;
 
+-- Makes what is given what the list says. Returns how many privileges that changed.
 create function machserial._apply_privileges() returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -590,6 +590,24 @@ begin
         perform machserial._forget_plans();
     end if;
     return null;
+end
+$$;
+
+-- Roles that were granted sites and lack the mark: it went with the type, or was taken away.
+create function machserial._unlimited_roles() returns table (role regrole)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select distinct g.role
+    from machserial.site_grants as g
+    inner join pg_roles as r on r.oid = g.role
+    where g.role not in (
+        select a.grantee from pg_type as t
+        cross join lateral aclexplode(t.typacl) as a
+        where t.oid = 'machserial.limited_to_sites'::regtype
+    );
 end
 $$;
 

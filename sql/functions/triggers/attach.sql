@@ -372,7 +372,7 @@ begin
             c.oid = relation and c.relnamespace = 'machserial'::regnamespace
             and (c.relispartition or c.relname = 'schema_migrations' or exists (
                 select from machserial._migrations() as m
-                where strpos(m.source, format('create table machserial.%I (', c.relname)) > 0
+                where strpos(m.source, format('table machserial.%I (', c.relname)) > 0
             ))
     );
 end
