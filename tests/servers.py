@@ -316,22 +316,30 @@ class Server:
                 return folder / name
         raise ToolMissing(f"no {name} of PostgreSQL {self.major} or newer is at hand")
 
-    def dump_and_restore(self, source: str, target: str, dump: Path, kind: str, role: str | None = None) -> None:
+    def dump_and_restore(
+        self, source: str, target: str, dump: Path, kind: str, role: str | None = None, user: str | None = None
+    ) -> None:
         """Dumps one database (kind: plain, custom, directory) and restores it into another, empty one.
 
         role: in whose name everything is made, as by pg_restore --no-owner --role (not for plain dumps).
+        user: who runs all of it; None: the superuser.
         """
-        self.run("pg_dump", "--format", kind, "--file", dump, source)
+        self.run("pg_dump", "--format", kind, "--file", dump, source, user=user)
         owner = ["--no-owner", f"--role={role}"] if role else []
         script = dump.read_text() if kind == "plain" else self.run("pg_restore", *owner, "--file", "-", dump)
+        self.psql(target, script, user=user)
+
+    def psql(self, database: str, script: str, *options: str, user: str | None = None) -> str:
+        """Runs a script, of a program of PostgreSQL, say, up to its first error; what it prints."""
         # A pg_dump newer than the server writes a setting that the server does not know.
         script = script.replace("SET transaction_timeout = 0;\n", "")
-        self.run("psql", "--quiet", "--set", "ON_ERROR_STOP=1", target, stdin=script)
+        options = ("--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", *options)
+        return self.run("psql", *options, database, stdin=script, user=user)
 
-    def run(self, name: str, *arguments: object, stdin: str | None = None) -> str:
-        """Runs a client program (psql, pg_dump, …) on this server as superuser; what it prints."""
+    def run(self, name: str, *arguments: object, stdin: str | None = None, user: str | None = None) -> str:
+        """Runs a client program (psql, pg_dump, ...) on this server; what it prints. user: None is the superuser."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-        environment |= {"PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": self.user}
+        environment |= {"PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": user or self.user}
         command = [str(self.tool(name)), *map(str, arguments)]
         result = subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True)
         if result.returncode:

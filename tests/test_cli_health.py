@@ -26,14 +26,8 @@ from servers import Server, choose_bin, server_account
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 SAFE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 COLUMNS = ["name", "status", "value", "warning", "critical", "message", "remedy"]
-PAUSED = """
-    create table if not exists machserial.pauses (
-        id bigint generated always as identity primary key, reason text not null, paused_at timestamptz not null,
-        paused_by text not null, resumed_at timestamptz, resumed_by text
-    );
-    insert into machserial.pauses (reason, paused_at, paused_by) values ('stocktaking | all lines', now(), 'Ada')
-"""
-RESUMED = "update machserial.pauses set resumed_at = now(), resumed_by = 'Ada'"
+PAUSED = "set machserial.actor = 'Ada'; select machserial.pause('stocktaking | all lines')"
+RESUMED = "select machserial.resume()"
 
 
 @pytest.fixture(scope="module")

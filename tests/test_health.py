@@ -747,11 +747,6 @@ def test_privileges(database, fault, mending):
 
 
 def test_paused(database):
-    database.execute(
-        "create table if not exists machserial.pauses (id bigint generated always as identity primary key, "
-        "reason text not null, paused_at timestamptz not null default now(), paused_by text not null, "
-        "resumed_at timestamptz, resumed_by text)"
-    )
     assert check(database, "paused").status == "OK"
     database.execute(
         "insert into machserial.pauses (reason, paused_at, paused_by) values ('stocktaking', now(), 'Ada')"

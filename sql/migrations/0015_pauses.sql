@@ -28,7 +28,7 @@ comment on column machserial.pauses.resume_reason is 'Why it was resumed, if tha
 
 -- One row, which pause() changes.
 create table machserial.pause_switch (
-    id boolean not null default true primary key,
+    id boolean not null primary key default true,
     switched_at timestamptz not null default now(),
     constraint pause_switch_is_one check (id)
 );

@@ -33,7 +33,8 @@ begin
 end
 $$;
 
--- What CREATE TABLE lists in its brackets, and ALTER TABLE adds: columns and constraints, as they are written.
+-- What CREATE TABLE lists in its brackets, and what ALTER TABLE adds: columns and constraints, as they are
+-- written.
 create function machserial._table_items(statement text) returns setof text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -63,9 +64,12 @@ as $$
 declare
     column_name constant text := split_part(item, ' ', 1);
     words constant text := translate(item, chr(10), ' ');
-    -- Each stands last, so what follows it is it.
+    -- They stand last, in this order.
     place_of_default constant integer := strpos(words, ' default ');
     place_of_reference constant integer := strpos(words, ' references ');
+    default_value constant text := substr(
+        case when place_of_reference > 0 then left(item, place_of_reference) else item end, place_of_default
+    );
     alter_column constant text := format('alter table machserial.%I alter column %I', relation, column_name);
     add_constraint constant text := format('alter table machserial.%I add constraint %s', relation, relation);
 begin
@@ -75,7 +79,7 @@ begin
     end if;
     if place_of_default > 0 then
         return query values (
-            'default', column_name, format('%s set %s', alter_column, btrim(substr(item, place_of_default)))
+            'default', column_name, format('%s set %s', alter_column, btrim(default_value))
         );
     end if;
     if words like '% primary key%' then
@@ -298,9 +302,10 @@ begin
 end
 $$;
 
--- Triggers that are there and do not fire. Those that refuse new numbers wait for a pause. shown: the name for
--- people; name: by which it is enabled.
-create function machserial._disabled_triggers() returns table (relation text, name text, shown text, state text)
+-- Triggers that are there and do not fire. Those that refuse new numbers wait for a pause. shown: the name
+-- for people; name: the one to enable it by.
+create function machserial._disabled_triggers()
+returns table (relation text, name text, shown text, state text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$

@@ -1081,11 +1081,11 @@ begin
         format(
             'select machserial.attach(%L, %L, part_column => %L%s%s%s);', e.relation, e.trigger_type,
             e.details ->> 'part_column',
-            format(', quantity_column => %L', e.details ->> 'quantity_column'),
-            format(', context_columns => %L', array(
+            ', quantity_column => ' || quote_literal(e.details ->> 'quantity_column'),
+            ', context_columns => ' || quote_literal(nullif(array(
                 select jsonb_array_elements_text(e.details -> 'context_columns')
-            )::text),
-            format(', serial_column => %L', e.details ->> 'serial_column')
+            )::text, '{}')),
+            ', serial_column => ' || quote_literal(e.details ->> 'serial_column')
         )
     from (
         select distinct on (v.details ->> 'relation', v.details ->> 'trigger_type')
