@@ -188,8 +188,8 @@ def test_what_a_role_may_not_read_is_unknown(database, new_session):
     assert found["connections"] == "OK"
     hidden = {
         "audit_verification", "counter_days_left", "counter_used", "id_sequences",
-        "idle_in_transaction", "longest_transaction", "missing_indexes", "paused", "pending_migrations",
-        "schema_version",
+        "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "paused",
+        "pending_migrations", "schema_version",
     }  # fmt: skip
     assert {name for name, status in found.items() if status == "UNKNOWN"} == hidden
     database.execute("grant pg_monitor to monitor; grant select on all tables in schema machserial to monitor")
@@ -201,7 +201,7 @@ def test_a_check_that_fails_is_unknown_and_the_others_are_not(database):
     database.execute("drop table machserial.audit_verifications cascade")
     found = health(database)
     assert found.pop("audit_verification") == "UNKNOWN"
-    assert found.pop("missing_indexes") == "CRITICAL"
+    assert found.pop("missing_rules") == "CRITICAL"
     assert set(found.values()) == {"OK"}
     row = check(database, "audit_verification")
     assert "audit_verifications" in row.message

@@ -113,6 +113,7 @@ OF_A_SITE = {
 # Of all sites together: refused with 42501 for whoever is limited.
 OF_ALL_SITES = {
     "account_for_serial": "{serial}, 'r'",
+    "adopt_schema": "",
     "audit_anchor": "",
     "audit_months": "",
     "begin_cache_epoch": "'r'",
