@@ -344,6 +344,27 @@ def test_a_serial_is_found_whatever_it_claims_and_whatever_its_state(plant):
     assert call(plant, "find_serial", serial_number=None) == []
 
 
+def test_a_number_is_found_by_index_in_plain_sql_too(plant, connect):
+    """Whoever looks, a limited role as well; and the events of a serial by its id, as README shows."""
+    generated(plant, pattern="M{SEQ:6}", quantity=20_000)
+    plant.execute("analyze machserial.serials")
+    call(plant, "create_roles")
+    plant.execute("create role looks in role machserial_viewer")
+    call(plant, "grant_site", role="looks", site_id="BER")
+    by_number = "select * from machserial.serials where serial_number = 'M012345'"
+    by_function = "select event_type from machserial.audit_trail(serial_id => (select id from {}.find_serial('M000001')))"
+    for role in (None, "looks"):
+        if role:
+            plant.execute(f"set local role {role}")
+        plan = "\n".join(column(plant, f"explain {by_number}"))
+        assert "serials_serial_number" in plan and "Seq Scan on serials" not in plan
+    plant.execute("reset role")
+    readings = "select sum(seq_tup_read) from pg_stat_xact_user_tables where relname = 'serials'"
+    before = value(plant, readings)
+    assert column(plant, by_function.format("machserial")) == ["SERIAL_GENERATED"]
+    assert value(plant, readings) == before
+
+
 # The audit trail is append-only
 
 

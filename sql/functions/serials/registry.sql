@@ -273,20 +273,7 @@ begin
         s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at,
         s.created_by
     from machserial.serials as s
-    -- Spelled out by claim, because each of the four indexes holds some of the rows and none holds all.
-    where s.id = any(array(
-        select e.id from machserial.serials as e
-        where e.serial_number = find_serial.serial_number and e.holds_claim and 'ENTERPRISE' = any(e.scopes)
-        union all
-        select e.id from machserial.serials as e
-        where e.serial_number = find_serial.serial_number and e.holds_claim and 'SITE' = any(e.scopes)
-        union all
-        select e.id from machserial.serials as e
-        where e.serial_number = find_serial.serial_number and e.holds_claim and 'PART_TYPE' = any(e.scopes)
-        union all
-        select e.id from machserial.serials as e
-        where e.serial_number = find_serial.serial_number and not e.holds_claim
-    ))
+    where s.serial_number = find_serial.serial_number
     order by s.id;
 end
 $$;
