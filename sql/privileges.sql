@@ -60,7 +60,10 @@ begin
         _check_missing_rules
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
-        _check_replication_slots _check_schema_version _check_signs _check_slow_statements _check_start
+        _check_replication_slots _check_schema_version
+        _check_sequence_behind
+        _sequences_behind
+        _check_signs _check_slow_statements _check_start
         _check_step _check_step_table _check_sum_table _check_synchronous_commit _check_unsafe_settings
         _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions
         _compile_automaton _compile_check _compile_pattern _compile_sum _conflicts _constant_expression
@@ -142,6 +145,9 @@ begin
         _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses _numbers_received
         _numbers_to_receive _only_part_of _period _place_of _propagate _raise_about _raise_closed
         _raise_finished _raise_not_received _raise_number_taken _raise_taken
+        _is_claim
+        _raise_unclaimed
+        _require_claimed
         _raise_unchangeable_trigger _read_sequence_values _receipt_fault _received_date
         _record_conflicts _refers_back _refuse_serial _register_for _register_vendor_serial
         _reported_part _require_assignment_type _require_batch_size _require_columns
@@ -258,7 +264,9 @@ begin
         _events_are_here_since _expire_blocks _extend_runway
         _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
         _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
-        _find_numbers_in_blocks _find_orphans _find_placeholder_faults _find_schema_faults
+        _find_numbers_in_blocks
+        _find_sequences_behind
+        _find_orphans _find_placeholder_faults _find_schema_faults
         _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch

@@ -842,6 +842,30 @@ def test_counters_that_are_reset_in_time_do_not_count(database):
     assert check(database, "counter_days_left").status == "OK"
 
 
+def test_sequence_behind(database):
+    """Of every table that numbers its rows; what another node of a merged database has given is no matter."""
+    assert check(database, "sequence_behind").status == "OK"
+    make_part(database)
+    numbered(database, "A{SEQ:4}", 5)
+    database.execute("select setval('machserial.serials_id_seq', 2)")
+    database.execute("select setval('machserial.serial_formats_id_seq', 1, false)")
+    row = check(database, "sequence_behind")
+    assert (row.status, row.value) == ("CRITICAL", 2)
+    assert "serial_formats, serials" in row.message
+    for statement in row.remedy.split("; "):
+        database.execute(statement)
+    assert check(database, "sequence_behind").status == "OK"
+    database.execute(
+        "insert into machserial.serials (id, serial_number, part_id) overriding system value "
+        "values ((5::bigint << 48) + 7, 'OF NODE 5', (select min(id) from machserial.parts))"
+    )
+    assert check(database, "sequence_behind").status == "OK"
+    call(database, "set_node", node=5)
+    assert check(database, "sequence_behind").status == "OK"
+    database.execute("select setval('machserial.serials_id_seq', 5::bigint << 48, false)")
+    assert check(database, "sequence_behind").status == "CRITICAL"
+
+
 def test_id_sequences(database):
     for share, status in ((0.4, "OK"), (0.6, "WARNING"), (0.9, "CRITICAL")):
         database.execute("select setval('machserial.serials_id_seq', %s)", (int(share * NODE),))

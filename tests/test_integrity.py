@@ -283,6 +283,12 @@ FAULTS = {
         "counter_sequence_altered", "counter",
         ["do $$ begin execute 'alter sequence machserial.counter_' || " + COUNTER + " || ' increment by 2'; end $$"],
     ),
+    "ids behind": (
+        "sequence_behind", "table serials", ["select setval('machserial.serials_id_seq', 3)"],
+    ),
+    "ids of the trail behind": (
+        "sequence_behind", "table audit_events", ["select setval('machserial.audit_events_id_seq', 3)"],
+    ),
     "rank lost": (
         "lineage_rank", "serial",
         around(TRIGGERS_OFF, "update machserial.serials set lineage_rank = null where lineage_rank is not null"),

@@ -221,7 +221,7 @@ begin
         machserial._require_one_of('letter_case', letter_case, '{EXACT,UPPER}'),
         _insert_format.is_ad_hoc, _insert_format.revises, _insert_format.continues
     )
-    on conflict do nothing
+    on conflict on constraint serial_formats_name_version_key do nothing
     returning f.id into made_id;
     return machserial._format(made_id);
 end

@@ -428,7 +428,10 @@ begin
 end
 $$;
 
-create function machserial._raise_number_taken(serial_number text, placeholder_id bigint) returns void
+create function machserial._raise_number_taken(
+    serial_number text, placeholder_id bigint, proposed text[]
+)
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -443,12 +446,14 @@ begin
         _raise_number_taken.serial_number, a.default_scopes, p.site_id, a.part_type
     ) as c
     where p.id = _raise_number_taken.placeholder_id;
+    if claim is null then
+        perform machserial._raise_unclaimed(serial_number, proposed);
+    end if;
     raise exception using
         errcode = 'unique_violation',
         message = format('serial number %s is taken', serial_number),
         detail = format(
-            'Placeholder %s was to get it; it is claimed in %s.', placeholder_id,
-            coalesce(claim, 'a concurrent transaction')
+            'Placeholder %s was to get it; it is claimed in %s.', placeholder_id, claim
         ),
         hint = 'Check the part. A serial that is on record already is assigned by update '
             'machserial.late_assignment_placeholders set serial_id = ... where id = ...',
@@ -509,7 +514,9 @@ begin
     where a.serial_id is null
     limit 1;
     if found then
-        perform machserial._raise_number_taken(refused.serial_number, refused.placeholder_id);
+        perform machserial._raise_number_taken(
+            refused.serial_number, refused.placeholder_id, _register_for.serial_numbers
+        );
     end if;
     return query
     select a.placeholder_id, a.serial_id

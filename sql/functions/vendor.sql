@@ -554,6 +554,9 @@ begin
     on conflict do nothing
     returning id into made_id;
     if made_id is null then
+        perform machserial._require_claimed(
+            array[number], array[number], place.scopes, place.site_id, place.part_type
+        );
         perform machserial._raise_taken(number, (
             select c.description
             from machserial._claimants(number, place.scopes, place.site_id, place.part_type) as c
@@ -1081,6 +1084,9 @@ begin
         from unnest(numbers, ids) with ordinality as n (number, id, ordinal)
         order by n.ordinal
     );
+    perform machserial._require_claimed(
+        array_remove(taken, null), numbers, place.scopes, place.site_id, place.part_type
+    );
     perform machserial._record_conflicts(
         array_remove(taken, null), receive_vendor_serials.part_id, place.site_id, place.part_type,
         place.scopes, 'VENDOR'
@@ -1162,6 +1168,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    broken_constraint text;
 begin
     perform machserial._lock_pending_vendor_serials(array[vendor_serial_id], 'accepted');
     update machserial.vendor_serials as v
@@ -1171,6 +1179,10 @@ begin
     where v.id = accept_vendor_serial.vendor_serial_id;
     return machserial._vendor_serial(vendor_serial_id);
 exception when unique_violation then
+    get stacked diagnostics broken_constraint = constraint_name;
+    if broken_constraint <> 'vendor_serials_internal_serial_id_key' then
+        raise;
+    end if;
     raise exception using
         errcode = 'unique_violation',
         message = format(

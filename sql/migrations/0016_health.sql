@@ -139,6 +139,10 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'Migrations that ran here and that the installed code does not know, or knows otherwise.'
 ),
 (
+    'sequence_behind', null, 1, false, 'sequences',
+    'Sequences of ids that would give ids which their tables have: after a cutover or a COPY with ids.'
+),
+(
     'slow_statements', 1000, 5000, false, 'milliseconds',
     'Mean time of this database''s slowest statement, of those that ran ten times or more; by '
     || 'pg_stat_statements.'

@@ -776,6 +776,14 @@ begin
         returning id, sequence_number
     )
     select coalesce(jsonb_object_agg(r.sequence_number, r.id), '{}') into made from recorded as r;
+    perform machserial._require_claimed(
+        array(
+            select n.number
+            from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, value)
+            where not made ? n.value::text
+        ),
+        _use_numbers.serial_numbers, part.default_scopes, issue.site_id, part.part_type
+    );
 
     -- Sent again, a number may have become free: then its usage is no conflict any more.
     update machserial.block_usages as u

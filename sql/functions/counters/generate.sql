@@ -334,6 +334,7 @@ declare
     is_trusting boolean;
     issued record;
     inserted integer;
+    broken_constraint text;
 begin
     if _generate.quantity between 1 and 1000000 is not true then
         perform machserial._require_quantity(_generate.quantity);
@@ -429,6 +430,12 @@ begin
                 return query select i.* from unnest(issued.ids, issued.numbers, issued.sequence_values) as i;
                 wanted := wanted - issued.quantity;
             exception when unique_violation then
+                get stacked diagnostics broken_constraint = constraint_name;
+                if broken_constraint = 'serials_pkey' then
+                    perform machserial._raise_unclaimed(numbers[1], numbers);
+                elsif not machserial._is_claim(broken_constraint) then
+                    raise;
+                end if;
                 -- Random numbers are drawn again, all of them; a sequence is asked for those that are
                 -- missing.
                 is_trusting := issue.sequence_maximum is null;
@@ -449,6 +456,11 @@ begin
             on conflict do nothing
             returning id, serial_number, sequence_number;
             get diagnostics inserted = row_count;
+            if inserted < cardinality(numbers) then
+                perform machserial._require_claimed(
+                    numbers, numbers, issue.scopes, issue.site_id, issue.part_type
+                );
+            end if;
             wanted := wanted - inserted;
         end if;
         attempt := attempt + 1;

@@ -19,7 +19,7 @@ $$;
 -- Raises what was raised, about the units that have these labels: the detail begins with the first of them. A
 -- unit that is alone needs no label.
 create function machserial._raise_about(
-    labels text[], sqlstate text, message text, detail text, hint text
+    labels text[], sqlstate text, message text, detail text, hint text, broken_constraint text default ''
 )
 returns void
 language plpgsql
@@ -35,7 +35,8 @@ begin
             case when labels[1] is not null then ': ' end,
             coalesce(nullif(detail, ''), 'this was refused.')
         ),
-        hint = coalesce(nullif(hint, ''), 'Nothing of the statement is kept: correct this and repeat it.');
+        hint = coalesce(nullif(hint, ''), 'Nothing of the statement is kept: correct this and repeat it.'),
+        constraint = broken_constraint;
 end
 $$;
 
@@ -81,6 +82,8 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    proposed text[];
 begin
     with fresh as materialized (
         -- Units of different contexts may come to the same number: then it is the first one's.
@@ -116,6 +119,16 @@ begin
     into ordinals, ids, numbers, sequence_values
     from recorded as r
     inner join fresh as f on f.number = r.serial_number;
+    proposed := array(
+        select distinct n.number
+        from unnest(_record_each.drawn) as d
+        cross join lateral unnest(d.numbers) as n (number)
+    );
+    if cardinality(ordinals) < cardinality(proposed) then
+        perform machserial._require_claimed(
+            proposed, proposed, issue.scopes, issue.site_id, issue.part_type
+        );
+    end if;
 end
 $$;
 
@@ -148,6 +161,7 @@ declare
     concerned integer[];
     detail text;
     hint text;
+    broken_constraint text;
 begin
     if machserial._may_be_limited() then
         perform machserial._require_visible_site(coalesce(_generate_each.site_id, 'DEFAULT'));
@@ -217,7 +231,8 @@ exception when others then
     if _generate_each.labels[1] is null then
         raise;
     end if;
-    get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
+    get stacked diagnostics
+        detail = pg_exception_detail, hint = pg_exception_hint, broken_constraint = constraint_name;
     perform machserial._raise_about(
         array(
             select l.label
@@ -226,7 +241,7 @@ exception when others then
                 on c.ordinal = l.ordinal
             order by l.ordinal
         ),
-        sqlstate, sqlerrm, detail, hint
+        sqlstate, sqlerrm, detail, hint, broken_constraint
     );
 end
 $$;

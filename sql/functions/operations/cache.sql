@@ -46,7 +46,7 @@ begin
         begin_cache_epoch.reason
     from machserial.cache_epochs as e
     -- Somebody else has begun one at the same time: it is as new.
-    on conflict do nothing;
+    on conflict on constraint cache_epochs_pkey do nothing;
     return (select max(e.epoch) from machserial.cache_epochs as e);
 end
 $$;

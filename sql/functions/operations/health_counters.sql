@@ -167,3 +167,27 @@ begin
     );
 end
 $$;
+
+create function machserial._check_sequence_behind() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    behind record;
+begin
+    select
+        count(*) as number, string_agg(b.relation, ', ' order by b.relation) as relations,
+        string_agg(format('select setval(%L, %s);', b.sequence, b.highest_id), ' ' order by b.relation) as remedy
+    into behind
+    from machserial._sequences_behind() as b
+    where b.highest_id is not null;
+    return machserial._checked(
+        'sequence_behind', behind.number,
+        case
+            when behind.number = 0 then 'every sequence of ids is ahead of its table'
+            else format('rows have ids that are still to be given: %s', behind.relations)
+        end,
+        behind.remedy
+    );
+end
+$$;

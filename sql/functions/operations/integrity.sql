@@ -596,6 +596,64 @@ begin
 end
 $$;
 
+-- Sequences of ids that would give ids which their tables have: rows came in with ids of their own, by COPY or
+-- by replication, and the sequence did not come along. Of a merged database only this node's ids matter.
+-- SECURITY DEFINER: health() asks for those who may not read sequences.
+create function machserial._sequences_behind()
+returns table (relation text, sequence text, next_id bigint, highest_id bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    ids record;
+begin
+    for ids in
+        select
+            r.relname::text as relation,
+            pg_get_serial_sequence(c.attrelid::regclass::text, c.attname) as sequence,
+            case r.relname
+                -- Its key begins with the time; seals know of the months that are only in an archive.
+                when 'audit_events' then
+                    '(select e.id from machserial.audit_events as e '
+                    'order by e.performed_at desc, e.id desc limit 100) union all select s.last_event_id from machserial.audit_seals as s'
+                else format('select t.%I as id from machserial.%I as t', c.attname, r.relname)
+            end as ids
+        from pg_attribute as c
+        inner join pg_class as r on r.oid = c.attrelid and r.relnamespace = 'machserial'::regnamespace
+        where c.attidentity <> '' and not r.relispartition
+        order by r.relname
+    loop
+        -- In one statement, the sequence after the snapshot: ids that are given meanwhile are no fault.
+        return query execute format(
+            'select %L, %L, n.id, (select max(t.id) from (%s) as t where t.id between n.id and n.last_id) '
+            'from (select q.id, q.id | ((1::bigint << 48) - 1) as last_id '
+            'from (select s.last_value + s.is_called::integer as id from %s as s) as q offset 0) as n',
+            ids.relation, ids.sequence, ids.ids, ids.sequence
+        );
+    end loop;
+end
+$$;
+
+create function machserial._find_sequences_behind() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        'sequence_behind', 'CRITICAL', format('table %s', b.relation),
+        format(
+            'the next id of machserial.%s would be %s, and there are ids up to %s', b.relation, b.next_id,
+            b.highest_id
+        ),
+        format('select setval(%L, %s);', b.sequence, b.highest_id)
+    from machserial._sequences_behind() as b
+    where b.highest_id is not null
+    order by b.relation;
+end
+$$;
+
 -- Numbers issued out of a block though nobody reported them. Blocks of a counter do not overlap: so of those
 -- that begin before a number, the last one has it or none has.
 create function machserial._find_numbers_in_blocks() returns setof machserial.integrity_finding
@@ -1155,6 +1213,8 @@ begin
         select f.* from machserial._find_block_faults() as f
         union all
         select f.* from machserial._find_counter_faults() as f
+        union all
+        select f.* from machserial._find_sequences_behind() as f
         union all
         select f.* from machserial._find_numbers_in_blocks() as f
         union all

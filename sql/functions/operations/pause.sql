@@ -112,7 +112,7 @@ begin
     end if;
     insert into machserial.pauses as p (reason, until_fenced)
     values (given_reason, coalesce(pause.until_fenced, false))
-    on conflict do nothing
+    on conflict ((resumed_at is null)) where resumed_at is null do nothing
     returning p.id into begun_id;
     if begun_id is null then
         perform machserial._raise_paused_already();

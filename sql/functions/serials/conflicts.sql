@@ -474,6 +474,7 @@ set enable_seqscan = off
 as $$
 declare
     kept constant machserial.serial := machserial._serial(serial_id);
+    broken_constraint text;
 begin
     update machserial.serials as s
     set status = case
@@ -484,6 +485,10 @@ begin
     end
     where s.id = kept.id and s.status = 'CONFLICT';
 exception when unique_violation then
+    get stacked diagnostics broken_constraint = constraint_name;
+    if not machserial._is_claim(broken_constraint) then
+        raise;
+    end if;
     raise exception using
         errcode = 'unique_violation',
         message = format('serial %s cannot have the number %s yet', kept.id, kept.serial_number),

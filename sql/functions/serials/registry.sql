@@ -122,6 +122,79 @@ begin
 end
 $$;
 
+-- Whether a unique index of serials is one that decides whether a number is free.
+create function machserial._is_claim(constraint_name text) returns boolean
+language sql immutable parallel safe
+return constraint_name ~ '^serials_[a-z_]+_key$';
+
+-- What kept a number out that nobody claims: its id, where the sequence of ids is behind the table; or a
+-- claim that was given up in the same moment. proposed: all numbers of the insert.
+-- SECURITY DEFINER: it looks at the sequence.
+create function machserial._raise_unclaimed(serial_number text, proposed text[]) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    last_id constant bigint := currval('machserial.serials_id_seq');
+    highest_id bigint;
+begin
+    -- Of the ids that this session drew for them, or of those that come next.
+    select max(s.id) into highest_id
+    from machserial.serials as s
+    where
+        s.id > last_id - cardinality(proposed) and s.id <= last_id | ((1::bigint << 48) - 1)
+        and (
+            s.id > (select q.last_value from machserial.serials_id_seq as q)
+            or s.id <= last_id and not s.serial_number = any(proposed)
+        );
+    if highest_id is not null then
+        raise exception using
+            errcode = 'unique_violation',
+            message = 'ids of machserial.serials are taken: their sequence is behind the table',
+            detail = format(
+                'Serial number %s was to get an id that a row has; the highest is %s. Rows have come in with '
+                'ids of their own, or the sequence has not come along.', serial_number, highest_id
+            ),
+            hint = format(
+                'As the owner: select setval(''machserial.serials_id_seq'', %s); machserial.integrity() names '
+                'every sequence that is behind.', highest_id
+            ),
+            constraint = 'serials_pkey', table = 'serials', schema = 'machserial';
+    end if;
+    raise exception using
+        errcode = 'serialization_failure',
+        message = format(
+            'serial number %s was taken when it was to be registered, and is not any more', serial_number
+        ),
+        detail = 'A concurrent transaction has given it up.',
+        hint = 'Run the transaction again.';
+end
+$$;
+
+-- "on conflict do nothing" cannot name several indexes, and leaves out what collides with any. This follows
+-- it: what was left out must be claimed by somebody. proposed: all numbers of the insert.
+create function machserial._require_claimed(
+    left_out text[], proposed text[], scopes text[], site_id text, part_type text
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    unclaimed text;
+begin
+    select n.number into unclaimed
+    from unnest(left_out) with ordinality as n (number, ordinal)
+    full join machserial._claims_on(left_out, scopes, site_id, part_type) as c on c.ordinal = n.ordinal
+    where c.ordinal is null
+    limit 1;
+    if found then
+        perform machserial._raise_unclaimed(unclaimed, proposed);
+    end if;
+end
+$$;
+
 create function machserial._raise_taken(serial_number text, claims text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -130,7 +203,7 @@ begin
     raise exception using
         errcode = 'unique_violation',
         message = format('serial number %s is taken', serial_number),
-        detail = format('It is claimed in %s.', coalesce(claims, 'a concurrent transaction')),
+        detail = format('It is claimed in %s.', claims),
         hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.',
         table = 'serials', schema = 'machserial';
 end
@@ -221,7 +294,13 @@ begin
         select n.number from unnest(registered.numbers) as n (number)
         order by 1
     );
-    if duplicates <> '{}' and upper(register_serials.on_conflict collate "C") = 'RAISE' then
+    if duplicates = '{}' then
+        return;
+    end if;
+    perform machserial._require_claimed(
+        duplicates, register_serials.serial_numbers, wanted_scopes, place.site_id, place.part_type
+    );
+    if upper(register_serials.on_conflict collate "C") = 'RAISE' then
         perform machserial._raise_taken(duplicates[1], (
             select c.description
             from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c

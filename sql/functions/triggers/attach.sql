@@ -323,6 +323,7 @@ declare
     labels text[];
     detail text;
     hint text;
+    broken_constraint text;
 begin
     perform machserial._require_columns(tg_relid, settings, true);
     select q.making, q.writing into queries from machserial._attached_queries(tg_relid, settings) as q;
@@ -331,11 +332,12 @@ begin
         begin
             execute queries.writing using numbers;
         exception when others then
-            get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
+            get stacked diagnostics
+                detail = pg_exception_detail, hint = pg_exception_hint, broken_constraint = constraint_name;
             perform machserial._raise_about(labels, sqlstate, sqlerrm, detail, coalesce(nullif(hint, ''), format(
                 'The numbers are written to %I: it must hold them, and you must be allowed to update it.',
                 settings ->> 'serial_column'
-            )));
+            )), broken_constraint);
         end;
     end if;
     return null;

@@ -67,13 +67,16 @@ as $$
 declare
     detail text;
     hint text;
+    broken_constraint text;
 begin
     select p.site_id, p.part_type, p.scopes into site_id, part_type, scopes
     from machserial._place(part_id, _place_of.site_id) as p;
 exception when foreign_key_violation then
-    get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
+    get stacked diagnostics
+        detail = pg_exception_detail, hint = pg_exception_hint, broken_constraint = constraint_name;
     perform machserial._raise_about(
-        array(select e.label from unnest(events) as e order by e.ordinal), sqlstate, sqlerrm, detail, hint
+        array(select e.label from unnest(events) as e order by e.ordinal), sqlstate, sqlerrm, detail, hint,
+        broken_constraint
     );
 end
 $$;
@@ -146,6 +149,7 @@ as $$
 declare
     detail text;
     hint text;
+    broken_constraint text;
 begin
     perform machserial._register_vendor_serial(number, part_id, site_id, 'PENDING');
     raise exception using
@@ -154,8 +158,9 @@ begin
         detail = 'It was taken when the event began.',
         hint = 'Run the transaction again.';
 exception when others then
-    get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
-    perform machserial._raise_about(array[label], sqlstate, sqlerrm, detail, hint);
+    get stacked diagnostics
+        detail = pg_exception_detail, hint = pg_exception_hint, broken_constraint = constraint_name;
+    perform machserial._raise_about(array[label], sqlstate, sqlerrm, detail, hint, broken_constraint);
 end
 $$;
 
