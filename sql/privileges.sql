@@ -62,7 +62,7 @@ begin
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots _check_schema_version
         _check_sequence_behind
-        _sequences_behind
+        _id_sequences
         _check_signs _check_slow_statements _check_start
         _check_step _check_step_table _check_sum_table _check_synchronous_commit _check_unsafe_settings
         _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions

@@ -128,6 +128,7 @@ OF_ALL_SITES = {
     "maintain": "",
     "migrate": "",
     "pause": "'r'",
+    "preview_fence": "'SHARED'",
     "record_archive": "'2020-01-01', 1, 1, 1, '\\x00', 'x', 'x'",
     "reset_counter": "'SHARED', 900, reason => 'r'",
     "restore_archived": "'2020-01-01'",

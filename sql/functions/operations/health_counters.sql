@@ -179,7 +179,7 @@ begin
         count(*) as number, string_agg(b.relation, ', ' order by b.relation) as relations,
         string_agg(format('select setval(%L, %s);', b.sequence, b.highest_id), ' ' order by b.relation) as remedy
     into behind
-    from machserial._sequences_behind() as b
+    from machserial._id_sequences() as b
     where b.highest_id is not null;
     return machserial._checked(
         'sequence_behind', behind.number,

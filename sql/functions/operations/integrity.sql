@@ -596,41 +596,59 @@ begin
 end
 $$;
 
--- Sequences of ids that would give ids which their tables have: rows came in with ids of their own, by COPY or
--- by replication, and the sequence did not come along. Of a merged database only this node's ids matter.
+-- For each table that numbers its rows: its sequence, the id that comes next, and the highest that is there
+-- already although it is still to be given; null if none is. Rows come in with ids of their own by COPY or by
+-- replication, and the sequence stays behind. Of a merged database only this node's ids matter.
 -- SECURITY DEFINER: health() asks for those who may not read sequences.
-create function machserial._sequences_behind()
+create function machserial._id_sequences()
 returns table (relation text, sequence text, next_id bigint, highest_id bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 declare
+    of_a_node constant bigint := (1::bigint << 48) - 1;
     ids record;
 begin
     for ids in
-        select
-            r.relname::text as relation,
-            pg_get_serial_sequence(c.attrelid::regclass::text, c.attname) as sequence,
-            case r.relname
-                -- Its key begins with the time; seals know of the months that are only in an archive.
-                when 'audit_events' then
-                    '(select e.id from machserial.audit_events as e '
-                    'order by e.performed_at desc, e.id desc limit 100) union all select s.last_event_id from machserial.audit_seals as s'
-                else format('select t.%I as id from machserial.%I as t', c.attname, r.relname)
-            end as ids
+        select r.relname, c.attname, s.relname as sequence_name
         from pg_attribute as c
         inner join pg_class as r on r.oid = c.attrelid and r.relnamespace = 'machserial'::regnamespace
+        inner join pg_class as s on s.oid = pg_get_serial_sequence(r.oid::regclass::text, c.attname)::regclass
         where c.attidentity <> '' and not r.relispartition
         order by r.relname
     loop
+        relation := ids.relname;
+        sequence := format('machserial.%I', ids.sequence_name);
         -- In one statement, the sequence after the snapshot: ids that are given meanwhile are no fault.
-        return query execute format(
-            'select %L, %L, n.id, (select max(t.id) from (%s) as t where t.id between n.id and n.last_id) '
-            'from (select q.id, q.id | ((1::bigint << 48) - 1) as last_id '
-            'from (select s.last_value + s.is_called::integer as id from %s as s) as q offset 0) as n',
-            ids.relation, ids.sequence, ids.ids, ids.sequence
-        );
+        if ids.relname = 'audit_events' then
+            -- Its key begins with the time; seals know of the months that are only in an archive.
+            select n.id, (
+                select max(t.id)
+                from (
+                    (
+                        select e.id from machserial.audit_events as e
+                        order by e.performed_at desc, e.id desc
+                        limit 100
+                    )
+                    union all
+                    select s.last_event_id from machserial.audit_seals as s
+                ) as t
+                where t.id between n.id and n.id | of_a_node
+            )
+            into next_id, highest_id
+            from (
+                select s.last_value + s.is_called::integer as id from machserial.audit_events_id_seq as s offset 0
+            ) as n;
+        else
+            execute format(
+                'select n.id, (select max(t.%1$I) from machserial.%2$I as t where t.%1$I between n.id and n.id | $1) '
+                'from (select s.last_value + s.is_called::integer as id from machserial.%3$I as s offset 0) as n',
+                ids.attname, ids.relname, ids.sequence_name
+            )
+            into next_id, highest_id using of_a_node;
+        end if;
+        return next;
     end loop;
 end
 $$;
@@ -648,7 +666,7 @@ begin
             b.highest_id
         ),
         format('select setval(%L, %s);', b.sequence, b.highest_id)
-    from machserial._sequences_behind() as b
+    from machserial._id_sequences() as b
     where b.highest_id is not null
     order by b.relation;
 end
