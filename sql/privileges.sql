@@ -96,6 +96,8 @@ begin
         _statements
         _table_items
         _views
+        _lag_of_standbys _lag_of_this_standby
+        _standby_name
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     -- By whom and when is not the writer's to say, nor is an id.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ def machserial(*arguments: str, stdin: bytes | None = None, **extra: str) -> Res
 def in_a_process(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
     """The same in a process of its own, for what depends on one."""
     return subprocess.run([*COMMAND, *arguments], env=environment(**extra), capture_output=True, text=True, timeout=120)
+
+
+def heed_interrupts() -> None:
+    """For preexec_fn: what a shell without job control starts in the background ignores Ctrl-C, as do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def answer(*arguments: str, **extra: str) -> object:

@@ -1,17 +1,21 @@
-"""Fixtures: every test gets a database of its own, cloned from a template, on a real server.
+"""Fixtures: databases with machserial on a real server.
 
-connection    psycopg connection (superuser, autocommit off) to a fresh database with machserial, migrated
+connection    psycopg connection (superuser, autocommit off) to a database with machserial, migrated. Tests share it and
+              each is rolled back; those that use connect or deployed_dsn too, or are marked own_database, have a
+              database of their own and may commit. Tests that are marked prepared(setup) find in it what setup made
 deployed_dsn  connection string of that same database
 connect       connect(**options): more connections to it, closed afterwards
 dsn           connection string of a fresh database without machserial
 server        the running server (tests/servers.py)
-mode          how machserial was installed: 'extension' or 'plain'. Both make the same catalog (tests/test_install.py), so
-              only tests that are marked both_modes run in both, unless --mode says otherwise
+mode          how machserial was installed: 'extension' or 'plain'. Both make the same catalog, as tests/test_install.py
+              proves: only tests that are marked both_modes run in both, unless --mode says otherwise
 torture       a part of the torture for a few seconds, on servers of its own (tests/torture/)
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import sys
@@ -20,12 +24,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from pytest_postgresql import factories
-from pytest_postgresql.janitor import DatabaseJanitor
 
 sys.path.insert(0, str(Path(__file__).parent))
+from databases import Databases, RolledBack
 from servers import Server, ServerError, ToolMissing, choose_bin, die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,25 +95,21 @@ def start_server(config: pytest.Config) -> Server:
     return running
 
 
-def clone_by_copying_files(patch: pytest.MonkeyPatch) -> None:
-    """Makes databases in a quarter of the time: PostgreSQL 15 and later else write the whole clone to their log."""
-    create = DatabaseJanitor._build_create_database_sql
-    patch.setattr(
-        DatabaseJanitor, "_build_create_database_sql", lambda self: create(self) + sql.SQL(" STRATEGY file_copy")
-    )
-
-
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     if not (BUILD / "machserial.sql").exists():
         pytest.exit("machserial is not built: run make first", returncode=4)
     running = start_server(request.config)
     running.install_extension(BUILD)
-    with pytest.MonkeyPatch.context() as patch:
-        if running.major >= 15:
-            clone_by_copying_files(patch)
-        yield running
+    yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(server: Server) -> Iterator[Databases]:
+    made = Databases(server)
+    yield made
+    made.close()
 
 
 def install(connection: psycopg.Connection, mode: str, build: Path = BUILD) -> None:
@@ -123,48 +121,81 @@ def install(connection: psycopg.Connection, mode: str, build: Path = BUILD) -> N
     connection.execute("select machserial.migrate()")
 
 
-def load_extension(**options: object) -> None:
-    with psycopg.connect(**options) as connection:
-        install(connection, "extension")
+Setup = Callable[[psycopg.Connection], object]
 
 
-def load_plain(**options: object) -> None:
-    with psycopg.connect(**options) as connection:
-        install(connection, "plain")
+@pytest.fixture(scope="session")
+def template(databases: Databases) -> Callable[..., str]:
+    """template(mode, setup=None): the name of a database to be copied: with machserial, and with what setup makes."""
+
+    @functools.cache
+    def made(mode: str, setup: Setup | None = None) -> str:
+        if setup is None:
+            name, origin, fill = f"template_{mode}", "template1", functools.partial(install, mode=mode)
+        else:
+            name, origin, fill = f"{setup.__module__}_{setup.__name__}_{mode}", made(mode), setup
+        with psycopg.connect(databases.create(name, origin)) as connection:
+            fill(connection)
+        return name
+
+    return made
 
 
-extension_template = factories.postgresql_noproc(depends_on="server", dbname="extension", load=[load_extension])
-plain_template = factories.postgresql_noproc(depends_on="server", dbname="plain", load=[load_plain])
-extension_client = factories.postgresql("extension_template")
-plain_client = factories.postgresql("plain_template")
-empty_client = factories.postgresql("server")
+@pytest.fixture(scope="session")
+def shared(databases: Databases, template: Callable[..., str]) -> Iterator[Callable[..., RolledBack]]:
+    """shared(mode, setup=None): a copy of that template in which nothing stays."""
+    with contextlib.ExitStack() as opened:
+
+        @functools.cache
+        def made(mode: str, setup: Setup | None = None) -> RolledBack:
+            return opened.enter_context(contextlib.closing(RolledBack(databases, template(mode, setup))))
+
+        yield made
 
 
 @pytest.fixture
-def clean_roles(server: Server) -> Iterator[None]:
+def clean_roles(databases: Databases) -> Iterator[None]:
     """Roles belong to the whole server: drops those that a test left, once its database is gone."""
     yield
-    names = server.execute("select rolname from pg_roles where rolname <> %s and rolname !~ '^pg_'", (server.user,))
-    if names:
-        # At once: from PostgreSQL 16 on a role that granted another to a third depends on that.
-        roles = sql.SQL(", ").join(sql.Identifier(name) for (name,) in names)
-        server.execute(sql.SQL("drop role {}").format(roles).as_string())
+    databases.drop_roles()
+
+
+def shares_its_database(request: pytest.FixtureRequest) -> bool:
+    """Whether nobody but the test's own connection is to see what it does."""
+    is_alone = {"deployed_dsn", "connect"}.isdisjoint(request.fixturenames)
+    return is_alone and request.node.get_closest_marker("own_database") is None
 
 
 @pytest.fixture
-def connection(request: pytest.FixtureRequest, mode: str, clean_roles: None) -> psycopg.Connection:
-    return request.getfixturevalue(f"{mode}_client")
+def connection(
+    request: pytest.FixtureRequest,
+    mode: str,
+    databases: Databases,
+    template: Callable[..., str],
+    shared: Callable[..., RolledBack],
+    clean_roles: None,
+) -> Iterator[psycopg.Connection]:
+    prepared = request.node.get_closest_marker("prepared")
+    wanted = (mode, prepared.args[0]) if prepared else (mode,)
+    if shares_its_database(request):
+        with shared(*wanted).transaction() as connection:
+            yield connection
+    else:
+        with databases.lent(mode, template(*wanted)) as dsn, contextlib.closing(psycopg.connect(dsn)) as connection:
+            yield connection
 
 
 @pytest.fixture
-def deployed_dsn(server: Server, connection: psycopg.Connection) -> str:
+def deployed_dsn(request: pytest.FixtureRequest, server: Server, connection: psycopg.Connection) -> str:
+    assert not shares_its_database(request), "ask for this fixture as an argument, or mark the test own_database"
     # Not the connection's own: that holds options of its libpq, which an older psql does not know.
     return server.dsn(connection.info.dbname)
 
 
 @pytest.fixture
-def dsn(request: pytest.FixtureRequest, server: Server, clean_roles: None) -> str:
-    return server.dsn(request.getfixturevalue("empty_client").info.dbname)
+def dsn(databases: Databases, clean_roles: None) -> Iterator[str]:
+    with databases.lent("empty") as dsn:
+        yield dsn
 
 
 @pytest.fixture
@@ -181,22 +212,10 @@ def connect(deployed_dsn: str) -> Iterator[Callable[..., psycopg.Connection]]:
 
 
 @pytest.fixture
-def new_database(server: Server, clean_roles: None) -> Iterator[Callable[..., str]]:
+def new_database(databases: Databases, clean_roles: None) -> Iterator[Callable[..., str]]:
     """new_database(name, owner=None): makes an empty database, to be dropped afterwards; its connection string."""
-    janitors = []
-
-    def create(name: str, owner: str | None = None) -> str:
-        janitor = DatabaseJanitor(user=server.user, host=server.host, port=server.port, dbname=name)
-        janitor.init()
-        janitors.append(janitor)
-        if owner:
-            command = sql.SQL("alter database {} owner to {}").format(sql.Identifier(name), sql.Identifier(owner))
-            server.execute(command.as_string())
-        return server.dsn(name)
-
-    yield create
-    for janitor in janitors:
-        janitor.drop()
+    with contextlib.ExitStack() as opened:
+        yield lambda name, owner=None: opened.enter_context(databases.lent(name, owner=owner))
 
 
 @pytest.fixture

@@ -112,12 +112,11 @@ def trail(laid):
 
 
 @pytest.fixture
-def fresh(request, mode, clean_roles):
+def fresh(databases, template, mode, clean_roles):
     """An autocommitting connection to a database of the test's own."""
-    found = request.getfixturevalue(f"{mode}_client")
-    found.autocommit = True
-    begin_empty(found)
-    return found
+    with databases.lent(mode, template(mode)) as dsn, psycopg.connect(dsn, autocommit=True) as found:
+        begin_empty(found)
+        yield found
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from command import (
     USAGE,
     answer,
     environment,
+    heed_interrupts,
     in_a_process,
     machserial,
     query,
@@ -488,6 +489,7 @@ class TestPrivateDemo:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
         for line in process.stderr:
             if "work orders" in line:

@@ -19,6 +19,7 @@ from command import (
     USAGE,
     answer,
     environment,
+    heed_interrupts,
     in_a_process,
     machserial,
     refusal,
@@ -116,8 +117,7 @@ def test_following_goes_on_and_survives_redis(plant, deployed_dsn, redis_server)
     process = subprocess.Popen(
         [*COMMAND, "--dsn", deployed_dsn, "cache", "sync", "--follow", "--interval", "0.05"],
         env=environment(REDIS_URL=redis_server.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Where the tests run in the background, an interrupt is ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     try:
         for round_number in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import BUILD, install
+from psycopg.pq import ExecStatus, PGconn
 from servers import Server, Standby, choose_bin, share_and_library
 from support import call, column, generated, make_format, make_part, refused, value
 
@@ -440,6 +442,38 @@ def test_lock_table(database):
     database.execute("drop sequence machserial.counter_1, machserial.counter_2, machserial.counter_3,"
                      "machserial.counter_4, machserial.counter_5")  # fmt: skip
     assert check(database, "lock_table").status == "OK"
+
+
+@pytest.fixture
+def receiver(safe_server):
+    """A receiver of the log; receiver(written, replayed) tells the server how far it has come, 0 for not at all."""
+    (position,) = safe_server.execute("select pg_current_wal_lsn()")[0]
+    connection = PGconn.connect(safe_server.dsn("postgres", replication="true", application_name="quiet").encode())
+    assert connection.exec_(f"START_REPLICATION PHYSICAL {position}".encode()).status == ExecStatus.COPY_BOTH
+
+    def tell(written: int, replayed: int) -> None:
+        connection.put_copy_data(struct.pack(">cQQQqb", b"r", written, written, replayed, 0, 0))
+        connection.flush()
+
+    yield tell
+    connection.finish()
+    while safe_server.execute("select 1 from pg_stat_replication"):
+        time.sleep(0.05)
+
+
+def test_a_standby_that_tells_nothing_is_not_taken_for_none(database, receiver):
+    first = becomes(database, "replication_lag", "UNKNOWN")
+    assert "quiet local has not told yet" in first.message
+    assert first.value is None
+    assert first.remedy
+    position = int(value(database, "select pg_current_wal_lsn() - '0/0'::pg_lsn"))
+    receiver(position, position)
+    assert becomes(database, "replication_lag", "OK").message == "slowest is standby quiet local, which is streaming"
+    # What only stores the log tells what it has written, and counts by that.
+    threshold(database, "replication_lag", 1 << 20, 64 << 20)
+    receiver(position, 0)
+    write_log(database, 2)
+    assert becomes(database, "replication_lag", "WARNING").message.startswith("slowest is standby quiet local")
 
 
 def test_replication_slots(database):

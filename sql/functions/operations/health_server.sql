@@ -239,43 +239,85 @@ create function machserial._check_replication_lag() returns machserial.health_re
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    behind numeric;
-    slowest record;
-    hidden bigint;
 begin
-    if pg_is_in_recovery() then
-        behind := pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn());
+    return case
+        when pg_is_in_recovery() then machserial._lag_of_this_standby() else machserial._lag_of_standbys()
+    end;
+end
+$$;
+
+create function machserial._lag_of_this_standby() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    behind constant numeric := pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn());
+begin
+    if behind is null then
         return machserial._checked(
-            'replication_lag', coalesce(greatest(behind, 0), 0),
-            format('this standby has replayed transactions up to %s', pg_last_xact_replay_timestamp()),
-            case
-                when pg_is_wal_replay_paused() then 'select pg_wal_replay_resume();'
-                else 'Look for long queries on this standby, and at its disk.'
-            end
+            'replication_lag', null, 'this standby has received nothing from its primary since it was started',
+            'Look at primary_conninfo and at this server''s log. A standby that only reads archived log stays unknown.'
         );
     end if;
-    select count(*) into hidden from pg_stat_replication as r where r.state is null;
-    select r.application_name, r.client_addr, r.state, pg_wal_lsn_diff(machserial._wal_position(), r.replay_lsn) as behind
-    into slowest
-    from pg_stat_replication as r
-    where r.replay_lsn is not null
-    order by r.replay_lsn
-    limit 1;
-    return machserial._seen_in_part(
-        machserial._checked(
-            'replication_lag', coalesce(greatest(slowest.behind, 0), 0),
-            case
-                when slowest.behind is null then 'no standby is connected'
-                else format('slowest is standby %s %s, which is %s',
-                    slowest.application_name, coalesce(host(slowest.client_addr), 'local'), slowest.state)
-            end,
-            'Look at the standby''s log, disk and network, and for long queries on it.'
-        ),
-        hidden, 'standbys'
+    return machserial._checked(
+        'replication_lag', greatest(behind, 0),
+        format('this standby has replayed transactions up to %s', pg_last_xact_replay_timestamp()),
+        case
+            when pg_is_wal_replay_paused() then 'select pg_wal_replay_resume();'
+            else 'Look for long queries on this standby, and at its disk.'
+        end
     );
 end
 $$;
+
+-- A standby tells its position only some time after it has connected, and what merely stores the log never tells what
+-- it has replayed. Base backups do not follow the log at all.
+create function machserial._lag_of_standbys() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result machserial.health_result;
+    hidden bigint;
+    silent text;
+    slowest record;
+begin
+    select
+        count(*) filter (where r.state is null),
+        min(machserial._standby_name(r.application_name, r.client_addr)) filter (
+            where r.state <> 'backup' and coalesce(r.replay_lsn, r.write_lsn) is null
+        )
+    into hidden, silent
+    from pg_stat_replication as r;
+    select
+        machserial._standby_name(r.application_name, r.client_addr) as name, r.state,
+        pg_wal_lsn_diff(machserial._wal_position(), coalesce(r.replay_lsn, r.write_lsn)) as behind
+    into slowest
+    from pg_stat_replication as r
+    where coalesce(r.replay_lsn, r.write_lsn) is not null
+    order by coalesce(r.replay_lsn, r.write_lsn)
+    limit 1;
+    result := machserial._checked(
+        'replication_lag', coalesce(greatest(slowest.behind, 0), 0),
+        case
+            when slowest.behind is null then 'no standby is connected'
+            else format('slowest is standby %s, which is %s', slowest.name, slowest.state)
+        end,
+        'Look at the standby''s log, disk and network, and for long queries on it.'
+    );
+    if result.status = 'OK' and silent is not null then
+        result := machserial._checked(
+            'replication_lag', null, format('standby %s has not told yet how far it has come', silent),
+            'Ask again in ten seconds. If the answer stays the same, look at the standby''s log and at the network.'
+        );
+    end if;
+    return machserial._seen_in_part(result, hidden, 'standbys');
+end
+$$;
+
+create function machserial._standby_name(application_name text, client_addr inet) returns text
+language sql stable parallel safe
+return format('%s %s', application_name, coalesce(host(client_addr), 'local'));
 
 create function machserial._check_replication_slots() returns machserial.health_result
 language plpgsql stable
