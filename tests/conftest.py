@@ -2,7 +2,7 @@
 
 connection    psycopg connection (superuser, autocommit off) to a database with machserial, migrated. Tests share it and
               each is rolled back; those that use connect or deployed_dsn too, or are marked own_database, have a
-              database of their own and may commit. Tests that are marked prepared(setup) find in it what setup made
+              database of their own and may commit. Tests that are marked prepared(setup=…) find in it what setup made
 deployed_dsn  connection string of that same database
 connect       connect(**options): more connections to it, closed afterwards
 dsn           connection string of a fresh database without machserial
@@ -129,25 +129,25 @@ def template(databases: Databases) -> Callable[..., str]:
     """template(mode, setup=None): the name of a database to be copied: with machserial, and with what setup makes."""
 
     @functools.cache
-    def made(mode: str, setup: Setup | None = None) -> str:
+    def made(mode: str, setup: Setup | None) -> str:
         if setup is None:
             name, origin, fill = f"template_{mode}", "template1", functools.partial(install, mode=mode)
         else:
-            name, origin, fill = f"{setup.__module__}_{setup.__name__}_{mode}", made(mode), setup
+            name, origin, fill = f"{setup.__module__}_{setup.__name__}_{mode}", made(mode, None), setup
         with psycopg.connect(databases.create(name, origin)) as connection:
             fill(connection)
         return name
 
-    return made
+    return lambda mode, setup=None: made(mode, setup)
 
 
 @pytest.fixture(scope="session")
 def shared(databases: Databases, template: Callable[..., str]) -> Iterator[Callable[..., RolledBack]]:
-    """shared(mode, setup=None): a copy of that template in which nothing stays."""
+    """shared(mode, setup): a copy of that template in which nothing stays."""
     with contextlib.ExitStack() as opened:
 
         @functools.cache
-        def made(mode: str, setup: Setup | None = None) -> RolledBack:
+        def made(mode: str, setup: Setup | None) -> RolledBack:
             return opened.enter_context(contextlib.closing(RolledBack(databases, template(mode, setup))))
 
         yield made
@@ -176,12 +176,12 @@ def connection(
     clean_roles: None,
 ) -> Iterator[psycopg.Connection]:
     prepared = request.node.get_closest_marker("prepared")
-    wanted = (mode, prepared.args[0]) if prepared else (mode,)
+    setup = prepared.kwargs["setup"] if prepared else None
     if shares_its_database(request):
-        with shared(*wanted).transaction() as connection:
+        with shared(mode, setup).transaction() as connection:
             yield connection
     else:
-        with databases.lent(mode, template(*wanted)) as dsn, contextlib.closing(psycopg.connect(dsn)) as connection:
+        with databases.lent(mode, template(mode, setup)) as dsn, contextlib.closing(psycopg.connect(dsn)) as connection:
             yield connection
 
 

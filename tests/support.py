@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
+from databases import SharedSession
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
@@ -75,6 +76,12 @@ def make_format(connection: psycopg.Connection, name: str, pattern: str, **argum
 
 def register(connection: psycopg.Connection, numbers: list[str], part_id: str = "P", **arguments: object) -> list:
     return call(connection, "register_serials", serial_numbers=numbers, part_id=part_id, **arguments)
+
+
+def publish(connection: psycopg.Connection) -> None:
+    """Commits what a fixture has made, where the test may have other sessions; see connection in conftest.py."""
+    if not isinstance(connection, SharedSession):
+        connection.commit()
 
 
 @contextmanager

@@ -82,6 +82,7 @@ def test_each_row_gets_serials_that_say_where_they_came_from(plant):
     assert len(serials(plant)) == 3 and count(plant) == 2
 
 
+@pytest.mark.own_database
 def test_the_work_order_and_its_serials_vanish_together(plant):
     attach(plant)
     plant.commit()
@@ -471,6 +472,7 @@ def test_the_attachment_goes_with_its_table(plant):
 
 
 @pytest.mark.parametrize("kind", ["plain", "custom"])
+@pytest.mark.own_database
 def test_attachments_survive_dump_and_restore(
     plant, new_database: Callable[..., str], server: Server, tmp_path: Path, kind: str
 ):

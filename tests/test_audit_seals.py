@@ -42,8 +42,7 @@ from conftest import BUILD, install
 from servers import Server, ToolMissing, choose_bin
 from support import at_once, call, column, refused, value
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
+pytestmark = pytest.mark.own_database
 
 SEALED_IDS = "select unnest(l.event_ids) from machserial.audit_leaves as l order by l.seal_id"
 

@@ -12,14 +12,10 @@ import pytest
 from audit_support import begin_empty, make_month, month_of, record
 from support import at_once, call, column, refused, value
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
-
 NEWEST_FIRST = "select id from machserial.audit_events where {} order by performed_at desc, id desc"
 
 
-@pytest.fixture
-def events(connection):
+def lay_events(connection):
     """600 events over three months, many at the very same moment, of few kinds, parts, serials and people."""
     begin_empty(connection)
     now = value(connection, "select now()")
@@ -37,7 +33,13 @@ def events(connection):
         "select (array['SERIAL_GENERATED', 'BLOCK_ISSUED', 'PROPAGATED'])[1 + i % 3], 'test', i % 7, 'P' || i % 5, "
         "'person ' || i % 4 from generate_series(1, 200) as i"
     )
-    connection.commit()
+
+
+pytestmark = pytest.mark.prepared(setup=lay_events)
+
+
+@pytest.fixture
+def events(connection):
     return connection
 
 
@@ -134,6 +136,7 @@ def test_many_readers_while_many_write(events, connect):
         assert [event_id for event_id in seen if event_id <= max(before)] == before
 
 
+@pytest.mark.prepared(setup=None)
 def test_ties_are_broken_by_the_id(connection):
     begin_empty(connection)
     record(connection, 100)
@@ -198,8 +201,7 @@ def test_statistics_count_each_type(events):
 # How it is read
 
 
-@pytest.fixture
-def deep(connection):
+def lay_many(connection):
     """40,000 events of two months."""
     begin_empty(connection)
     now = value(connection, "select now()")
@@ -216,7 +218,9 @@ def deep(connection):
     connection.commit()
     connection.autocommit = True
     connection.execute("vacuum analyze machserial.audit_events")
-    return connection
+
+
+DEEP = pytest.mark.prepared(setup=lay_many)
 
 
 def plans(connection: psycopg.Connection, **arguments: object) -> list[dict]:
@@ -247,15 +251,16 @@ def nodes(plan: dict) -> Iterator[dict]:
         yield from nodes(below)
 
 
+@DEEP
 @pytest.mark.parametrize("filters", [{}, {"part_id": "P7"}, {"serial_id": 7}, {"event_type": "BLOCK_ISSUED"}])
 @pytest.mark.parametrize("depth", [0.1, 0.4, 0.6, 0.95])
-def test_a_page_at_any_depth_is_read_by_an_index(deep, filters, depth):
+def test_a_page_at_any_depth_is_read_by_an_index(connection, filters, depth):
     matching = column(
-        deep,
+        connection,
         NEWEST_FIRST.format(" and ".join(["true", *(f"{name} = '{given}'" for name, given in filters.items())])),
     )
     after = matching[int(len(matching) * depth)]
-    seen = plans(deep, after=after, page_size=20, **filters)
+    seen = plans(connection, after=after, page_size=20, **filters)
     assert len(seen) == 2
     for query in seen:
         for node in nodes(query["Plan"]):
@@ -271,11 +276,12 @@ def test_a_page_at_any_depth_is_read_by_an_index(deep, filters, depth):
                 assert read_rows + node.get("Rows Removed by Index Recheck", 0) < 4000, query
 
 
-def test_a_page_reads_no_month_that_it_does_not_need(deep):
-    after = column(deep, NEWEST_FIRST.format("true"))[30_000]
-    last = plans(deep, after=after, page_size=20)[-1]
+@DEEP
+def test_a_page_reads_no_month_that_it_does_not_need(connection):
+    after = column(connection, NEWEST_FIRST.format("true"))[30_000]
+    last = plans(connection, after=after, page_size=20)[-1]
     read_from = {node["Relation Name"] for node in nodes(last["Plan"]) if "Relation Name" in node}
-    now = value(deep, "select now()")
+    now = value(connection, "select now()")
     assert f"audit_events_{month_of(now, -1):%Y_%m}" in read_from
     for distance in (0, 1, 2):
         assert f"audit_events_{month_of(now, distance):%Y_%m}" not in read_from

@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from support import call, column, make_part, refused
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
-
 # Functions that the scene gives nothing to do: what they say to that.
 IDLE = {
     "account_for_serial": "55000",
@@ -235,6 +232,7 @@ def test_a_context_may_be_deep_and_its_values_no_texts(connection, key):
     assert call(connection, "integrity") == []
 
 
+@pytest.mark.own_database
 def test_nothing_is_consumed_when_numbers_run_out(scene):
     before = call(scene, "counter_status", format="TINY")
     with refused(scene, "2200H"):

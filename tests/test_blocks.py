@@ -18,6 +18,7 @@ from support import (
     generated,
     make_format,
     make_part,
+    publish,
     refused,
     register,
     value,
@@ -35,7 +36,7 @@ def plant(connection):
     make_part(connection, "Q")
     call(connection, "register_site", site_id="BER", time_zone="Europe/Berlin")
     make_format(connection, "F", "F{SEQ:4}")
-    connection.commit()
+    publish(connection)
     return connection
 
 
@@ -424,6 +425,7 @@ def test_what_was_not_used_is_returned(plant):
     assert generated(plant, format="F") == ["F0006"]
 
 
+@pytest.mark.own_database
 def test_maintenance_closes_what_has_expired(plant):
     short, lasting = allocate(plant, 3, part_id="P", expires_at="2999-01-01"), allocate(plant, 3, part_id="P")
     plant.execute(

@@ -26,8 +26,6 @@ from psycopg_pool import ConnectionPool
 from servers import server_account
 from support import HOSTILE, at_once, call, make_part, register, value
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
 SITES = ("DEFAULT", "BER")
 
 
@@ -230,6 +228,7 @@ def test_what_is_asked_wrongly_is_said_by_postgresql(plant, cache):
         cache.check_many("ABC", "P")
 
 
+@pytest.mark.own_database
 def test_claims_of_is_check_uniqueness_for_many(plant):
     register(plant, ["A", "B"])
     register(plant, ["B"], "R", site_id="BER")
@@ -265,6 +264,7 @@ def test_an_uncommitted_number_is_never_cached(plant, cache, connect, redis_serv
     assert said(cache, "A") == (True, "cache")
 
 
+@pytest.mark.own_database
 def test_what_a_transaction_of_the_application_sees_is_not_cached_even_if_nobody_knows_of_it(plant, redis_server):
     """A pool whose connections have written and not ended: PostgreSQL tells that they have."""
 
@@ -823,6 +823,7 @@ def test_without_an_epoch_nothing_is_cached(plant, cache, redis_server):
     assert facts(redis_server) == []
 
 
+@pytest.mark.own_database
 def test_epochs_are_kept_and_say_who_began_them(plant):
     plant.execute("set machserial.actor = 'Ada'")
     assert value(plant, "select machserial.begin_cache_epoch('a test')") == 2

@@ -22,6 +22,7 @@ def test_a_site_is_in_utc_unless_it_says_otherwise(connection):
     assert call(connection, "register_site", site_id="X")[0].time_zone == "UTC"
 
 
+@pytest.mark.own_database
 def test_what_is_left_out_stays(connection):
     call(connection, "register_site", site_id="KIR", name="Kirchheim", time_zone="Europe/Berlin")
     connection.execute("select machserial.register_site('KIR', 'New name')")

@@ -364,6 +364,7 @@ def test_long_payloads(connection):
             assert check_digits(connection, algorithm, [payload]) == [ORACLE[algorithm](payload)]
 
 
+@pytest.mark.own_database
 def test_a_column_may_have_any_collation(connection):
     connection.execute(
         "create collation public.caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"

@@ -141,6 +141,7 @@ def statements(block: str) -> Iterator[str]:
     yield from (part.strip() for part in re.split(r";\s*$", block, flags=re.MULTILINE) if part.strip())
 
 
+@pytest.mark.own_database
 def test_every_statement_of_the_guide_runs_as_printed(factory):
     """-- refused: SQLSTATE above a statement says that it must be, and how."""
     ran = 0
@@ -158,6 +159,7 @@ def test_every_statement_of_the_guide_runs_as_printed(factory):
     assert ran > 25
 
 
+@pytest.mark.own_database
 def test_the_guide_answers_what_it_promises(factory):
     """Beside the statements that tests/test_guide.py holds against their meaning."""
     conflict = "select status from machserial.serial_conflicts"

@@ -12,7 +12,7 @@ from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences, rows
 
-pytestmark = pytest.mark.both_modes
+pytestmark = [pytest.mark.both_modes, pytest.mark.own_database]
 
 # Name of a format: how it is made. One for every way in which a database remembers how far it has counted.
 FORMATS = {

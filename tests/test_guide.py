@@ -174,6 +174,7 @@ WHERE event_type IS NULL OR performed_by IS NULL;
     ) == [(0,)]
 
 
+@pytest.mark.own_database
 def test_the_events_of_a_serial_are_continuous(factory):
     ((serial_id, *_others),) = call(factory, "generate", part_id="PART-001")
     factory.commit()

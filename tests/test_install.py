@@ -156,6 +156,7 @@ def test_both_modes_make_the_same_catalog(new_database: Callable[..., str]) -> N
     assert differences(*catalogs) == []
 
 
+@pytest.mark.own_database
 def test_the_comparison_is_not_blind(connection: psycopg.Connection) -> None:
     """Otherwise every test that compares catalogs would prove nothing."""
     before = catalog(connection)

@@ -16,8 +16,7 @@ TRIGGERS_OFF = "set local session_replication_role = replica; {}; set local sess
 CATALOG = "set local allow_system_table_mods = on; {}; set local allow_system_table_mods = off"
 
 
-@pytest.fixture
-def plant(connection):
+def build_plant(connection):
     """Something of everything, and all of it by the rules."""
     call(connection, "register_site", site_id="BER", name="Berlin", time_zone="Europe/Berlin")
     make_part(connection, "P", "PUMP")
@@ -79,7 +78,13 @@ def plant(connection):
         "context_columns => '{lot_number=lots}')"
     )
     connection.execute("insert into public.orders values ('WO-1', 'P', 'L-1')")
-    connection.commit()
+
+
+pytestmark = pytest.mark.prepared(setup=build_plant)
+
+
+@pytest.fixture
+def plant(connection):
     return connection
 
 
@@ -435,7 +440,20 @@ BY_HAND = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# No transaction may hold what builds an index concurrently, and none undoes what is done to a sequence.
+OUTSIDE_TRANSACTIONS = (
+    "index gone",
+    "trail's index gone",
+    "index invalid",
+    "counter behind",
+    "counter behind a block",
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(one, marks=pytest.mark.own_database) if one in OUTSIDE_TRANSACTIONS else one for one in FAULTS],
+)
 def test_a_fault_is_found_by_its_name_alone_and_mended_by_its_remedy(plant, fault):
     name, object_, statements = FAULTS[fault]
     assert findings(plant) == []
@@ -446,12 +464,13 @@ def test_a_fault_is_found_by_its_name_alone_and_mended_by_its_remedy(plant, faul
     _, severity, _, message, remedy = found[0]
     assert severity == ("WARNING" if name.startswith(("inactive", "attachment")) else "CRITICAL")
     assert message and remedy
-    plant.commit()
     remedy = remedy.rpartition("if it is this one: ")[2].replace("reason => ...", "reason => 'found'")
     steps = BY_HAND.get(fault, [remedy])
     if steps is None:
         return
-    plant.autocommit = True
+    if fault in OUTSIDE_TRANSACTIONS:
+        plant.commit()
+        plant.autocommit = True
     for step in steps:
         assert "..." not in step
         for single in step.split("; "):
@@ -497,6 +516,7 @@ def test_who_does_not_see_all_rows_gets_no_verdict(plant):
     assert "viewer" in refusal.detail
 
 
+@pytest.mark.own_database
 def test_events_that_are_in_an_archive_only_are_not_missed(plant):
     """The month before is archived and its partition dropped: serials of that month lack nothing."""
     plant.execute("select machserial._make_audit_partitions(now() - interval '40 days', 0)")
@@ -534,11 +554,13 @@ def test_events_that_are_in_an_archive_only_are_not_missed(plant):
     assert [row[0] for row in findings(plant)] == ["missing_event"]
 
 
+@pytest.mark.own_database
+@pytest.mark.prepared(setup=None)
 def test_many_faults_of_a_kind_are_summed_up(connection):
     make_part(connection, "P")
     make_format(connection, "F", "F{SEQ:6}")
     call(connection, "assign_format", part_id="P", format="F")
-    generated(connection, "P", 100_000)
+    generated(connection, "P", 10_000)
     call(connection, "receive_vendor_serials", vendor_name="V", part_id="P",
          serial_numbers=[f"V{n}" for n in range(1000)])  # fmt: skip
     connection.execute("analyze machserial.serials")
@@ -548,4 +570,4 @@ def test_many_faults_of_a_kind_are_summed_up(connection):
     )
     found = findings(connection)
     assert len(found) == 101 and {row[0] for row in found} == {"status"}
-    assert re.search(r"^49900 more", found[-1][3])
+    assert re.search(r"^4900 more", found[-1][3])

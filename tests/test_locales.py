@@ -79,6 +79,7 @@ def whole_life(database: psycopg.Connection) -> Iterator[object]:
     yield call(database, "integrity")
 
 
+@pytest.mark.own_database
 def test_a_turkish_database_answers_as_any_other(connection, turkish_dsn, mode):
     with psycopg.connect(turkish_dsn) as turkish:
         install(turkish, mode)

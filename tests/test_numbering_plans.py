@@ -22,14 +22,19 @@ PLAN = """
 """
 
 
-@pytest.fixture
-def plant(connection):
+def build_plant(connection):
     make_part(connection)
     make_format(connection, "A", "A-{SEQ:6}-Z")
     make_format(connection, "B", "B{SEQ:6}{CHECK:luhn}")
     call(connection, "assign_format", part_id="P", format="A")
     assert generated(connection) == ["A-000001-Z"]
-    connection.commit()
+
+
+pytestmark = [pytest.mark.own_database, pytest.mark.prepared(setup=build_plant)]
+
+
+@pytest.fixture
+def plant(connection):
     return connection
 
 

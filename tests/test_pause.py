@@ -11,15 +11,11 @@ from command import PRIVILEGE, REFUSED, USAGE, Command, machserial
 from psycopg import errors
 from support import call, generated, make_format, make_part, preview, refused, register, value
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
-
 REASON = "audit of line 3"
 
 
-@pytest.fixture
-def plant(connection):
-    """Part P with a format for every way to count, a block, an unassigned placeholder; committed."""
+def build_plant(connection):
+    """Part P with a format for every way to count, a block, an unassigned placeholder."""
     make_part(connection)
     make_format(connection, "F", "F{SEQ:6}")
     make_format(connection, "GAPLESS", "G{SEQ:6}", allocation="GAPLESS")
@@ -33,7 +29,13 @@ def plant(connection):
     )
     for name in ("F", "GAPLESS", "DAILY"):
         generated(connection, quantity=2, format=name, request_id=name)
-    connection.commit()
+
+
+pytestmark = [pytest.mark.own_database, pytest.mark.prepared(setup=build_plant)]
+
+
+@pytest.fixture
+def plant(connection):
     return connection
 
 

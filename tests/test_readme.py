@@ -28,6 +28,7 @@ def test_the_ten_lines(connection: psycopg.Connection) -> None:
     assert len(TRANSCRIPT.splitlines()) == 10
 
 
+@pytest.mark.own_database
 def test_numbers_come_with_their_work_order(connection: psycopg.Connection) -> None:
     run_transcript(connection)
     connection.execute("create table work_orders (id text, part_id text, quantity integer)")

@@ -13,8 +13,6 @@ from roles_support import ROLES, make_logins, ordinary_database
 from servers import Server
 from support import call, column, refused, value
 
-ONE_MODE = True
-
 VIEWING = (
     "find_serial('F000001')", "check_digit('luhn', '1')", "has_valid_check_digit('luhn', '18')",
     "check_uniqueness('F1', 'P')", "claims_of('{F1}', 'P')", "uniqueness_report('F1', 'P')", "pending_conflicts()",
@@ -479,6 +477,7 @@ def test_grants_to_a_role_that_is_gone_are_found(limits):
 
 
 @pytest.mark.both_modes
+@pytest.mark.own_database
 def test_limits_and_rights_come_back_from_a_dump(limits, new_database, server, tmp_path: Path):
     call(limits, "register_part", part_id="P", part_type="T")
     for site in "AB":

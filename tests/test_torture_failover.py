@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from torture.failover import enter_again, highest_of, issued_again
 from torture.ledger import Attempt
 from torture.run import Run
-
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
 
 
 def test_it_holds(torture):
@@ -45,6 +43,7 @@ def test_what_is_issued_again_is_found():
     run.folder.rmdir()
 
 
+@pytest.mark.own_database
 def test_numbers_that_no_counter_gives_are_entered_again(connection):
     connection.execute("create schema shop create table done (token text primary key)")
     connection.execute("select machserial.register_part('PUMP', 'MACHINE')")

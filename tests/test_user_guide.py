@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "user-guide.md").read_text()
 STEP = re.compile(r"^```sql\n(?P<statements>.*?)^```$(?:\n\n```text\n(?P<printed>.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -63,6 +64,7 @@ def run(connection: psycopg.Connection, statement: str) -> str:
     return "\n".join(part for part in [*notices, printed] if part)
 
 
+@pytest.mark.own_database
 def test_every_step_of_the_guide_prints_what_stands_there(connection: psycopg.Connection) -> None:
     connection.commit()
     connection.autocommit = True

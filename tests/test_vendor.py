@@ -15,6 +15,7 @@ from support import (
     generated,
     make_format,
     make_part,
+    publish,
     refused,
     register,
     value,
@@ -31,7 +32,7 @@ def plant(connection):
     make_part(connection, "P", "T")
     make_part(connection, "P2", "T")
     make_part(connection, "Q", "U")
-    connection.commit()
+    publish(connection)
     return connection
 
 

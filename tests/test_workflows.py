@@ -17,9 +17,6 @@ import psycopg
 import pytest
 from support import HOSTILE, at_once, call, column, generated, make_format, make_part, refused, register, value
 
-# Long, and nothing in it depends on how machserial was installed.
-ONE_MODE = True
-
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 # Helpers that stand for ids: s('number') a serial, p('work order') a placeholder, t('trigger type') a trigger,
@@ -485,16 +482,17 @@ def expand(statement: str) -> str:
     return statement
 
 
-def build(connection: psycopg.Connection) -> psycopg.Connection:
+def build(connection: psycopg.Connection) -> None:
     connection.execute(PLANT)
-    connection.commit()
-    connection.execute("set search_path = machserial, public")
-    return connection
+
+
+pytestmark = pytest.mark.prepared(setup=build)
 
 
 @pytest.fixture
 def plant(connection):
-    return build(connection)
+    connection.execute("set search_path = machserial, public")
+    return connection
 
 
 def broken_refusals(connection: psycopg.Connection, capability: str) -> list[str]:
@@ -732,6 +730,7 @@ def test_of_a_delivery_what_is_good_goes_in_and_the_rest_comes_back(plant):
         assert (row.vendor_serial_id is None) == bool(row.errors), row
 
 
+@pytest.mark.own_database
 def test_a_received_number_is_stepped_over_by_the_generator(plant):
     numbers = ["BV-000011", "BV-000012"]
     assert generated(plant, "VALVE") == ["BV-000010"]
@@ -1142,6 +1141,7 @@ def test_what_is_reported_is_registered_once_however_often_it_is_sent(plant):
     assert not {"BV-000006", "BV-000007"} & set(generated(plant, "VALVE", 20))
 
 
+@pytest.mark.own_database
 def test_a_block_that_expires_is_ended_by_maintain(plant):
     plant.execute("select allocate_block('valves', 4, 'Late', 'VALVE', expires_at => now() + interval '20 ms')")
     plant.execute("select report_block(b('Late'), used => array(select block_serials(b('Late')) limit 1))")
@@ -1610,6 +1610,7 @@ def test_twenty_thousand_edges_in_one_insert(plant):
 # A copy of the database
 
 
+@pytest.mark.own_database
 def test_a_restored_plant_has_every_rule_and_goes_on(attached, new_database, server, tmp_path):
     insert_orders(attached, 1, 2)
     attached.commit()
