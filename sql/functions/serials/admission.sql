@@ -257,6 +257,9 @@ $$;
 create function machserial._refuse_orphaned_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+-- But for a site, which no index leads to: then all serials are read.
+set enable_seqscan = off
+set jit = off
 as $$
 declare
     kind constant text := case tg_table_name when 'sites' then 'site' else 'part' end;

@@ -1,0 +1,110 @@
+"""Plans outlive the tables that they were made for: none of them may read a table that has grown as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from plans import Session, add_entries, add_units, empty
+from verbs import LOOK_UPS, VERBS, furnish
+
+ONE_MODE = True
+
+# make test-all takes a million.
+ROWS_GROWN = int(os.environ.get("MACHSERIAL_TEST_ROWS", "100000"))
+# After five calls PostgreSQL may keep a plan that knows no arguments.
+UNTIL_KEPT = 6
+FEW, SOME, MANY = 2, 3, 300
+# Pages that PostgreSQL looks at, at the end of an index, to plan.
+WHILE_PLANNING = 100
+# Whatever a verb does for a row, with all indexes and events.
+MOST_PAGES_A_CALL, MOST_PAGES_A_ROW = 400, 200
+
+STEADY = [verb for verb in (*VERBS, *LOOK_UPS) if not verb.reads_all]
+# As report_block() was: the plan may read the whole registry for a few numbers, since a setting of the caller's keeps
+# it from looking them up.
+OLD_EXAMINATION = """
+create function public.examine_usages() returns trigger language plpgsql set enable_nestloop = off as $$
+declare
+    stray bigint;
+begin
+    select count(*) into stray
+    from new_usages as n
+    left join machserial.serials as s on s.id = n.serial_id
+    where s.sequence_number is distinct from n.sequence_number;
+    return null;
+end
+$$;
+create trigger old_examination after insert on machserial.block_usages
+referencing new table as new_usages
+for each statement execute function public.examine_usages()
+"""
+
+
+@pytest.fixture
+def session(connect: Callable[..., psycopg.Connection]) -> Callable[[], Session]:
+    return lambda: Session(connect())
+
+
+def whole_readings(session: Session, rows: int) -> set[str]:
+    """Of plans that are kept."""
+    found = set()
+    for verb in STEADY:
+        session.call(verb, rows, UNTIL_KEPT)
+        found |= session.whole_readings(verb, rows)
+    return found
+
+
+def pages(session: Session) -> dict[str, int]:
+    return {verb.name: session.pages(verb, SOME) for verb in STEADY}
+
+
+def outgrown(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    return [
+        f"{name}: {before[name]} pages became {now}"
+        for name, now in after.items()
+        if now > 2 * before[name] + WHILE_PLANNING
+    ]
+
+
+def test_no_plan_outgrows_its_tables(connection: psycopg.Connection, session: Callable[[], Session]) -> None:
+    furnish(connection)
+    connection.commit()
+
+    # Made while there are a few rows, and that is known: a whole reading seems to cost least.
+    first = session()
+    for verb in STEADY:
+        first.call(verb, FEW)
+    connection.execute("analyze")
+    connection.commit()
+    small = session()
+    assert whole_readings(small, FEW) == set()
+    assert set().union(*(small.loops_in_loops(verb, MANY) for verb in STEADY)) == set()
+
+    # Made while there is nothing, and nothing is known.
+    empty(connection)
+    old = session()
+    assert whole_readings(old, SOME) == set()
+    before = pages(old)
+
+    add_units(connection, ROWS_GROWN)
+    assert outgrown(before, pages(old)) == []
+    add_entries(connection, ROWS_GROWN)
+    connection.execute("analyze")
+    connection.commit()
+    assert outgrown(before, pages(old)) == []
+
+    # Made for many rows of large tables.
+    new = session()
+    most = {verb.name: new.pages(verb, MANY, times=1) for verb in STEADY}
+    assert {name for name, pages in most.items() if pages > MOST_PAGES_A_CALL + MANY * MOST_PAGES_A_ROW} == set()
+    assert outgrown(before, pages(new)) == []
+
+    # All of this would have noticed what report_block() was.
+    connection.execute(OLD_EXAMINATION)
+    connection.commit()
+    [report] = [verb for verb in VERBS if verb.name == "report_block"]
+    assert any("examine_usages() line 4" in one for one in old.whole_readings(report, SOME))
+    assert outgrown(before, {report.name: old.pages(report, SOME)}) != []
