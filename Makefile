@@ -62,7 +62,7 @@ test-all: build venv packages lint ## the same on every supported PostgreSQL ver
 	@set -e; for version in $(VERSIONS); do \
 	    binaries=$$($(PYTHON) tests/fetch_server.py $$version); \
 	    echo "PostgreSQL $$version"; \
-	    MACHSERIAL_TEST_BIN=$$binaries $(PYTEST); \
+	    MACHSERIAL_TEST_BIN=$$binaries MACHSERIAL_TEST_ROWS=1000000 $(PYTEST); \
 	done
 
 bench: build venv ## speed, side by side with the bare rows; make bench BENCH=--quick takes minutes, not an hour

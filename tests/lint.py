@@ -1,6 +1,7 @@
-"""What make lint runs: ruff, sqlfluff, folding (of letters, in SQL), pgspot, and plpgsql_check on a real server.
+"""What make lint runs. Ends with 1 if one finds anything.
 
-Ends with 1 if one finds anything.
+ruff, sqlfluff, folding (of letters, in SQL), settings (of the planner, that triggers inherit), pgspot, and
+plpgsql_check on a real server.
 
 python tests/lint.py [name …] runs only those named. The server is chosen as for the tests (see tests/conftest.py).
 """
@@ -16,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import planner_settings
 import psycopg
 from pglast import ast, parse_sql
 from servers import Server, choose_bin
@@ -136,6 +138,11 @@ def folding() -> list[str]:
         if "released" not in path.parts
         for line in folding_at_risk(re.sub(r"--.*", "", path.read_text()))
     ]
+
+
+def settings() -> list[str]:
+    functions = "\n".join(path.read_text() for path in sorted((ROOT / "sql" / "functions").rglob("*.sql")))
+    return sorted(set(planner_settings.inherited(functions, migrations())))
 
 
 def for_pgspot(script: str) -> str:
@@ -292,6 +299,7 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
     "conflicts": conflicts,
     "sqlfluff": sqlfluff,
     "folding": folding,
+    "settings": settings,
     "pgspot": pgspot,
     "plpgsql_check": plpgsql_check,
 }

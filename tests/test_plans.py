@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from planner_settings import inherited
 from plans import Session, add_entries, add_units, empty
 from verbs import LOOK_UPS, VERBS, furnish
 
@@ -108,3 +109,49 @@ def test_no_plan_outgrows_its_tables(connection: psycopg.Connection, session: Ca
     [report] = [verb for verb in VERBS if verb.name == "report_block"]
     assert any("examine_usages() line 4" in one for one in old.whole_readings(report, SOME))
     assert outgrown(before, {report.name: old.pages(report, SOME)}) != []
+
+
+INHERITING = """
+create function machserial.report() returns void
+language plpgsql
+{own}
+as $$
+begin
+    perform machserial._use();
+end
+$$;
+
+create function machserial._use() returns void language plpgsql as $$
+begin
+    insert into machserial.usages (id) values (1);
+end
+$$;
+
+create function machserial._examine() returns trigger
+language plpgsql
+{of_trigger}
+as $$
+begin
+    perform from new_usages as n inner join machserial.serials as s on s.id = n.id;
+end
+$$;
+"""
+FIRING = """
+create trigger usages_are_examined
+after insert or update on machserial.usages
+referencing new table as new_usages
+for each statement execute function machserial._examine()
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "of_trigger", "is_found"),
+    [
+        ("set enable_nestloop = off", "", True),
+        ("set enable_nestloop = off", "set enable_seqscan = off", True),
+        ("set enable_nestloop = off", "set enable_nestloop = on", False),
+        ("set jit = off", "", False),
+    ],
+)
+def test_a_setting_that_a_trigger_inherits_is_found(own: str, of_trigger: str, is_found: bool) -> None:
+    assert bool(list(inherited(INHERITING.format(own=own, of_trigger=of_trigger), FIRING))) == is_found

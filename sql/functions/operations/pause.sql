@@ -30,6 +30,8 @@ $$;
 create function machserial._refuse_while_paused() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+-- The tables that it asks have no more than a row or two.
+set enable_seqscan = on
 as $$
 begin
     perform machserial._require_no_pause();
