@@ -65,7 +65,7 @@ begin
         _id_sequences
         _check_signs _check_slow_statements _check_start
         _check_step _check_step_table _check_sum_table _check_synchronous_commit _check_unsafe_settings
-        _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions
+        _check_width _check_write _check_xid_age _checked _claimants _claims_on _client_sessions _cluster
         _compile_automaton _compile_check _compile_pattern _compile_sum _conflicts _constant_expression
         _context_keys _countable_space _counter_message _counter_outlook _date_errors _date_tokens
         _digits_expression _disagreements _distance _divisions _encode_expression _ends_with_check
@@ -131,16 +131,14 @@ begin
         number_blocks.closing_reason number_blocks.expires_at number_blocks.status block_usages.conflict_id
         block_usages.serial_id serial_propagations.notes
     '),
-    -- For a cache of taken numbers (docs/cache.md): whoever reads its secret may write to it.
-    ('operator', 'select', 'table', 'cache_epochs'),
     ('operator', 'execute', 'function', '
         accept_vendor_serial accept_vendor_serials allocate_block assign_placeholder assign_placeholders
-        cache_epoch create_placeholders fail_placeholder fire generate invalidate_serial maintain merge
+        create_placeholders fail_placeholder fire generate invalidate_serial maintain merge
         pass_through receive_vendor_serial receive_vendor_serials register_serial register_serials
         reject_vendor_serial report_block retire_serial return_block split transform
     '),
     ('operator', 'execute', 'function', '
-        _active_format _actor _assign_serials _attached_queries _block _changes _cluster _columns_of
+        _active_format _actor _assign_serials _attached_queries _block _changes _columns_of
         _compile_vendor_pattern _context_columns _context_value _count_executions _described
         _end_serial _fire_each _generate_each _generate_for _hold_gapless _hold_triggers _key_of
         _known_settings _lock_pending _lock_pending_vendor_serials _lock_work_order _make
@@ -213,7 +211,7 @@ begin
     ('admin', 'execute', 'function', '
         account_for_serial
         adopt_schema
-        audit_months begin_cache_epoch drop_archived fence grant_site integrity
+        audit_months drop_archived fence grant_site integrity
         lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
         preview_fence
         restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
@@ -250,7 +248,7 @@ begin
         _ad_hoc_format _add_seal _admission_details _apply_privileges _archive_root
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
-        _check_run _claim_request _claims_around _close_incarnation _close_to_everybody _content_of
+        _check_run _claim_request _close_incarnation _close_to_everybody _content_of
         _fence_outcome
         _fence_steps
         _fenced_value

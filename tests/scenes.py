@@ -830,7 +830,6 @@ WHOLE = Scene(
         Verb("verify_audit", "discard plans; select * from machserial.verify_audit()"),
         Verb("set_node", "select machserial.set_node(%(n)s)"),
         Verb("migrate", "select machserial.migrate()"),
-        Verb("begin_cache_epoch", "select machserial.begin_cache_epoch('restored')"),
         Verb(
             "set the depth",
             "update machserial.settings set value = '60' where name = 'propagation_depth_limit'",
@@ -854,14 +853,13 @@ WHOLE = Scene(
     waits={
         # These two take the tables from those who write. pause() gives up after half a second.
         "pause": "maintain | pause | set_node | " + WRITERS,
-        "set_node": "begin_cache_epoch | maintain | pause | set the depth | " + WRITERS,
+        "set_node": "maintain | pause | set the depth | " + WRITERS,
         **dict.fromkeys(WRITERS.split(" | "), "pause | set_node"),
         "maintain": "maintain | pause | set_node",
         # Views are made anew.
         "migrate": "allocate_block",
         "allocate_block": "migrate | pause | set_node",
         "set the depth": "set the depth | set_node",
-        "begin_cache_epoch": "begin_cache_epoch | set_node",
     },
     focus=frozenset(
         {
@@ -871,7 +869,6 @@ WHOLE = Scene(
             "verify_audit",
             "set_node",
             "migrate",
-            "begin_cache_epoch",
             "set the depth",
         }
     ),

@@ -27,7 +27,6 @@ INTERNAL = {
     "pauses",  # written by pause() and resume() only: PAUSED and RESUMED tell of each
     "pause_switch",  # changed by pause() only, which PAUSED tells of
     "counter_fences",  # written by fence() only: COUNTER_FENCED tells of each
-    "cache_epochs",  # no fact about a serial: what a cache is to forget; each row says who began it and why
     "trigger_executions",  # a count, which maintain() folds; what a firing makes has events
 }
 

@@ -375,14 +375,6 @@ def test_by_whom_and_when_is_not_the_writers_to_say(place: SimpleNamespace) -> N
         )
 
 
-def test_secrets_are_for_those_who_need_them(place: SimpleNamespace) -> None:
-    """He wants the secret with which cached facts are signed, to write facts of his own into the cache."""
-    refuse(
-        place.who["viewer"], ("select secret from machserial.cache_epochs", "select * from machserial.cache_epoch()")
-    )
-    assert column(place.superuser, "select count(*) from machserial.cache_epochs where length(secret) < 32") == [0]
-
-
 @pytest.mark.parametrize(
     ("role", "beyond"),
     [
@@ -397,7 +389,7 @@ def test_secrets_are_for_those_who_need_them(place: SimpleNamespace) -> None:
          "attach('pg_class','MATERIAL_RECEIPT','x')"),
         ("supervisor", "migrate() pause('x') resume() fence('plain') reset_counter('plain',5,reason=>'x') "
         "set_node(3) grant_site('operator','DEFAULT') "
-         "lift_site_limits('operator') begin_cache_epoch('x') drop_archived('2026-01-01') integrity() write_test() "
+         "lift_site_limits('operator') drop_archived('2026-01-01') integrity() write_test() "
          "create_roles()"),
         ("admin", "create_roles()"),
     ],

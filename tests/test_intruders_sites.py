@@ -380,8 +380,6 @@ def test_an_administrator_who_is_limited_does_nothing_to_all(place: SimpleNamesp
         "restore_archived": {"month": "2026-01-01"},
         "grant_site": {"role": "limited_admin", "site_id": FOREIGN},
         "lift_site_limits": {"role": "limited_admin"},
-        "begin_cache_epoch": {"reason": "x"},
-        "cache_epoch": {},
         "seal_audit": {},
         "audit_anchor": {},
         "inclusion_proof": {"event_id": place.heard.event},
@@ -410,7 +408,6 @@ def test_statistics_and_partitions_tell_nothing(place: SimpleNamespace, operator
     for statement in (
         f"select * from machserial.{month}",
         f"copy machserial.{month} to stdout",
-        "select * from machserial.cache_epochs",
         "select * from pg_catalog.pg_statistic",
         "select pg_read_file('PG_VERSION')",
         "select * from pg_get_multixact_members('1')",

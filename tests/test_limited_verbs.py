@@ -116,8 +116,6 @@ OF_ALL_SITES = {
     "adopt_schema": "",
     "audit_anchor": "",
     "audit_months": "",
-    "begin_cache_epoch": "'r'",
-    "cache_epoch": "",
     "drop_archived": "'2020-01-01'",
     "fence": "'SHARED', reason => 'r'",
     "grant_site": "'own_viewer', '{site}'",

@@ -117,8 +117,6 @@ ADMINISTERING = """
     select machserial.audit_months()
     select machserial.restore_archived('2020-01-01')
     select machserial.drop_archived('2020-01-01')
-    select machserial.begin_cache_epoch('why')
-    select machserial.cache_epoch()
     select machserial.migrate()
     select machserial.grant_site('all_viewer', 'DEFAULT')
     select machserial.limited_roles()
@@ -224,7 +222,7 @@ FORBIDDEN = {
         "select machserial.migrate()", "select machserial.pause('why')", "select machserial.integrity()",
         "select machserial.reset_counter('F', 99, reason => 'why')", "select machserial.fence('F', reason => 'why')",
         "select machserial.set_node(2)", "select machserial.write_test()", "select machserial.audit_months()",
-        "select machserial.drop_archived('2020-01-01')", "select machserial.begin_cache_epoch('why')",
+        "select machserial.drop_archived('2020-01-01')",
         "select machserial.grant_site('all_viewer', 'DEFAULT')", "select machserial.limited_roles()",
         "update machserial.settings set value = '1'", "update machserial.health_thresholds set warning = 0",
     ),

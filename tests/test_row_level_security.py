@@ -18,7 +18,7 @@ SITE_TABLES = (
     "audit_events", "counters", "number_blocks", "block_usages", "generation_requests",
 )  # fmt: skip
 # Of the whole database: who is limited to sites sees no row of them.
-WHOLE_TABLES = ("audit_seals", "audit_leaves", "trigger_executions", "cache_epochs")
+WHOLE_TABLES = ("audit_seals", "audit_leaves", "trigger_executions")
 
 
 @pytest.fixture(scope="module", params=["superuser", "ordinary"])
@@ -209,9 +209,9 @@ def test_statistics_count_ones_own(plant):
 def test_what_concerns_all_sites_is_not_for_one(plant):
     connection = plant.as_login("own_admin")
     for function in (
-        "verify_audit()", "seal_audit()", "maintain()", "audit_anchor()", "inclusion_proof(1)", "cache_epoch()",
+        "verify_audit()", "seal_audit()", "maintain()", "audit_anchor()", "inclusion_proof(1)",
         "migrate()", "pause('x')", "resume()", "integrity()", "fence('SHARED', reason => 'r')", "set_node(1)",
-        "write_test()", "audit_months()", "begin_cache_epoch('x')", "reset_counter('SHARED', 9, reason => 'r')",
+        "write_test()", "audit_months()", "reset_counter('SHARED', 9, reason => 'r')",
         "grant_site('own_admin', 'ZZZ')", "lift_site_limits('own_admin')", "limited_roles()",
         "revoke_site('own_viewer', 'AAA')", "account_for_serial(1, 'r')", "unfenced_counters()",
     ):  # fmt: skip

@@ -75,8 +75,9 @@ def test_text_is_text_in_every_encoding(encoded, encoding, name, tmp_path):
     assert name in plant.run("serial", "find", "F000002").stdout
     assert plant.run("integrity").exit_code == OK
     assert plant.run("health", "--check", "paused").exit_code == OK
-    with UniquenessCache(plant.dsn) as cache:
-        assert cache.is_taken("F000002", "P").is_taken
+    with psycopg.connect(plant.dsn) as connection:
+        cache = UniquenessCache(connection)
+        assert cache.is_taken("F000002", "P") and str(cache.key("F000002", "P", None, None)).startswith("machserial.")
     backup = tmp_path / "Sicherung \N{EN DASH} groß"
     assert plant.answer("backup", str(backup))["counters"][0]["format"] == "F"
     copy = encoded(encoding)

@@ -315,7 +315,6 @@ VERBS = (
     Verb("resume", "select machserial.resume()", ("select machserial.pause('why')",), reads_all="it stops everybody"),
     Verb("set_node", "select machserial.set_node(%(n)s)", reads_all="it seals the trail"),
     Verb("migrate", "select machserial.migrate()", reads_all="it waits for all"),
-    Verb("begin_cache_epoch", "select machserial.begin_cache_epoch('why')"),
     Verb("create_roles", "select * from machserial.create_roles()", reads_all="it reads the catalog"),
     Verb("grant_site", "select machserial.grant_site('verbs%(n)s', 'DEFAULT')", ROLE, reads_all=LIMITS),
     Verb("revoke_site", "select machserial.revoke_site('verbs%(n)s', 'DEFAULT')", LIMITED, reads_all=LIMITS),

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.pq import Ping
 
 from machserial import __version__, connection
+from machserial.cache import redis_url
 from machserial.errors import ABSENT_STATES, ExpectedError, NotDeployed, from_database
 from machserial.output import text_of
 
@@ -201,8 +202,7 @@ class Examination:
         self._refuse_unknown(host=False)
 
     def _ask_redis(self) -> None:
-        url = os.environ.get("REDIS_URL")
-        if url and os.environ.get("REDIS_ENABLED", "true").lower() != "false":
+        if url := redis_url():
             if self._wants("redis"):
                 self.rows.append(redis_row(url))
         elif "redis" in self.names:

@@ -10,25 +10,31 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import util
 from pathlib import Path
 
 import psycopg
-from psycopg.rows import dict_row
 
 from machserial.bench.context import Bench
-from machserial.bench.registry import FILLED, PART, Registry
+from machserial.bench.registry import FILLED, OTHER_PARTS, PART, Registry
 from machserial.bench.results import Case, Comparison, Skipped
 from machserial.errors import ExpectedError
 
 NAME = "uniqueness"
 TITLE = "is a number taken: by index, and by Redis"
-INDEX, CHECK = "PostgreSQL: claims_of()", "PostgreSQL: check_uniqueness()"
+CLAIMS, CHECK = "PostgreSQL: claims_of(), prepared", "PostgreSQL: check_uniqueness()"
+INDEX = "PostgreSQL: one unique index, prepared"
 CACHE, CONFIRMED, BROKEN = "cache", "cache, confirmed", "cache without its Redis"
-REGISTER = "PostgreSQL: register_serial()"
 THREADS = 8
-AT_ONCE = 1_000
+IN_A_ROW = 20
+Question = tuple[str, str]  # a number, and the part for which it is asked about
+Way = Callable[[Question], object]
+
+LOOK_UP = """
+    select s.id from machserial.serials as s
+    where s.serial_number = %s and s.site_id = 'DEFAULT' and s.holds_claim and 'SITE' = any(s.scopes)
+"""
 
 
 def run(bench: Bench) -> Iterator[Case | Skipped]:
@@ -36,14 +42,16 @@ def run(bench: Bench) -> Iterator[Case | Skipped]:
         yield Skipped(NAME, reason)
         return
     with bench.registry() as registry, redis_running() as url:
-        fill(registry, bench.sizes.cached_serials, url)
+        with registry.session() as session:
+            registry.fill_serials(session, "machserial", bench.sizes.cached_serials)
+            registry.settle(session)
         yield from measure(bench, registry, url)
 
 
 def lacking() -> str | None:
     """What is not there, if anything."""
-    if util.find_spec("redis") is None or util.find_spec("psycopg_pool") is None:
-        return "the cache's packages are not installed: pip install 'machserial[cache]'"
+    if util.find_spec("redis") is None:
+        return "the package redis is not installed: pip install 'machserial[redis]'"
     if not redis_server():
         return "redis-server is not installed (Debian: apt-get install redis-server)"
     return None
@@ -94,121 +102,91 @@ def await_answer(client, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.02)
 
 
-def fill(registry: Registry, count: int, url: str) -> None:
-    """Serials, and a cache that knows all of them."""
-    import redis
-
-    from machserial import cache_upkeep
-
-    with registry.session() as session:
-        registry.fill_serials(session, "machserial", count)
-        registry.settle(session)
-    with psycopg.connect(registry.dsn, row_factory=dict_row) as session:
-        cache_upkeep.warm(session, redis.Redis.from_url(url))
-
-
 def measure(bench: Bench, registry: Registry, url: str) -> Iterator[Case]:
+    """A cache that knows all of the serials, and every way to ask, in turn."""
     from machserial.cache import UniquenessCache
 
     dice = random.Random(1)
     count = bench.sizes.cached_serials
     free_numbers = itertools.count()
 
-    def taken() -> str:
-        return f"{FILLED}{dice.randrange(1, count + 1):09}"
+    def taken() -> Question:
+        number = dice.randrange(1, count + 1)
+        return f"{FILLED}{number:09}", f"P{number % OTHER_PARTS + 1}"
 
-    def free() -> str:
-        return f"FREE-{next(free_numbers)}"
+    def free() -> Question:
+        return f"FREE-{next(free_numbers)}", PART
 
-    with (
-        UniquenessCache(registry.dsn, url) as cache,
-        UniquenessCache(registry.dsn, "unix:///nonexistent/redis.sock") as broken,
-        psycopg.connect(registry.dsn, autocommit=True, prepare_threshold=None) as session,
-    ):
-        ways = look_ups(session, cache, broken)
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(psycopg.connect(registry.dsn, autocommit=True, prepare_threshold=1))
+            for _ in range(THREADS)
+        ]
+        caches = [UniquenessCache(session, url) for session in sessions]
+        caches[0].warm()
+        ways = look_ups(sessions[0], caches[0], UniquenessCache(sessions[0], "unix:///nonexistent/redis.sock"))
         for way in ways.values():
-            way(taken())
-        yield case("a number that is taken", turns(bench, ways, taken), INDEX)
-        yield case("a number that is free", turns(bench, ways, free), INDEX)
-        yield case("registering a number that is taken", turns(bench, registrations(session, cache), taken), REGISTER)
-        thousand = [f"{FILLED}{n:09}" for n in range(1, min(count, AT_ONCE) + 1)]
-        yield case(
-            f"{len(thousand):,} taken numbers at once",
-            turns(bench, many(session, cache, thousand), taken, one_in=50),
-            INDEX,
-        )
-        with UniquenessCache(registry.dsn, None) as off:
-            yield threads(bench, {INDEX: off, CACHE: cache}, taken)
+            for _ in range(3):
+                way(taken())
+        yield case("a number that is taken", turns(bench, ways, taken))
+        yield case("a number that is free", turns(bench, ways, free))
+        yield threads(bench, sessions, caches, taken)
 
 
-def look_ups(session: psycopg.Connection, cache, broken) -> dict[str, Callable[[str], object]]:
-    check = f"select has_conflict from machserial.check_uniqueness(%s, '{PART}')"
-    claims = f"select * from machserial.claims_of(array[%s], '{PART}')"
+def look_ups(session: psycopg.Connection, cache, broken) -> dict[str, Way]:
+    check = "select has_conflict from machserial.check_uniqueness(%s, %s)"
     return {
-        INDEX: lambda one: session.execute(claims, [one]).fetchall(),
-        CHECK: lambda one: session.execute(check, [one]).fetchone(),
-        CACHE: lambda one: cache.is_taken(one, PART),
-        CONFIRMED: lambda one: cache.is_taken(one, PART, confirm=True),
-        BROKEN: lambda one: broken.is_taken(one, PART),
+        CLAIMS: lambda one: asked(session, one),
+        INDEX: lambda one: session.execute(LOOK_UP, one[:1], prepare=True).fetchone(),
+        CHECK: lambda one: session.execute(check, one, prepare=True).fetchone(),
+        CACHE: lambda one: cache.is_taken(*one, confirm=False),
+        CONFIRMED: lambda one: cache.is_taken(*one),
+        BROKEN: lambda one: broken.is_taken(*one, confirm=False),
     }
 
 
-def registrations(session: psycopg.Connection, cache) -> dict[str, Callable[[str], object]]:
-    statement = f"select machserial.register_serial(%s, '{PART}')"
-    return {
-        REGISTER: lambda one: refused(lambda: session.execute(statement, [one])),
-        CONFIRMED: lambda one: refused(lambda: cache.register_serial(one, PART)),
-        CACHE: lambda one: refused(lambda: cache.register_serial(one, PART, confirm=False)),
-    }
+def asked(session: psycopg.Connection, one: Question) -> object:
+    """What an application does that needs no cache."""
+    return session.execute("select serial_ids from machserial.claims_of(array[%s], %s)", one, prepare=True).fetchone()
 
 
-def many(session: psycopg.Connection, cache, numbers: list[str]) -> dict[str, Callable[[str], object]]:
-    claims = f"select * from machserial.claims_of(%s, '{PART}')"
-    return {
-        INDEX: lambda _: session.execute(claims, [numbers]).fetchall(),
-        CACHE: lambda _: cache.check_many(numbers, PART),
-    }
+def turns(bench: Bench, ways: Mapping[str, Way], question: Callable[[], Question]) -> dict[str, list[float]]:
+    """Microseconds of each look-up: every way in turn, with the same numbers, some at a time.
 
-
-def refused(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except psycopg.errors.UniqueViolation:
-        return
-    raise ExpectedError("a duplicate was registered", remedy="report it")
-
-
-def turns(
-    bench: Bench, ways: Mapping[str, Callable[[str], object]], number: Callable[[], str], one_in: int = 1
-) -> dict[str, list[float]]:
-    """Microseconds of each look-up: every way in turn, with the same numbers."""
+    What has just been used answers sooner than what slept meanwhile.
+    """
     raw: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(max(2, bench.sizes.look_ups // one_in)):
-        one = number()
+    for _ in range(max(2, bench.sizes.look_ups // IN_A_ROW)):
+        questions = [question() for _ in range(IN_A_ROW)]
         for name, way in ways.items():
-            started = time.perf_counter()
-            way(one)
-            raw[name].append((time.perf_counter() - started) * 1e6)
+            for one in questions:
+                started = time.perf_counter()
+                way(one)
+                raw[name].append((time.perf_counter() - started) * 1e6)
     return raw
 
 
-def case(name: str, raw: dict[str, list[float]], base: str) -> Case:
-    return Case(NAME, name, "µs", raw, [Comparison(way, base) for way in raw if way != base])
+def case(name: str, raw: dict[str, list[float]]) -> Case:
+    return Case(NAME, name, "µs", raw, [Comparison(way, CLAIMS) for way in raw if way != CLAIMS])
 
 
-def threads(bench: Bench, caches: Mapping[str, object], number: Callable[[], str]) -> Case:
-    """Answers a second that so many threads get."""
+def threads(bench: Bench, sessions: list[psycopg.Connection], caches: list, question: Callable[[], Question]) -> Case:
+    """Answers a second that so many threads of one process get, each with a connection of its own."""
     each = max(2, bench.sizes.look_ups // 2)
-    raw: dict[str, list[float]] = {name: [] for name in caches}
+    ways = {
+        CLAIMS: lambda place, one: asked(sessions[place], one),
+        CACHE: lambda place, one: caches[place].is_taken(*one, confirm=False),
+    }
+
+    def ask(way: Callable[[int, Question], object], place: int) -> None:
+        for _ in range(each):
+            way(place, question())
+
+    raw: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(bench.rounds):
-        for name, cache in caches.items():
+        for name, way in ways.items():
             started = time.perf_counter()
             with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(lambda _, cache=cache: ask(cache, number, each), range(THREADS)))
+                list(pool.map(lambda place, way=way: ask(way, place), range(THREADS)))
             raw[name].append(THREADS * each / (time.perf_counter() - started))
-    return Case(NAME, f"taken numbers, {THREADS} threads", "1/s", raw, [Comparison(CACHE, INDEX)])
-
-
-def ask(cache, number: Callable[[], str], times: int) -> None:
-    for _ in range(times):
-        cache.is_taken(number(), PART)
+    return Case(NAME, f"taken numbers, {THREADS} threads", "1/s", raw, [Comparison(CACHE, CLAIMS)])

@@ -245,11 +245,3 @@ create policy own_sites_only on machserial.site_grants as restrictive
 using (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
 );
-
--- Whoever has its secret reads the facts of all sites.
-alter table machserial.cache_epochs enable row level security;
-create policy open_to_the_privileged on machserial.cache_epochs using (true);
-create policy own_sites_only on machserial.cache_epochs as restrictive
-using (
-    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-);
