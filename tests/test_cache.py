@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from servers import Server, choose_bin
 from support import call, make_part, register
 
+pytestmark = pytest.mark.own_database
 NOWHERE = "unix:///nonexistent/redis.sock"
 
 
