@@ -255,6 +255,8 @@ begin
         _named_counters
         _present_counters
         _sites_that_count
+        _tablespace_of
+        _tablespace_of_trail
         _take_fence_step
         _time_at
         _understand_fence

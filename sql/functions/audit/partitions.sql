@@ -119,15 +119,58 @@ begin
 end
 $$;
 
+-- The tablespace of a table; empty where that is the database's own, or its owner may make nothing there any
+-- more.
+create function machserial._tablespace_of(relation regclass) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        (
+            select t.spcname
+            from pg_class as c
+            inner join pg_tablespace as t on t.oid = c.reltablespace
+            where c.oid = relation and has_tablespace_privilege(c.relowner, t.oid, 'create')
+        ),
+        ''
+    );
+end
+$$;
+
+-- Where a new month is kept: with the trail, or with its newest month if the trail does not say.
+create function machserial._tablespace_of_trail() returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        nullif(machserial._tablespace_of('machserial.audit_events'), ''),
+        (
+            select machserial._tablespace_of(p.relation)
+            from machserial._audit_partitions() as p
+            where p.month is not null
+            order by p.month desc
+            limit 1
+        ),
+        ''
+    );
+end
+$$;
+
 -- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
 create function machserial._make_audit_partition(month date) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+-- Not those of the session that happens to need the month first.
+set default_tablespace = ''
+set default_table_access_method = 'heap'
 as $$
 declare
     partition constant text := machserial._audit_partition(month);
 begin
     perform machserial._require_sane_clock(month);
+    perform set_config('default_tablespace', machserial._tablespace_of_trail(), true);
     perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
     if machserial._own_audit_table(partition) is not null then
         return false;

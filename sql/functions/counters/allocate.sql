@@ -134,9 +134,11 @@ end
 $$;
 
 -- A sequence stands one step below what it gives next, from its first value on: so "how far" has one meaning.
+-- PostgreSQL keeps sequences in no tablespace, but asks whether one may be made in the session's.
 create function machserial._create_sequence(counter_id bigint, first_value bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set default_tablespace = ''
 as $$
 declare
     counting record;
