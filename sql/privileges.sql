@@ -60,7 +60,16 @@ begin
         _check_missing_rules
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
-        _check_replication_slots _check_schema_version
+        _check_replication_slots
+        _check_read_only
+        _check_time_zones
+        _old_time_zones
+        _raise_unknown_time_zone
+        _read_only_places
+        _remedy_for_read_only
+        _time_at
+        _zones_of_sites
+        _check_schema_version
         _check_sequence_behind
         _id_sequences
         _check_signs _check_slow_statements _check_start
@@ -214,6 +223,7 @@ begin
         audit_months drop_archived fence grant_site integrity
         lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
         preview_fence
+        verify_lineage
         restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
     '),
     -- The owner's alone.
@@ -249,6 +259,10 @@ begin
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
         _check_run _claim_request _close_incarnation _close_to_everybody _content_of
+        _examined
+        _find_site_faults
+        _find_standby
+        _integrity_parts
         _fence_outcome
         _fence_steps
         _fenced_value
@@ -258,7 +272,7 @@ begin
         _tablespace_of
         _tablespace_of_trail
         _take_fence_step
-        _time_at
+        _tell_unknown_time_zones
         _understand_fence
         _create_migration_record _create_renderer _create_sequence _day_named
         _detached_partition _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random
@@ -313,7 +327,7 @@ begin
         _audit_site_grants _audit_triggers_that_come_and_go _audit_usages _audit_vendor_rules
         _complete_resolution _complete_serial _complete_vendor_serial _copy_status_from_vendor_serials
         _copy_status_to_vendor_serials _equip_format _examine_block _examine_format _examine_internal_serial
-        _examine_new_vendor_serials _examine_setting _examine_trigger _examine_usages _examine_vendor_rule
+        _examine_new_vendor_serials _examine_setting _examine_time_zone _examine_trigger _examine_usages _examine_vendor_rule
         _finish_placeholder _mark_limited _outdate_plans_by_change _outdate_plans_by_counter
         _outdate_plans_by_part _outdate_plans_by_site _record_conflict_of_serial _refuse_audit_change
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change

@@ -104,6 +104,12 @@ def threshold(database: psycopg.Connection, name: str, warning: float | None, cr
     )
 
 
+def do_without_statements(database: psycopg.Connection) -> None:
+    """What an owner does who has no use for pg_stat_statements: without it that check is UNKNOWN."""
+    assert "no pg_stat_statements" in check(database, "slow_statements").message
+    threshold(database, "slow_statements", None)
+
+
 @contextmanager
 def server_setting(database: psycopg.Connection, name: str, setting: str) -> Iterator[None]:
     database.execute(f"alter system set {name} = '{setting}'")
@@ -133,6 +139,8 @@ def test_a_fresh_database_raises_nothing(safe_server, mode):
         with psycopg.connect(safe_server.dsn("another")) as connection:
             install(connection, mode)
             connection.commit()
+            assert {name for name, status in health(connection).items() if status != "OK"} == {"slow_statements"}
+            do_without_statements(connection)
             assert set(health(connection).values()) == {"OK"}
             make_part(connection)
             make_format(connection, "F", "F{YYYY}-{SEQ:6}", reset="YEARLY")
@@ -153,6 +161,7 @@ def test_nor_does_it_for_an_ordinary_owner_who_is_told_what_he_cannot_see(safe_s
     try:
         with psycopg.connect(safe_server.dsn("another", user="plant")) as connection:
             install(connection, mode)
+            do_without_statements(connection)
             connection.commit()
             assert set(health(connection).values()) == {"OK"}
             connection.commit()
@@ -191,15 +200,41 @@ def test_what_a_role_may_not_read_is_unknown(database, new_session):
     hidden = {
         "audit_verification", "counter_days_left", "counter_used", "id_sequences",
         "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "paused",
-        "pending_migrations", "schema_version",
+        "pending_migrations", "schema_version", "slow_statements", "time_zones",
     }  # fmt: skip
     assert {name for name, status in found.items() if status == "UNKNOWN"} == hidden
     database.execute("grant pg_monitor to monitor; grant select on all tables in schema machserial to monitor")
     database.execute("grant usage, select on all sequences in schema machserial to monitor")
+    do_without_statements(database)
     assert set(health(monitor).values()) == {"OK"}
 
 
+def test_what_a_role_that_is_limited_to_sites_cannot_see_is_unknown(database, new_session):
+    """It sees the counters of its own sites only, and the others may be exhausted."""
+    database.execute("create role clerk login; select machserial.create_roles()")
+    database.execute("grant machserial_viewer, pg_monitor, pg_read_all_data to clerk")
+    do_without_statements(database)
+    clerk = new_session(user="clerk")
+    assert set(health(clerk).values()) == {"OK"}
+    database.execute("select machserial.grant_site('clerk', 'DEFAULT')")
+    assert {name for name, status in health(clerk).items() if status == "UNKNOWN"} == {
+        "audit_seal_lag", "audit_verification", "counter_days_left", "counter_used", "time_zones"
+    }  # fmt: skip
+
+
+def test_a_check_that_is_switched_off_is_ok(database):
+    assert check(database, "slow_statements").status == "UNKNOWN"
+    threshold(database, "slow_statements", None)
+    row = check(database, "slow_statements")
+    assert row.status == "OK" and "not measured" in row.message
+    database.execute("insert into machserial.pauses (reason) values ('stocktaking')")
+    assert check(database, "paused").status == "WARNING"
+    threshold(database, "paused", None)
+    assert check(database, "paused").status == "OK"
+
+
 def test_a_check_that_fails_is_unknown_and_the_others_are_not(database):
+    do_without_statements(database)
     database.execute("drop table machserial.audit_verifications cascade")
     found = health(database)
     assert found.pop("audit_verification") == "UNKNOWN"
@@ -415,8 +450,12 @@ def test_replication_lag(database, standby):
     with psycopg.connect(standby.dsn("fresh"), autocommit=True) as there:
         becomes(there, "replication_lag", "OK")
         assert call(there, "ready")[0].status == "WARNING"
-        # Everything can be asked on a standby.
-        assert "UNKNOWN" not in health(there).values()
+        # What is seen on the primary only is not called fine here.
+        assert {name for name, status in health(there).items() if status == "UNKNOWN"} == {
+            "prepared_transactions", "read_only", "slow_statements"
+        }  # fmt: skip
+        assert [(row.name, row.severity) for row in call(there, "integrity")] == [("standby", "UNKNOWN")]
+        assert [(row.name, row.severity) for row in call(there, "verify_lineage")] == [("standby", "UNKNOWN")]
         there.execute("select pg_wal_replay_pause()")
         write_log(database, 2)
         assert becomes(database, "replication_lag", "WARNING").value >= 1 << 20
@@ -546,6 +585,60 @@ def test_synchronous_commit(database):
     database.execute("alter database deployed reset synchronous_commit")
 
 
+@pytest.fixture
+def writing_again(safe_server):
+    """Whatever a test has said of the whole server is taken back, by who goes past it."""
+    yield
+    options = "-c default_transaction_read_only=off"
+    with psycopg.connect(safe_server.dsn("postgres", options=options), autocommit=True) as session:
+        session.execute("alter role all reset default_transaction_read_only")
+
+
+def test_read_only(database, new_session, writing_again):
+    assert check(database, "read_only").status == "OK"
+
+    def found(role: str = "postgres") -> tuple:
+        with new_session(user=role) as session:
+            return check(session, "read_only"), call(session, "ready")[0]
+
+    here, everywhere = "alter database fresh", "alter role all"
+    for statement, place, reset in (
+        (f"{here} set default_transaction_read_only = yes", "database fresh", here),
+        (f"{everywhere} set default_transaction_read_only = on", "all databases", everywhere),
+    ):
+        database.execute(statement)
+        row, ready = found()
+        assert (row.status, row.value) == ("CRITICAL", 1) and place in row.message
+        assert ready.status == "WARNING" and "read-only" in ready.message
+        assert row.remedy.startswith(f"{reset} reset") and ready.remedy == row.remedy
+        database.execute(row.remedy.partition(";")[0])
+        row, ready = found()
+        assert (row.status, ready.status) == ("OK", "OK")
+    # A role that is meant to read is nobody's fault, but it gets no numbers.
+    database.execute("create role reader login superuser; alter role reader set default_transaction_read_only = on")
+    row, ready = found("reader")
+    assert (row.status, ready.status) == ("OK", "WARNING") and "alter role reader" in ready.remedy
+
+
+def test_a_server_that_is_read_only(database, new_session):
+    with new_session() as session:
+        session.execute("set default_transaction_read_only = off")
+        with server_setting(session, "default_transaction_read_only", "on"):
+            row = becomes(database, "read_only", "CRITICAL")
+            assert "the server" in row.message
+            assert row.remedy.startswith("alter system set default_transaction_read_only = off")
+    becomes(database, "read_only", "OK")
+
+
+def test_time_zones(database):
+    """tests/test_time_zones.py has more of it."""
+    assert check(database, "time_zones").status == "OK"
+    database.execute("insert into machserial.sites (id, time_zone) values ('A', 'US/Eastern')")
+    assert check(database, "time_zones").status == "WARNING"
+    database.execute("update machserial.sites set time_zone = 'America/New_York'")
+    assert check(database, "time_zones").status == "OK"
+
+
 def test_memory(database):
     # The multiplier was 1 before PostgreSQL 15.
     with server_setting(database, "hash_mem_multiplier", "2"), server_setting(database, "work_mem", "150MB"):
@@ -587,8 +680,19 @@ def test_checksum_failures(database, new_session, safe_server):
     becomes(database, "checksum_failures", "OK")
 
 
+def test_checksums_that_are_off_are_not_called_fine(request):
+    with Server(choose_bin(request.config.getoption("--pg-bin"))) as server:
+        if server.execute("show data_checksums") == [("on",)]:
+            pytest.skip("this initdb makes checksums unless it is told not to")
+        with psycopg.connect(server.dsn("postgres")) as connection:
+            install(connection, "plain")
+            row = check(connection, "checksum_failures")
+    assert row.status == "UNKNOWN" and "checksums are off" in row.message and "pg_checksums" in row.remedy
+
+
 def test_slow_statements(database, safe_server):
-    assert "no pg_stat_statements" in check(database, "slow_statements").message
+    row = check(database, "slow_statements")
+    assert (row.status, row.value) == ("UNKNOWN", None) and "no pg_stat_statements" in row.message and row.remedy
     if not safe_server.measures_statements:
         pytest.skip("this server has no pg_stat_statements (Debian: apt-get install postgresql-contrib)")
     database.execute("create extension pg_stat_statements schema public")

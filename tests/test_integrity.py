@@ -478,6 +478,31 @@ def test_a_fault_is_found_by_its_name_alone_and_mended_by_its_remedy(plant, faul
     assert findings(plant) == []
 
 
+def test_what_cannot_be_examined_is_said_and_the_rest_is_examined(plant):
+    plant.execute("alter table machserial.block_usages rename to hidden")
+    plant.execute(TRIGGERS_OFF.format(f"update machserial.serials set status = 'RETIRED' where id = {ACTIVE}"))
+    found = {(row[0], row[1]) for row in findings(plant)}
+    assert {("not_examined", "UNKNOWN"), ("status", "CRITICAL")} <= found
+    unknown = [row for row in findings(plant) if row[0] == "not_examined"]
+    assert {row[2] for row in unknown} >= {"function _find_block_faults", "function _find_counter_faults"}
+    assert all("block_usages" in row[3] and row[4] for row in unknown)
+
+
+def test_every_part_of_it_is_examined(plant):
+    """All that return findings, and nothing that somebody else has put there."""
+    parts = column(plant, "select name from machserial._integrity_parts()")
+    assert len(parts) >= 16 and {"_find_claim_faults", "_find_standby", "_find_site_faults"} <= set(parts)
+    plant.execute("create role machserial_test_intruder")
+    plant.execute(
+        "create function machserial._find_nothing() returns setof machserial.integrity_finding language sql as "
+        "$$ select null::machserial.integrity_finding $$"
+    )
+    assert len(column(plant, "select name from machserial._integrity_parts()")) == len(parts) + 1
+    plant.execute("grant create on schema machserial to machserial_test_intruder")
+    plant.execute("alter function machserial._find_nothing() owner to machserial_test_intruder")
+    assert column(plant, "select name from machserial._integrity_parts()") == parts
+
+
 def test_an_account_is_an_event_that_says_why(plant):
     serial_id = value(plant, f"select {ACTIVE}")
     plant.execute(TRIGGERS_OFF.format(f"update machserial.serials set status = 'RETIRED' where id = {serial_id}"))

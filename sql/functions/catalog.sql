@@ -210,11 +210,7 @@ begin
         select from pg_timezone_names as z
         where lower(z.name collate "C") = lower(_require_time_zone.time_zone collate "C")
     ) then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('time zone %L is unknown', time_zone),
-            detail = format('Site %s.', site_id),
-            hint = 'Give an IANA name such as Europe/Berlin: select name from pg_timezone_names.';
+        perform machserial._raise_unknown_time_zone(site_id, time_zone);
     end if;
 end
 $$;

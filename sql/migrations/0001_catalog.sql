@@ -3,10 +3,7 @@ create table machserial.sites (
     name text,
     time_zone text collate "C" not null default 'UTC',
     created_at timestamptz not null default now(),
-    constraint sites_id_is_given check (id <> '' and length(id) <= 255),
-    -- Conversion itself refuses a zone that the server does not know.
-    constraint sites_time_zone_exists
-    check (timezone(time_zone, '2000-01-01 00:00:00+00'::timestamptz) is not null)
+    constraint sites_id_is_given check (id <> '' and length(id) <= 255)
 );
 
 comment on table machserial.sites is 'Plants and other places that number parts.';
@@ -38,6 +35,11 @@ comment on column machserial.parts.name is 'Name for people.';
 comment on column machserial.parts.default_scopes is
 'Where this part''s numbers must not repeat: ENTERPRISE, SITE, PART_TYPE.';
 comment on column machserial.parts.created_at is 'When the part was registered.';
+
+-- No constraint: a backup must come back also where the server does not know a zone any more.
+create trigger sites_have_a_known_time_zone
+before insert or update of time_zone on machserial.sites
+for each row execute function machserial._examine_time_zone();
 
 create trigger new_sites_are_audited
 after insert on machserial.sites

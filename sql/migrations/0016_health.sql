@@ -11,7 +11,8 @@ create table machserial.health_thresholds (
 );
 
 comment on table machserial.health_thresholds is
-'From where on a check of machserial.health() warns. The owner may change it: that is audited.';
+'From where on a check of machserial.health() warns. The owner may change it: that is audited. Both null: the
+check is switched off, and OK whatever it finds or cannot measure.';
 comment on column machserial.health_thresholds.name is 'Name of the check.';
 comment on column machserial.health_thresholds.warning is
 'A value that has come this far is WARNING; null: never.';
@@ -122,6 +123,10 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'Objects of machserial that do not belong to its owner, or that everybody may call or write to.'
 ),
 (
+    'read_only', null, 1, false, 'places',
+    'Places (the server, all databases, this one) where transactions only read by default.'
+),
+(
     'replication_lag', 104857600, 1073741824, false, 'bytes',
     'Write-ahead log that the slowest standby has not replayed; on a standby: that it has received and '
     || 'not replayed.'
@@ -151,6 +156,10 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'synchronous_commit', 1, null, false, 'settings',
     'Places where synchronous_commit is off: a crash loses numbers that have been given out, which are '
     || 'then given again.'
+),
+(
+    'time_zones', 1, null, false, 'sites',
+    'Sites whose time zone has an old name only; one that the server does not know is CRITICAL.'
 ),
 (
     'unsafe_settings', null, 1, false, 'settings',

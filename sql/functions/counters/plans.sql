@@ -226,7 +226,7 @@ begin
         from machserial.numbering_plans as o
         where
             o.configuration <> (select sum(c.changes) from machserial.configuration_changes as c)
-            or o.valid_until <= now() or o.valid_on < (now() at time zone o.time_zone)::date
+            or o.valid_until <= now() or o.valid_on < coalesce(machserial._time_at(o.time_zone, now())::date, 'infinity')
         for update skip locked
     ) as outdated
     where

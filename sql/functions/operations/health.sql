@@ -13,7 +13,8 @@ create type machserial.health_result as (
 
 comment on type machserial.health_result is 'A row of machserial.health().';
 
--- The check with its status: value against the thresholds. Without a value it is UNKNOWN.
+-- The check with its status: value against the thresholds. Without a value it is UNKNOWN, unless the owner has
+-- switched it off, by setting both thresholds to null.
 create function machserial._checked(name text, value numeric, message text, remedy text)
 returns machserial.health_result
 language plpgsql stable
@@ -35,6 +36,7 @@ begin
     return (
         name,
         case
+            when threshold.warning is null and threshold.critical is null then 'OK'
             when value is null then 'UNKNOWN'
             when direction * value >= direction * threshold.critical then 'CRITICAL'
             when direction * value >= direction * threshold.warning then 'WARNING'
@@ -72,17 +74,22 @@ end
 $$;
 
 -- What is seen is fine, but not everything is seen: then it is not known whether all is.
-create function machserial._seen_in_part(result machserial.health_result, hidden bigint, what text)
+create function machserial._seen_in_part(
+    result machserial.health_result, hidden bigint, what text,
+    remedy text default format('grant pg_monitor to %I;', current_user)
+)
 returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if hidden > 0 and result.status in ('OK', 'UNKNOWN') then
+    if hidden > 0 and result.status in ('OK', 'UNKNOWN')
+        and not (result.warning is null and result.critical is null)
+    then
         result.status := 'UNKNOWN';
         result.value := null;
         result.message := format('%I may not see %s %s', current_user, hidden, what);
-        result.remedy := format('grant pg_monitor to %I;', current_user);
+        result.remedy := remedy;
     end if;
     return result;
 end
@@ -182,8 +189,8 @@ end
 $$;
 
 comment on function machserial.health() is
-'How the database is, a row a check. status: OK, WARNING, CRITICAL, or UNKNOWN where it may not be seen or the
-check failed. value against the thresholds warning and critical, in the unit and meaning that
+'How the database is, one row per check. status: OK, WARNING, CRITICAL, or UNKNOWN where it cannot be
+measured here or by this role, or the check failed. value against the thresholds warning and critical, in the unit and meaning that
 machserial.health_thresholds states; message: what was found; remedy: what mends it. Never fails because
 a check does.';
 
@@ -208,6 +215,10 @@ begin
         result.status := 'WARNING';
         result.message := 'this is a standby: it can be read, and gives no numbers';
         result.remedy := 'Connect to the primary: target_session_attrs=read-write.';
+    elsif current_setting('transaction_read_only') = 'on' then
+        result.status := 'WARNING';
+        result.message := 'transactions of this session are read-only: it can read, and gets no numbers';
+        result.remedy := machserial._remedy_for_read_only();
     else
         result := machserial._check_paused();
         if result.status = 'OK' then
@@ -222,5 +233,6 @@ $$;
 
 comment on function machserial.ready() is
 'Whether applications can work now, as a row like those of machserial.health(). OK: yes; WARNING: they can
-read only, on a standby or while machserial is paused; CRITICAL: the schema is not that of the code.
+read only, as this is a standby, or transactions are read-only, or machserial is paused; CRITICAL: the schema
+is not that of the code.
 Errors: 42501 the role may not see that.';

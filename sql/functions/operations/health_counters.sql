@@ -87,6 +87,7 @@ as $$
 declare
     fullest record;
 begin
+    perform machserial._require_all_sites('the check counter_used');
     select o.* into fullest from machserial._counter_outlook() as o order by o.used_percent desc limit 1;
     return machserial._checked(
         'counter_used', coalesce(fullest.used_percent, 0),
@@ -105,6 +106,7 @@ as $$
 declare
     first_to_end record;
 begin
+    perform machserial._require_all_sites('the check counter_days_left');
     select o.* into first_to_end from machserial._counter_outlook() as o order by o.days_left limit 1;
     if first_to_end.counter is null then
         return machserial._nothing_wrong('counter_days_left', 'no counter will be exhausted');
@@ -163,7 +165,7 @@ begin
             end,
             'select machserial.set_node(...); with the number of a node that no other database has.'
         ),
-        hidden, 'sequences'
+        hidden, 'sequences', 'Ask as the owner of machserial, or as a member of pg_read_all_data.'
     );
 end
 $$;

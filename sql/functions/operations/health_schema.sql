@@ -64,6 +64,46 @@ begin
 end
 $$;
 
+create function machserial._check_time_zones() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    gone text[];
+    old text[];
+    result machserial.health_result;
+begin
+    perform machserial._require_all_sites('the check time_zones');
+    select
+        coalesce(array_agg(format('%s (%s)', s.id, s.time_zone) order by s.id) filter (where not z.is_known), '{}'),
+        coalesce(array_agg(format('%s (%s)', s.id, s.time_zone) order by s.id) filter (where z.is_known), '{}')
+    into gone, old
+    from machserial._zones_of_sites() as z
+    inner join machserial.sites as s on s.id = z.site_id
+    where not z.is_known or exists (
+        select from machserial._old_time_zones() as o
+        where lower(o.name collate "C") = lower(s.time_zone collate "C")
+    );
+    result := machserial._checked(
+        'time_zones', cardinality(gone) + cardinality(old),
+        case
+            when gone <> '{}' then format(
+                'the server does not know the time zone of: %s', machserial._first_of(gone)
+            )
+            when old <> '{}' then format(
+                'old names, which a newer operating system may leave out: %s', machserial._first_of(old)
+            )
+            else 'the server knows the time zone of every site'
+        end,
+        'select machserial.register_site(..., time_zone => ...); or install tzdata-legacy on the server.'
+    );
+    if gone <> '{}' then
+        return machserial._made_critical(result);
+    end if;
+    return result;
+end
+$$;
+
 create function machserial._check_paused() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

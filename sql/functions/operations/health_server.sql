@@ -128,6 +128,12 @@ as $$
 declare
     oldest record;
 begin
+    if pg_is_in_recovery() and current_setting('max_prepared_transactions') <> '0' then
+        return machserial._checked(
+            'prepared_transactions', null, 'a standby does not show which transactions are prepared',
+            'Ask the primary.'
+        );
+    end if;
     select p.gid, p.owner, p.database, p.prepared into oldest
     from pg_prepared_xacts as p order by p.prepared limit 1;
     return machserial._checked(
@@ -389,6 +395,10 @@ declare
 begin
     if current_setting('archive_mode') = 'off' then
         return machserial._nothing_wrong('archiver', 'archive_mode is off: there is nothing to fail');
+    elsif pg_is_in_recovery() and current_setting('archive_mode') <> 'always' then
+        return machserial._nothing_wrong(
+            'archiver', 'a standby archives only where archive_mode is always: there is nothing to fail'
+        );
     end if;
     select a.* into archiver from pg_stat_archiver as a;
     fails := archiver.last_failed_time > coalesce(archiver.last_archived_time, '-infinity');
@@ -471,6 +481,82 @@ begin
 end
 $$;
 
+-- Where it is said that transactions only read, of all roles: single roles may be meant to.
+create function machserial._read_only_places() returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    places constant text[] := array(
+        select coalesce('database ' || quote_ident(d.datname), 'all databases')
+        from pg_db_role_setting as s
+        left join pg_database as d on d.oid = s.setdatabase
+        cross join lateral unnest(s.setconfig) as c (setting)
+        where
+            s.setrole = 0 and (s.setdatabase = 0 or d.datname = current_database())
+            and case
+                when c.setting like 'default@_transaction@_read@_only=%' escape '@'
+                    then split_part(c.setting, '=', 2)::boolean
+            end
+        order by 1
+    );
+begin
+    if places = '{}' and exists (
+        select from pg_settings as s
+        where
+            s.name = 'default_transaction_read_only' and s.setting = 'on'
+            and s.source in ('configuration file', 'command line', 'environment variable', 'override')
+    ) then
+        return '{the server}';
+    end if;
+    return places;
+end
+$$;
+
+create function machserial._remedy_for_read_only() returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    places constant text[] := machserial._read_only_places();
+begin
+    return case
+        when places = '{the server}'
+            then 'alter system set default_transaction_read_only = off; select pg_reload_conf();'
+        when 'all databases' = any(places) then 'alter role all reset default_transaction_read_only;'
+        when places <> '{}' then format(
+            'alter database %I reset default_transaction_read_only;', current_database()
+        )
+        else format('If %1$I is to write: alter role %1$I reset default_transaction_read_only;', current_user)
+    end || ' Is the disk full? Some providers set it then.';
+end
+$$;
+
+create function machserial._check_read_only() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    places constant text[] := machserial._read_only_places();
+begin
+    if pg_is_in_recovery() then
+        return machserial._checked(
+            'read_only', null,
+            'this is a standby: whether its primary can be written to is not seen from here', 'Ask the primary.'
+        );
+    end if;
+    return machserial._checked(
+        'read_only', cardinality(places),
+        case cardinality(places)
+            when 0 then 'transactions may write'
+            else format('transactions only read: default_transaction_read_only is on for %s',
+                array_to_string(places, ', '))
+        end,
+        machserial._remedy_for_read_only()
+    );
+end
+$$;
+
 create function machserial._check_memory() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -531,9 +617,9 @@ declare
     damage record;
 begin
     if current_setting('data_checksums') <> 'on' then
-        return machserial._nothing_wrong(
-            'checksum_failures', 'data checksums are off: damaged pages are not noticed',
-            'With the server stopped: pg_checksums --enable'
+        return machserial._checked(
+            'checksum_failures', null, 'not measured: data checksums are off, damaged pages are not noticed',
+            'With the server stopped: pg_checksums --enable. To do without: set both thresholds to null.'
         );
     end if;
     select
@@ -564,9 +650,10 @@ declare
     query text;
 begin
     if place is null then
-        return machserial._nothing_wrong(
-            'slow_statements', 'not measured: this database has no pg_stat_statements',
-            'shared_preload_libraries = ''pg_stat_statements'', restart, create extension pg_stat_statements;'
+        return machserial._checked(
+            'slow_statements', null, 'not measured: this database has no pg_stat_statements',
+            'shared_preload_libraries = ''pg_stat_statements'', restart, create extension pg_stat_statements; '
+            'To do without: set both thresholds to null.'
         );
     end if;
     execute format(

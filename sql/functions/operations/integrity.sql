@@ -457,7 +457,9 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    with zone_changes as (
+    with zones as materialized (select z.* from machserial._zones_of_sites() as z),
+
+    zone_changes as (
         select e.site_id, max(e.performed_at) as changed_at
         from machserial.audit_events as e
         where e.event_type = 'SITE_UPDATED' and e.details ? 'time_zone'
@@ -476,12 +478,15 @@ begin
             max(s.created_at at time zone t.time_zone) as local_time
         from machserial.serials as s
         inner join machserial.serial_formats as f on f.id = s.format_id
-        inner join machserial.sites as t on t.id = s.site_id
+        inner join zones as t on t.site_id = s.site_id
         left join machserial.block_usages as u on u.serial_id = s.id
         left join zone_changes as z on z.site_id = s.site_id
         where
             s.sequence_number is not null and u.serial_id is null
-            and (f.reset = 'NEVER' or z.changed_at is null or s.created_at > z.changed_at)
+            and (
+                f.reset = 'NEVER'
+                or t.is_known and (z.changed_at is null or s.created_at > z.changed_at)
+            )
         group by 1, 2, 3, 4
     )
 
@@ -682,11 +687,13 @@ set jit = off
 as $$
 begin
     return query
-    with points as (
+    with zones as materialized (select z.* from machserial._zones_of_sites() as z),
+
+    points as (
         select c.id as counter_id, s.sequence_number as value, s.id as serial_id, null::bigint as block_begins
         from machserial.serials as s
         inner join machserial.serial_formats as f on f.id = s.format_id
-        inner join machserial.sites as t on t.id = s.site_id
+        inner join zones as t on t.site_id = s.site_id and (f.reset = 'NEVER' or t.is_known)
         inner join machserial.counters as c
             on
                 c.format_id = s.format_id
@@ -1202,6 +1209,104 @@ begin
 end
 $$;
 
+-- Sites whose time zone is gone: their counters that are reset cannot be examined either.
+create function machserial._find_site_faults() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        'unknown_time_zone', 'CRITICAL', format('site %s', s.id),
+        format(
+            'the server does not know %L, the time zone of site %s: numbers that write or count by a date are not '
+            'given there, and their counters were not examined', s.time_zone, s.id
+        ),
+        format('select machserial.register_site(%L, time_zone => ...);', s.id)
+    from machserial._zones_of_sites() as z
+    inner join machserial.sites as s on s.id = z.site_id
+    where not z.is_known
+    order by s.id;
+end
+$$;
+
+-- What a standby cannot know.
+create function machserial._find_standby() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        'standby', 'UNKNOWN', 'server',
+        format(
+            'this is a standby, which has replayed transactions up to %s: what its primary has written since was '
+            'not examined', coalesce(pg_last_xact_replay_timestamp()::text, 'an unknown moment')
+        ),
+        'Run it on the primary.'
+    where pg_is_in_recovery();
+end
+$$;
+
+-- The functions whose findings integrity() returns.
+create function machserial._integrity_parts() returns table (name text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select p.proname::text
+    from pg_proc as p
+    where
+        p.pronamespace = 'machserial'::regnamespace and p.proname like '@_find@_%' escape '@'
+        and p.prorettype = 'machserial.integrity_finding'::regtype
+        -- What somebody else put there would run with the owner's rights.
+        and p.proowner = (
+            select o.proowner from pg_proc as o where o.oid = 'machserial.integrity()'::regprocedure
+        )
+    order by 1;
+end
+$$;
+
+-- The findings of a part. One that fails keeps no other from being examined, and is a finding itself.
+create function machserial._examined(part text) returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query execute format('select f.* from machserial.%I() as f', part);
+exception when others then
+    return query
+    select
+        'not_examined', 'UNKNOWN', format('function %s', part), format('not examined: %s', sqlerrm),
+        format('See what fails: select * from machserial.%I();', part);
+end
+$$;
+
+create function machserial.verify_lineage(part_id text default null)
+returns table (name text, severity text, object text, message text, remedy text)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform machserial._require_administrator('machserial.verify_lineage()');
+    perform machserial._require_sight_of_all();
+    if verify_lineage.part_id is not null then
+        perform machserial._require_known_part(verify_lineage.part_id);
+    end if;
+    return query
+    select f.* from machserial._find_lineage_faults(verify_lineage.part_id) as f
+    union all
+    select f.* from machserial._find_standby() as f;
+end
+$$;
+
+comment on function machserial.verify_lineage(text) is
+'The part of integrity() that examines lineage: cycles, and ranks out of order. part_id: only what comes from or
+became a serial of this part.
+Errors: 23503 unknown part; 42501 neither the owner nor an administrator.';
+
 create function machserial.integrity()
 returns table (name text, severity text, object text, message text, remedy text)
 language plpgsql stable security definer
@@ -1213,44 +1318,9 @@ declare
 begin
     perform machserial._require_administrator('machserial.integrity()');
     perform machserial._require_sight_of_all();
-    -- Without a table or column that it reads, no other question can be asked.
-    if exists (select from machserial._missing_objects() as m where m.statement is null) then
-        return query select f.* from machserial._find_missing_rules() as f;
-        return;
-    end if;
     return query
     with found as materialized (
-        select f.* from machserial._find_claim_faults() as f
-        union all
-        select f.* from machserial._find_history_faults() as f
-        union all
-        select f.* from machserial._find_vendor_faults() as f
-        union all
-        select f.* from machserial._find_conflict_faults() as f
-        union all
-        select f.* from machserial._find_block_faults() as f
-        union all
-        select f.* from machserial._find_counter_faults() as f
-        union all
-        select f.* from machserial._find_sequences_behind() as f
-        union all
-        select f.* from machserial._find_numbers_in_blocks() as f
-        union all
-        select f.* from machserial._find_lineage_faults() as f
-        union all
-        select f.* from machserial._find_placeholder_faults() as f
-        union all
-        select f.* from machserial._find_orphans() as f
-        union all
-        select f.* from machserial._find_unsound_serials() as f
-        union all
-        select f.* from machserial._find_missing_rules() as f
-        union all
-        select f.* from machserial._find_schema_faults() as f
-        union all
-        select f.* from machserial._find_format_faults() as f
-        union all
-        select f.* from machserial._find_attachment_faults() as f
+        select f.* from machserial._integrity_parts() as p cross join lateral machserial._examined(p.name) as f
     ),
 
     numbered as (
@@ -1272,8 +1342,8 @@ end
 $$;
 
 comment on function machserial.integrity() is
-'Whether what is on record agrees with itself and everything that sees to it is in place: a row a fault, none
-if all is sound. severity: CRITICAL, or WARNING where nothing is wrong yet. Of one kind of fault (name) at
-most a hundred are told, and how many more there are. remedy: what mends it, for the owner; ... is for you to
-fill in. Reads every table once; nobody waits for it.
+'Whether what is on record agrees with itself and everything that sees to it is in place: one row per fault,
+none if all is sound. severity: CRITICAL, WARNING where nothing is wrong yet, or UNKNOWN for what could not be
+examined. Of one kind of fault (name) at most a hundred are told, and how many more there are. remedy: what
+mends it, for the owner; ... is for you to fill in. Reads every table once, and keeps nobody waiting.
 Errors: 42501 row-level security hides rows from you.';

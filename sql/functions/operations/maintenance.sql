@@ -64,6 +64,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_all_sites('machserial.maintain()');
+    perform machserial._tell_unknown_time_zones();
     remaining := 0;
     -- First: what this transaction itself has written can only be sealed after its end.
     task := 'audit events sealed';

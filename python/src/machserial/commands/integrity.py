@@ -15,11 +15,12 @@ IN_A_TABLE = ("severity", "object", "message", "remedy")
 @click.command(cls=Command)
 @pass_settings
 def integrity(settings: Settings) -> None:
-    """Examine whether what is on record agrees with itself, and whether all that sees to it is in place.
+    """Check the data for inconsistencies, and triggers, indexes and constraints for presence.
 
-    Serials against claims, events, vendor receipts, blocks and counters; lineage without circles; references, triggers,
-    indexes and constraints. Each finding comes with its remedy. Reads every table; nobody waits for it.
-    Exit code 1 if anything is found.
+    Serials against claims, events, vendor receipts, blocks and counters; lineage for cycles; references, triggers,
+    indexes and constraints. Each finding comes with its remedy; UNKNOWN is what could not be examined. Reads every
+    table, and keeps nobody waiting. Exit code 1 if anything is found, and on a standby, which cannot know what its
+    primary has written since.
     """
     with settings.connect() as connection:
         findings = call(connection, "integrity")

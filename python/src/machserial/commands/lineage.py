@@ -17,7 +17,7 @@ DIRECTIONS = {"ANCESTOR": "comes from", "DESCENDANT": "became"}
 
 @click.group("lineage", cls=Group)
 def lineage_group() -> None:
-    """What came from what."""
+    """Trace what a serial was made from and what it went into."""
 
 
 @lineage_group.command()
@@ -46,15 +46,13 @@ def show(
 @click.option("--part-id", "--part", "part_id", help="Only what comes from or became a serial of this part.")
 @pass_settings
 def verify(settings: Settings, part_id: str | None) -> None:
-    """Verify that nothing comes of itself, and that lineage is in the order that keeps it so.
+    """Check lineage for cycles and wrong order.
 
-    Lineage is never rebuilt, as there is nothing that it could be rebuilt from: what is wrong is named, with what mends
-    it. Exit code 1 if anything is found.
+    Lineage is never rebuilt, as there is nothing that it could be rebuilt from: each finding comes with its remedy.
+    Exit code 1 if anything is found, and on a standby, which cannot know what its primary has written since.
     """
     with settings.connect() as connection:
-        if part_id:
-            call(connection, "_require_known_part", part_id=part_id)
-        findings = call(connection, "_find_lineage_faults", part_id=part_id)
+        findings = call(connection, "verify_lineage", part_id=part_id)
     report(settings, findings)
 
 
