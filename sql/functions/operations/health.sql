@@ -13,8 +13,8 @@ create type machserial.health_result as (
 
 comment on type machserial.health_result is 'A row of machserial.health().';
 
--- The check with its status: value against the thresholds. Without a value it is UNKNOWN, unless the owner has
--- switched it off, by setting both thresholds to null.
+-- The check with its status: value against the thresholds. Without a value it is UNKNOWN, unless the owner
+-- has switched it off, by setting both thresholds to null.
 create function machserial._checked(name text, value numeric, message text, remedy text)
 returns machserial.health_result
 language plpgsql stable

@@ -507,7 +507,7 @@ begin
             s.name = 'default_transaction_read_only' and s.setting = 'on'
             and s.source in ('configuration file', 'command line', 'environment variable', 'override')
     ) then
-        return '{the server}';
+        return array['the server'];
     end if;
     return places;
 end

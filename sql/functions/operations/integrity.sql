@@ -1303,8 +1303,8 @@ end
 $$;
 
 comment on function machserial.verify_lineage(text) is
-'The part of integrity() that examines lineage: cycles, and ranks out of order. part_id: only what comes from or
-became a serial of this part.
+'The part of integrity() that examines lineage: cycles, and ranks out of order. part_id: only what comes from
+or became a serial of this part.
 Errors: 23503 unknown part; 42501 neither the owner nor an administrator.';
 
 create function machserial.integrity()
