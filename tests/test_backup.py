@@ -14,10 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from command import COMMAND, CONNECTION, NOT_DEPLOYED, OK, REFUSED, Command, environment, machserial
-from conftest import BUILD, install, start_server
+from conftest import BUILD, MODES, install, start_server
 from psycopg.conninfo import make_conninfo
+from servers import server_account
 from snapshot import catalog, differences
 from support import call, generated, make_format, make_part, refused, register
+from test_install import FUNCTIONS_FOR_EVERYBODY
 
 PASSWORD = "Tr0ub4dor&3"
 
@@ -84,7 +86,7 @@ class TestBackup:
         assert made["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert made["size"] == file.stat().st_size
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert {(row["format"], row["last_value"]) for row in made["counters"]} == {
+        assert {(row["format"], row["last_value"]) for row in made["counters"] if row["last_value"]} == {
             ("F", 5), ("GAPLESS", 5), ("DAILY", 5)
         }  # fmt: skip
         assert made["audit_anchor"] == plant.query("select machserial.audit_anchor()")[0][0]
@@ -333,6 +335,155 @@ class TestRestore:
         second_server.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = 'killed'")
         assert killed.query("select to_regnamespace('machserial')") == [(None,)]
         assert killed.answer("restore", str(backup))["serials"] == 16
+
+
+ROLES_OF_A_PLANT = """
+    create role machserial_test_line login; create role "Night Shift" nologin;
+    select machserial.create_roles();
+    grant machserial_operator to machserial_test_line; grant machserial_test_line to "Night Shift";
+    select machserial.grant_site('machserial_test_line', 'DEFAULT');
+    create table public.lines (id integer); grant select on public.lines to "Night Shift" with grant option;
+    create policy own on public.lines to machserial_test_line using (true);
+"""
+DROP_ROLES = """
+    drop role if exists machserial_test_line, "Night Shift", machserial_viewer, machserial_operator,
+        machserial_supervisor, machserial_admin
+"""
+
+
+@pytest.fixture
+def plant_with_roles(plant, connection, second_server):
+    second_server.execute(DROP_ROLES)
+    connection.execute(ROLES_OF_A_PLANT)
+    connection.commit()
+    yield plant
+    second_server.execute("drop database if exists restored with (force)")
+    second_server.execute(DROP_ROLES)
+
+
+class TestPrerequisites:
+    def test_all_that_is_missing_is_listed_before_anything_is_done(
+        self, plant_with_roles, connection, second_server, target, tmp_path
+    ):
+        file = str(tmp_path / "plant.dump")
+        made = plant_with_roles.answer("backup", file)
+        assert {"name": "Night Shift", "statement": 'create role "Night Shift" nologin;',
+                "groups": ["machserial_test_line"]} in made["roles"]  # fmt: skip
+        restored = target("restored")
+        found = json.loads(restored.run("--json", "restore", file, "--create").stderr)["error"]
+        for name in ("machserial_test_line", "Night Shift", "machserial_viewer", "machserial_admin"):
+            assert f"role {name}" in found["detail"]
+        assert second_server.execute("select count(*) from pg_database where datname = 'restored'") == [(0,)]
+        # The same for a database that is there; it stays empty.
+        second_server.execute("create database restored")
+        assert "Night Shift" in restored.refusal(REFUSED, "restore", file)
+        assert restored.query("select to_regnamespace('machserial')") == [(None,)]
+        # What it says to do is enough.
+        statements, _, alternative = found["remedy"].partition(" Or ")
+        assert "--no-acl" in alternative
+        for statement in statements.split("; "):
+            second_server.execute(statement)
+        restored.answer("restore", file)
+        assert restored.query("select role::text, site_ids from machserial.limited_roles()") == [
+            ("machserial_test_line", ["DEFAULT"])
+        ]
+        assert restored.query("""select pg_has_role('"Night Shift"'::regrole, 'machserial_operator', 'member')""") == [
+            (True,)
+        ]
+        with psycopg.connect(restored.dsn) as other:
+            different = differences(catalog(connection), catalog(other))
+        assert all("_are_refused_while_paused" in line for line in different), different
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_without_grants(self, plant_with_roles, connection, second_server, target, tmp_path, mode):
+        """Nobody but the owner may do anything, whichever way functions got there; and nobody is limited."""
+        file = str(tmp_path / "plant.dump")
+        plant_with_roles.answer("backup", file)
+        restored = target("restored")
+        # A policy names a role as well.
+        line = restored.refusal(REFUSED, "restore", file, "--create", "--no-acl")
+        assert "machserial_test_line" in line and "Night" not in line and "viewer" not in line
+        connection.execute("drop policy own on public.lines")
+        connection.commit()
+        plant_with_roles.answer("backup", file, "--yes")
+        assert restored.answer("restore", file, "--create", "--no-acl")["write_test"] == "passed"
+        assert restored.query(FUNCTIONS_FOR_EVERYBODY) == []
+        assert restored.query("select count(*) from machserial.site_grants") == [(0,)]
+        granted = "select count(*) from pg_class as c, aclexplode(c.relacl) as a where a.grantee <> c.relowner"
+        assert restored.query(f"{granted} and relnamespace <> 'pg_catalog'::regnamespace "
+                              "and relnamespace <> 'information_schema'::regnamespace") == [(0,)]  # fmt: skip
+        assert restored.answer("migrate", "verify") == []
+        assert restored.query("select count(*) from machserial.create_roles()") == [(4,)]
+
+    def test_extensions_and_tablespaces(self, plant, connection, server, target, tmp_path):
+        (server.extensions / "machserial_beside.control").write_text("default_version = '1'\nsuperuser = false\n")
+        (server.extensions / "machserial_beside--1.sql").write_text("create function beside() returns int return 1;")
+        folder = server.folder / "space"
+        folder.mkdir()
+        if account := server_account():
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        connection.commit()
+        connection.autocommit = True
+        connection.execute("create extension machserial_beside")
+        connection.execute(f"create tablespace \"Fast disk\" location '{folder}'")
+        try:
+            connection.execute('create table public.fast (id integer) tablespace "Fast disk"')
+            plant.answer("backup", str(tmp_path / "plant.dump"))
+            line = target("restored").refusal(REFUSED, "restore", str(tmp_path / "plant.dump"), "--create")
+            assert "extension machserial_beside" in line
+            assert "create tablespace \"Fast disk\" location '...';" in line
+            assert "--no-acl" not in line
+        finally:
+            connection.execute("drop table public.fast")
+            connection.execute('drop tablespace "Fast disk"')
+
+    def test_an_extension_that_only_a_superuser_creates(self, server, new_database, second_server, target, tmp_path):
+        """Here it is made beforehand."""
+        for place in (server, second_server):
+            place.execute("drop role if exists plant")
+            place.execute("create role plant login createdb")
+        dsn = make_conninfo(new_database("plant", owner="plant"), user="plant")
+        server.execute("create extension pageinspect", dbname="plant")
+        with psycopg.connect(dsn) as connection:
+            install(connection, "plain")
+            fill(connection)
+        file = str(tmp_path / "plant.dump")
+        Command(dsn).answer("backup", file)
+        own = target("own", user="plant")
+        assert "create extension pageinspect" in own.refusal(REFUSED, "restore", file, "--create")
+        second_server.execute("create database own owner plant")
+        second_server.execute("create extension pageinspect", dbname="own")
+        assert own.answer("restore", file)["serials"] == 16
+        second_server.execute("drop database own with (force)")
+        second_server.execute("drop role plant")
+
+    def test_the_version_of_the_extension_is_that_of_the_backup(self, plant, second_server, target, tmp_path):
+        """A server that offers newer code makes the older one, to which the tables belong; deploy updates it."""
+        file = str(tmp_path / "plant.dump")
+        code = plant.answer("backup", file)["code"]
+        control = second_server.extensions / "machserial.control"
+        before = control.read_text()
+        script = second_server.extensions / f"machserial--{code}.sql"
+        try:
+            script.rename(script.with_name("machserial--99.0.0.sql"))
+            control.write_text(before.replace(f"'{code}'", "'99.0.0'"))
+            line = target("restored").refusal(REFUSED, "restore", file, "--create")
+            assert f"extension machserial in version {code}" in line
+            shutil.copy(script.with_name("machserial--99.0.0.sql"), script)
+            restored = target("restored")
+            restored.answer("restore", file, "--create")
+            assert restored.query("select extversion from pg_extension where extname = 'machserial'") == [(code,)]
+        finally:
+            second_server.install_extension(BUILD)
+
+    def test_settings_of_the_database_are_told(self, plant, target, tmp_path):
+        name = psycopg.conninfo.conninfo_to_dict(plant.dsn)["dbname"]
+        plant.query(f'alter database "{name}" set machserial.actor = \'secret\'')
+        file = tmp_path / "plant.dump"
+        assert plant.answer("backup", str(file))["settings"] == ["machserial.actor"]
+        assert "secret" not in (tmp_path / "plant.dump.json").read_text()
+        result = target("restored").run("restore", str(file), "--create")
+        assert result.exit_code == OK and "machserial.actor" in result.stderr
 
 
 class TestWriteTest:

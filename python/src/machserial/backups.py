@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,11 +18,15 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from machserial import __version__, connection, programs
+from machserial import __version__, connection, prerequisites, programs
 from machserial.errors import Exit, ExpectedError, NotDeployed
 from machserial.options import Settings
 
-HEADER_LINES = 60
+log = logging.getLogger(__name__)
+
+# Within these settings, schemas and extensions are done.
+FIRST_LINES = 1000
+CREATE_EXTENSION = b"CREATE EXTENSION IF NOT EXISTS machserial WITH SCHEMA machserial"
 MAINTENANCE_DATABASE = "postgres"
 
 ABOUT = """
@@ -35,6 +40,16 @@ ABOUT = """
         exists (select from machserial.pauses where resumed_at is null) as paused
 """
 COUNTERS = "select format, format_version, counter_key, period, last_value from machserial.counter_status()"
+
+# Settings of the database and of roles in it: no dump has them. Their values may be secrets.
+SETTINGS = """
+    select distinct split_part(c, '=', 1) || coalesce(' of ' || r.rolname, '') as name
+    from pg_db_role_setting as s
+    cross join lateral unnest(s.setconfig) as c
+    left join pg_roles as r on r.oid = s.setrole
+    where s.setdatabase = (select d.oid from pg_database as d where d.datname = current_database())
+    order by name
+"""
 
 # Whatever somebody has made in this database, without what belongs to extensions.
 CONTENTS = """
@@ -63,7 +78,8 @@ CONTENTS = """
 class Backup:
     """What a backup file holds; written beside it as JSON.
 
-    counters: how far each had counted, at least, when the backup began. audit_anchor: the newest seal.
+    counters: how far each had counted, at least, when the backup began. audit_anchor: the newest seal. roles: those
+    that it names, and their members. settings: names of what was set for the database.
     """
 
     file: str
@@ -80,6 +96,8 @@ class Backup:
     paused: bool
     audit_anchor: str | None
     counters: list[dict]
+    roles: list[dict]
+    settings: list[str]
 
 
 def manifest_of(file: Path) -> Path:
@@ -112,13 +130,15 @@ def make(settings: Settings, file: Path, folder: Path | None) -> Backup:
                 f"--dbname={place}", environment=environment,
             )  # fmt: skip
             _require_readable(pg_restore, partial)
+            roles = prerequisites.roles_of(session, prerequisites.of(pg_restore, partial).roles)
+            names = [row["name"] for row in session.execute(SETTINGS).fetchall()]
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
     backup = Backup(
         file=file.name, size=partial.stat().st_size, sha256=_sha256(partial),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"), command=__version__,
-        pg_dump=programs.major_version(pg_dump), counters=counters, **about,
+        pg_dump=programs.major_version(pg_dump), counters=counters, roles=roles, settings=names, **about,
     )  # fmt: skip
     _publish(partial, file, backup)
     return backup
@@ -173,29 +193,56 @@ class Restored:
     unfenced: list[dict]
 
 
-def restore(settings: Settings, file: Path, folder: Path | None, role: str | None, create: bool) -> Restored:
-    """Restores into an empty database, which it leaves paused; on any failure the database stays empty."""
-    manifest = _read_manifest(file)
+def restore(
+    settings: Settings, file: Path, folder: Path | None, role: str | None, create: bool, grants: bool = True
+) -> Restored:
+    """Restores into an empty database, which it leaves paused; if it fails, the database stays empty.
+
+    grants: whether to restore the privileges of roles, and their limits to sites.
+    """
+    manifest = _read_manifest(file) or {}
+    place = {"dbname": MAINTENANCE_DATABASE} if create else {}
+    with settings.connect(**place) as session:
+        if not create:
+            _require_empty(session)
+        major = session.info.server_version // 10000
+    if manifest.get("server_major", 0) > major:
+        raise ExpectedError(
+            f"the backup is of a server of version {manifest['server_major']}, this one is {major}",
+            remedy="restore it into a server of the same version or a newer one",
+        )
+    pg_restore = programs.find("pg_restore", manifest.get("pg_dump", major), folder)
+    psql = programs.find("psql", 0, folder)
+    _require_readable(pg_restore, file)
+    needs = prerequisites.of(pg_restore, file, grants, code=manifest.get("code"))
+    with settings.connect(**place) as session:
+        _require_prerequisites(session, needs, manifest, role, create)
+    if manifest.get("settings"):
+        log.warning("no backup has settings of the database; there were: %s", ", ".join(manifest["settings"]))
     created = _create_database(settings, role) if create else None
     try:
-        with settings.connect() as session:
-            major = session.info.server_version // 10000
-            _require_empty(session)
-        if manifest and manifest["server_major"] > major:
-            raise ExpectedError(
-                f"the backup is of a server of version {manifest['server_major']}, this one is {major}",
-                remedy="restore it into a server of the same version or a newer one",
-            )
-        pg_restore = programs.find("pg_restore", (manifest or {}).get("pg_dump", major), folder)
-        psql = programs.find("psql", 0, folder)
-        _require_readable(pg_restore, file)
-        _pour(settings, pg_restore, psql, file, role)
-        return _examined(settings, file, manifest, role)
+        _pour(settings, pg_restore, psql, file, role, grants, manifest.get("code"))
     except BaseException:
         if created:
             with suppress(ExpectedError), settings.connect(dbname=MAINTENANCE_DATABASE) as session:
                 _at_once(session, sql.SQL("drop database {}").format(sql.Identifier(created)))
         raise
+    return _examined(settings, file, manifest, role)
+
+
+def _require_prerequisites(
+    session: psycopg.Connection, needs: prerequisites.Needs, manifest: dict, role: str | None, create: bool
+) -> None:
+    """Raises ExpectedError with all that the server lacks, and the statements that make it."""
+    missing = prerequisites.missing(session, needs, manifest.get("roles", []), role, in_target=not create)
+    if missing:
+        statements = " ".join(statement for _, statement in missing)
+        without_grants = " Or leave out who may do what: --no-acl" if needs.grants and needs.roles else ""
+        raise ExpectedError(
+            f"the server lacks {len(missing)} things that the backup needs; nothing was restored",
+            detail=", ".join(what for what, _ in missing),
+            remedy=statements + without_grants,
+        )
 
 
 def _read_manifest(file: Path) -> dict | None:
@@ -256,15 +303,27 @@ def _require_empty(session: psycopg.Connection) -> None:
         )
 
 
-def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: str | None) -> None:
-    """One transaction: the whole backup, and the pause. So nobody ever finds it restored and not paused."""
+def _pour(
+    settings: Settings, pg_restore: Path, psql: Path, file: Path, role: str | None, grants: bool, code: str | None
+) -> None:
+    """One transaction: the whole backup, and the pause. So nobody ever finds it restored and not paused.
+
+    code: the version of the extension that the backup was made with; None: that is not known.
+    """
     place, environment = connection.for_programs(settings.dsn)
     reason = sql.Literal(f"restored from {file.name}").as_string(None)
     last = f"select machserial.pause({reason}, until_fenced => true);\n"
+    if not grants:
+        # Functions of a dump without grants are open to everybody.
+        last += "select machserial._close_functions(), machserial._close_to_everybody();\n"
     owner = ["--no-owner", *([f"--role={role}"] if role else [])]
-    with tempfile.TemporaryFile() as read_errors, tempfile.TemporaryFile() as write_errors:
+    with (
+        tempfile.TemporaryFile() as read_errors,
+        tempfile.TemporaryFile() as write_errors,
+        prerequisites.chosen(prerequisites.contents(pg_restore, file, grants)) as chosen,
+    ):
         reader = subprocess.Popen(
-            [pg_restore, *owner, "--file=-", file],
+            [pg_restore, *owner, chosen, "--file=-", file],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=read_errors,
         )  # fmt: skip
         writer = subprocess.Popen(
@@ -274,7 +333,7 @@ def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: st
         )  # fmt: skip
         try:
             try:
-                _copy(reader.stdout, writer.stdin)
+                _copy(reader.stdout, writer.stdin, code)
                 if reader.wait():
                     raise programs.failed(pg_restore, _text(read_errors))
                 # In the encoding that the dump has set, which not every file name can be written in.
@@ -296,10 +355,16 @@ def _pour(settings: Settings, pg_restore: Path, psql: Path, file: Path, role: st
                 writer.stdin.close()
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    """All of it but a setting that a newer pg_restore writes and an older server does not know."""
-    for _ in range(HEADER_LINES):
+def _copy(source: IO[bytes], target: IO[bytes], code: str | None) -> None:
+    """All of it but a setting that a newer pg_restore writes and an older server does not know.
+
+    A dump does not say which version of an extension it had; the tables are those of that one.
+    """
+    version = f" VERSION '{code}'".encode() if code else b""
+    for _ in range(FIRST_LINES):
         line = source.readline()
+        if line == CREATE_EXTENSION + b";\n":
+            line = CREATE_EXTENSION + version + b";\n"
         if line != b"SET transaction_timeout = 0;\n":
             target.write(line)
     shutil.copyfileobj(source, target, 1 << 20)
@@ -310,7 +375,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace")
 
 
-def _examined(settings: Settings, file: Path, manifest: dict | None, role: str | None) -> Restored:
+def _examined(settings: Settings, file: Path, manifest: dict, role: str | None) -> Restored:
     with settings.connect() as session:
         if role:
             session.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
@@ -329,7 +394,7 @@ def _examined(settings: Settings, file: Path, manifest: dict | None, role: str |
         return Restored(
             database=session.info.dbname,
             file=str(file),
-            created_at=manifest["created_at"] if manifest else None,
+            created_at=manifest.get("created_at"),
             serials=session.execute("select count(*) as n from machserial.serials").fetchone()["n"],
             paused=True,
             write_test="passed",

@@ -50,16 +50,20 @@ def backup(settings: Settings, file: Path, folder: Path | None, yes: bool) -> No
 @bin_option
 @click.option("--create", is_flag=True, help="Create the database that --dsn names.")
 @click.option("--role", help="In whose name everything is made: an ordinary owner's, when a superuser restores.")
+@click.option("--no-acl", is_flag=True, help="Leave out who may do what, and which role is limited to which sites.")
 @pass_settings
-def restore(settings: Settings, file: Path, folder: Path | None, create: bool, role: str | None) -> None:
+def restore(
+    settings: Settings, file: Path, folder: Path | None, create: bool, role: str | None, no_acl: bool
+) -> None:
     """Restore FILE into an empty database, and prove that it can be written to.
 
-    All of it is one transaction: if anything fails, the database stays empty. It ends paused, and issues no number
+    If the server lacks roles, extensions or tablespaces that FILE names, it says so before it begins, with the
+    statements that make them. All of it is one transaction: if anything fails, the database stays empty. It ends paused, and issues no number
     until 'machserial fence' has moved the counters past what left the building after the backup.
     """
     if not file.exists():
         raise ExpectedError(f"there is no file {file}", remedy="name the file that machserial backup wrote")
-    done = backups.restore(settings, file, folder, role, create)
+    done = backups.restore(settings, file, folder, role, create, grants=not no_acl)
     if settings.json:
         output.print_json(asdict(done))
         return
