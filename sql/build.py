@@ -56,6 +56,7 @@ class Sources:
     name: str
     version: str
     guard: str
+    extension_guard: str
     bundle_guard: str
     drop_changed: str
     grant_again: str
@@ -115,6 +116,7 @@ def read_sources(source: Path) -> Sources:
         name="machserial",
         version=read_version(source),
         guard=(source / "guard.sql").read_text(),
+        extension_guard=(source / "guard_extension.sql").read_text(),
         bundle_guard=(source / "guard_bundle.sql").read_text(),
         drop_changed=(source / "drop_changed.sql").read_text(),
         grant_again=(source / "grant_again.sql").read_text(),
@@ -145,6 +147,7 @@ def read_plpython(folder: Path, core: Sources) -> Sources:
         name=PLPYTHON,
         version=core.version,
         guard=named((folder / "guard.sql").read_text()),
+        extension_guard="",
         bundle_guard=(folder / "guard_bundle.sql").read_text(),
         drop_changed=core.drop_changed.replace("machserial.version()", version_function),
         grant_again=core.grant_again,
@@ -250,7 +253,7 @@ def generated_code(sources: Sources) -> str:
 
 def install_script(sources: Sources) -> str:
     banner = EXTENSION_ONLY.format(sources.name)
-    return "\n".join([banner, sources.guard, *sources.all_code, *sources.privileges])
+    return "\n".join([banner, sources.guard, sources.extension_guard, *sources.all_code, *sources.privileges])
 
 
 def signatures(code: str) -> dict[str, set[str]]:

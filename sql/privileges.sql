@@ -101,6 +101,7 @@ begin
         _migration_record
         _missing_objects
         _own_relations
+        _owner_of_tables
         _statement_effects
         _statements
         _table_items
@@ -237,13 +238,18 @@ begin
     '),
     -- To use it is to be limited: grant_site() grants it.
     ('owner', 'none', 'type', 'limited_to_sites'),
-    ('owner', 'none', 'function', 'create_roles'),
+    ('owner', 'none', 'function', '
+        change_owner
+        create_roles
+    '),
     ('owner', 'none', 'function', '
         _counting_keys
         _is_being_dumped
         _make_due_counters
         _objects_per_call
         _close_functions
+        _may_grant
+        _tell_who_may_grant
         _drop_leftovers
         _finish_migration
         _first_rows

@@ -141,7 +141,7 @@ OF_ALL_SITES = {
 }
 
 # The owner's alone, or told to everybody by what stands in the code.
-ELSEWHERE = {"create_roles", "migration_script"}
+ELSEWHERE = {"change_owner", "create_roles", "migration_script"}
 
 
 def things_of(connection: psycopg.Connection, site: str) -> dict[str, object]:

@@ -405,3 +405,87 @@ def test_no_remedy_enables_what_waits_for_a_pause(owner):
     assert value(connection, "select count(*) from pg_trigger where not tgisinternal and tgenabled = 'D'") == 2
     call(connection, "pause", reason="stock taking")
     assert "disable trigger new" not in value(connection, "select machserial._with_triggers_off('number_blocks', 'x')")
+
+
+# Who owns what
+
+
+def test_the_extension_is_not_put_over_plain_sql(owner):
+    connection = owner.installed("plant", "plain")
+    with refused(connection, "55000") as why:
+        connection.execute("create extension machserial")
+    assert "plain SQL" in why.message and "plant" in why.detail and "machserial deploy" in why.hint
+
+
+def test_what_a_superuser_has_restored_is_told_once_and_put_right(owner, server, tmp_path):
+    """PostgreSQL gives an extension to who restores it, and the tables to their owner."""
+    connection = owner.installed("plant", "extension")
+    populate(connection)
+    limit(connection)
+    owner.empty("restored")
+    server.dump_and_restore("plant", "restored", tmp_path / "dump", "plain")
+    superuser = Command(server.dsn("restored"))
+    result = superuser.run("--json", "migrate", "verify")
+    [found] = json.loads(result.stdout)
+    assert "plant" in found["detail"] and found["severity"] == "DRIFT"
+    [(message, remedy)] = superuser.query("select message, remedy from machserial.health_check('privileges')")
+    assert "plant" in message and found["remedy"].split(";")[0] in remedy
+    superuser.query(found["remedy"])
+    assert drift(owner, "restored") == []
+    restored = owner.connect("restored")
+    assert differences(catalog(connection), catalog(restored)) == []
+    assert call(restored, "health_check", name="privileges")[0].status == "OK"
+    assert value(restored, "select machserial.migrate()") == 0
+    assert_limited(owner, "restored")
+    restored.autocommit = False
+    write_on(restored)
+    refuse(restored)
+
+
+@BOTH_MODES
+def test_another_role_takes_over(owner, server, mode):
+    connection = owner.installed("plant", mode)
+    populate(connection)
+    with refused(connection, "42704"):
+        call(connection, "change_owner", new_owner="heir")
+    server.execute("create role heir login")
+    with pytest.raises(errors.InsufficientPrivilege):
+        call(connection, "change_owner", new_owner="heir")
+    server.execute("grant heir to plant")
+    server.execute("grant create on database plant to heir")
+    assert call(connection, "change_owner", new_owner="heir")[0][0] > 500
+    heir = owner.connect("plant", user="heir")
+    assert value(heir, "select machserial.migrate()") == 0
+    assert [row.name for row in call(heir, "integrity")] == []
+    assert call(heir, "health_check", name="privileges")[0].status == "OK"
+    heirs = "select details ->> 'new' from machserial.audit_events where event_type = 'OWNER_CHANGED'"
+    assert column(heir, heirs) == ["heir"]
+    heir.autocommit = False
+    write_on(heir)
+
+
+def test_the_owner_of_a_second_database_is_told_who_may_grant_the_roles(owner, server, new_database):
+    """From PostgreSQL 16 on, only who made a role, or was given the option, grants it."""
+    call(owner.installed("plant", "plain"), "create_roles")
+    server.execute("create role other login createrole")
+    new_database("other", owner="other")
+    with psycopg.connect(server.dsn("other"), user="other", autocommit=True) as other:
+        with other.transaction():
+            install(other, "plain")
+        said = []
+        other.add_notice_handler(lambda found: said.append((found.severity, found.message_detail, found.message_hint)))
+        assert not any(row.is_new for row in call(other, "create_roles"))
+        other.execute("create role app login")
+        if server.major >= 16:
+            [(severity, detail, hint)] = said
+            assert severity == "WARNING" and "plant" in detail
+            with pytest.raises(errors.InsufficientPrivilege):
+                other.execute("grant machserial_operator to app")
+            statement = hint[hint.index("grant ") : hint.index(";")]
+            owner.connect("plant").execute(statement)
+            said.clear()
+            call(other, "create_roles")
+        assert said == []
+        other.execute("grant machserial_operator to app")
+    with psycopg.connect(server.dsn("other"), user="app") as app:
+        assert value(app, "select machserial.version()")

@@ -236,6 +236,8 @@ def findings(connection: psycopg.Connection) -> list[Finding]:
     """All drift, the worst first. Leaves nothing behind."""
     found = [*_migrations_that_differ(connection)]
     _require_same_version(connection)
+    if owners := _two_owners(connection):
+        return [owners, *found]
     with connection.transaction(force_rollback=True):
         _become_owner(connection)
         connection.execute("set local client_min_messages = warning")
@@ -271,6 +273,18 @@ def _require_same_version(connection: psycopg.Connection) -> None:
             "it can only compare with its own version",
             f"machserial deploy, or install version {code} of this command",
         )
+
+
+def _two_owners(connection: psycopg.Connection) -> Finding | None:
+    """One finding for all that belongs to the wrong one of two: everything would differ."""
+    owner = connection.execute("select machserial._owner_of_tables() as name").fetchone()["name"]
+    if owner is None:
+        return None
+    return Finding(
+        DRIFT, "schema", "machserial", "changed",
+        f"the code does not belong to {owner}, as the tables do: a superuser has restored them",
+        f"select machserial.change_owner({sql.Literal(owner).as_string()});  -- as a superuser",
+    )  # fmt: skip
 
 
 def _become_owner(connection: psycopg.Connection) -> None:

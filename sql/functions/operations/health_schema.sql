@@ -260,7 +260,18 @@ create function machserial._foreign_objects() returns table (description text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    owner_of_tables constant name := machserial._owner_of_tables();
 begin
+    if owner_of_tables is not null then
+        return query
+        select format(
+            'the code belongs to %I, the tables to %I: a superuser has restored them', pg_get_userbyid(p.proowner),
+            owner_of_tables
+        )
+        from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure;
+        return;
+    end if;
     return query
     select format('%s belongs to %s', o.name, pg_get_userbyid(o.owner))
     from (
@@ -340,8 +351,11 @@ begin
             else array_to_string(drift[1:5], '; ')
                 || case when cardinality(drift) > 5 then format('; and %s more', cardinality(drift) - 5) else '' end
         end,
-        'revoke all on ... from public; or: alter ... owner to the owner of machserial; or, for rights of the roles: '
-        || 'select machserial.migrate(). Find out who did it.'
+        coalesce(
+            'As a superuser: select machserial.change_owner(' || quote_literal(machserial._owner_of_tables()) || ');',
+            'revoke all on ... from public; or: alter ... owner to the owner of machserial; or, for rights of the '
+            'roles: select machserial.migrate(). Find out who did it.'
+        )
     );
 end
 $$;

@@ -442,12 +442,58 @@ begin
 end
 $$;
 
+-- Whether the current user may grant this role to others: from PostgreSQL 16 on CREATEROLE is not enough.
+create function machserial._may_grant(role text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select r.rolsuper or r.rolcreaterole and current_setting('server_version_num')::integer < 160000
+        from pg_roles as r where r.rolname = current_user
+    ) or pg_has_role(current_user, role, 'member with admin option');
+end
+$$;
+
+-- Roles belong to the whole cluster: the owner of another database may have made them.
+create function machserial._tell_who_may_grant(roles text[]) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    out_of_reach constant text[] := array(
+        select quote_ident(r.role) from unnest(roles) as r (role) where not machserial._may_grant(r.role)
+    );
+    others constant text[] := array(
+        select distinct m.member::regrole::text
+        from pg_auth_members as m
+        inner join pg_roles as r on r.oid = m.roleid
+        where m.admin_option and r.rolname = any(roles)
+        order by 1
+    );
+begin
+    if cardinality(out_of_reach) > 0 then
+        raise warning using
+            message = format('%I may not grant %s to others', current_user, array_to_string(out_of_reach, ', ')),
+            detail = format(
+                'These roles belong to the whole cluster; who may grant them: superusers%s.',
+                ', ' || nullif(array_to_string(others, ', '), '')
+            ),
+            hint = format(
+                'One of these says: grant %s to %I with admin option; or grants a role to each login that needs it.',
+                array_to_string(out_of_reach, ', '), current_user
+            );
+    end if;
+end
+$$;
+
 create function machserial.create_roles() returns table (role text, is_new boolean)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    names constant text[] := '{machserial_viewer,machserial_operator,machserial_supervisor,machserial_admin}';
     known record;
 begin
     if not (
@@ -456,7 +502,7 @@ begin
     ) then
         perform machserial._require_owner('machserial.create_roles()');
     end if;
-    foreach role in array '{machserial_viewer,machserial_operator,machserial_supervisor,machserial_admin}'::text[] loop
+    foreach role in array names loop
         select r.rolcanlogin or r.rolsuper or r.rolbypassrls as is_strange into known
         from pg_roles as r where r.rolname = create_roles.role;
         is_new := not found;
@@ -488,6 +534,7 @@ begin
     end loop;
     grant usage on schema machserial to machserial_viewer;
     perform machserial._apply_privileges();
+    perform machserial._tell_who_may_grant(names);
 end
 $$;
 
@@ -498,10 +545,100 @@ machserial_admin (also migrates, resets, archives), where they are missing, and 
 this database, which migrate() then
 keeps up to date. A login gets them by being granted one of the roles. Whatever else these four are granted on
 machserial''s own objects is taken away: grant more to roles of your own. is_new: whether the role was made
-now.
+now. A WARNING says who may grant the roles to others, if you may not.
 Errors: 42501 not the owner, or a role is missing and you lack CREATEROLE; 55000 a role of this name may log
 in,
 is a superuser, or goes past row-level security.';
+
+
+-- Ownership
+
+-- Whose the tables are, where that is not the owner of the code: PostgreSQL gives an extension to who restores
+-- it. Else null.
+create function machserial._owner_of_tables() returns name
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select pg_get_userbyid(c.relowner)
+        from pg_class as c
+        where
+            c.oid = to_regclass('machserial.schema_migrations')
+            and c.relowner <> (
+                select p.proowner from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+            )
+    );
+end
+$$;
+
+create function machserial.change_owner(new_owner text) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given_to constant regrole := machserial._known_role(new_owner);
+    old_owner constant name := (
+        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+    );
+    foreign_object record;
+    changed integer := 0;
+begin
+    for foreign_object in
+        select format('alter %s %s owner to %I', o.kind, o.name, new_owner) as statement
+        from (
+            select 1 as place, 'schema' as kind, n.nspname::text as name, n.nspowner as owner, n.oid
+            from pg_namespace as n where n.nspname = 'machserial'
+            union all
+            select
+                2, case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
+                c.oid::regclass::text, c.relowner, c.oid
+            from pg_class as c
+            where
+                c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+                -- Sequences of ids go with their table.
+                and not exists (
+                    select from pg_depend as d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+                        and d.refclassid = 'pg_class'::regclass and c.relkind = 'S'
+                )
+            union all
+            select 3, 'type', t.oid::regtype::text, t.typowner, t.oid
+            from pg_type as t
+            inner join pg_class as c on c.oid = t.typrelid and c.relkind = 'c'
+            where t.typnamespace = 'machserial'::regnamespace
+            union all
+            select 4, 'routine', p.oid::regprocedure::text, p.proowner, p.oid
+            from pg_proc as p where p.pronamespace = 'machserial'::regnamespace
+        ) as o
+        where
+            o.owner <> given_to
+            -- What is machserial_plpython's stays a superuser's.
+            and not exists (
+                select from pg_depend as d
+                inner join pg_extension as e on e.oid = d.refobjid
+                where d.objid = o.oid and d.deptype = 'e' and d.refclassid = 'pg_extension'::regclass
+                    and e.extname <> 'machserial'
+            )
+        order by o.place, o.name
+    loop
+        execute foreign_object.statement;
+        changed := changed + 1;
+    end loop;
+    if changed > 0 then
+        perform machserial._audit(
+            'OWNER_CHANGED', null, null, jsonb_build_object('old', old_owner, 'new', new_owner)
+        );
+    end if;
+    return changed;
+end
+$$;
+
+comment on function machserial.change_owner(text) is
+'Gives everything in the schema machserial to another owner: after a superuser has restored an ordinary owner''s
+database, whose extension is the superuser''s then, or when another role takes over. A superuser calls it, or the
+owner, if he may SET ROLE to the new one. Returns how many objects it changed.
+Errors: 42704 unknown role; 42501 you may not give them away.';
 
 
 -- Limits by site
