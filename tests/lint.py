@@ -42,9 +42,10 @@ ACCEPTED_BY_PLPGSQL_CHECK = {
     f"machserial._fire_attached(): {OWN_TEXT}",
     # What it executes is made of names out of the catalog, each of them quoted.
     f"machserial._find_orphans(): {OWN_TEXT}",
-    # What these execute are statements of the migrations, and drops of what the catalog names.
+    # What these execute are statements of the migrations, or name what the catalog names, quoted.
     f"machserial._drop_leftovers(): {OWN_TEXT}",
     f"machserial._make_missing(): {OWN_TEXT}",
+    f"machserial.change_owner(text): {OWN_TEXT}",
     f"machserial.adopt_schema(): {OWN_TEXT}",
     # Both end in a loop or a call that only returns by RETURN or by an error.
     f"machserial._active_format(text): {NO_RETURN}",

@@ -17,12 +17,16 @@ import psycopg
 from machserial import programs
 
 # Entries of the archive that name a role, an extension or a tablespace; none of them holds the body of a function.
-NAMING = re.compile(r"\d+; \d+ \d+ (ACL|DEFAULT ACL|POLICY|USER MAPPING|EXTENSION|TABLE|MATERIALIZED VIEW|INDEX|CONSTRAINT) ")
+NAMING = re.compile(
+    r"\d+; \d+ \d+ (ACL|DEFAULT ACL|POLICY|USER MAPPING|EXTENSION|TABLE|MATERIALIZED VIEW|INDEX|CONSTRAINT) "
+)
 # Left out without grants. Comments on extensions are their owner's to make, and come with the extensions anyway.
 GRANTING = re.compile(r"\d+; \d+ \d+ (ACL|DEFAULT ACL|TABLE DATA machserial site_grants) ")
 COMMENT_ON_EXTENSION = re.compile(r"\d+; \d+ \d+ COMMENT - EXTENSION ")
 IDENTIFIER = r'"(?:[^"]|"")+"|[\w$]+'
-GRANTEE = re.compile(rf"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) ({IDENTIFIER})(?: WITH GRANT OPTION)?;$", re.M)
+GRANTEE = re.compile(
+    rf"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) ({IDENTIFIER})(?: WITH GRANT OPTION)?;$", re.M
+)
 GRANTOR = re.compile(rf"^(?:SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES FOR ROLE) ({IDENTIFIER})", re.M)
 POLICY = re.compile(rf"^CREATE POLICY .*? TO ((?:{IDENTIFIER})(?:, (?:{IDENTIFIER}))*)(?: USING| WITH CHECK|;)", re.M)
 EXTENSION = re.compile(rf"^CREATE EXTENSION IF NOT EXISTS ({IDENTIFIER}) WITH ", re.M)

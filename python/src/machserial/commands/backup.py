@@ -58,8 +58,9 @@ def restore(
     """Restore FILE into an empty database, and prove that it can be written to.
 
     If the server lacks roles, extensions or tablespaces that FILE names, it says so before it begins, with the
-    statements that make them. All of it is one transaction: if anything fails, the database stays empty. It ends paused, and issues no number
-    until 'machserial fence' has moved the counters past what left the building after the backup.
+    statements that make them. All of it is one transaction: if anything fails, the database stays empty. It ends
+    paused, and issues no number until 'machserial fence' has moved the counters past what left the building after the
+    backup.
     """
     if not file.exists():
         raise ExpectedError(f"there is no file {file}", remedy="name the file that machserial backup wrote")
