@@ -29,8 +29,9 @@ HEALTH = """# How the database is
 {generated}
 `machserial health` asks the database everything that follows and says what was found, from when on it is bad, and
 what mends it. `select * from machserial.health()` is the same in SQL, for every role that may call it;
-`machserial.health_check('connections')` is one of them. What the role may not see is UNKNOWN, never OK: grant it
-`pg_monitor`, and what the remedy names.
+`machserial.health_check('connections')` is one of them. What cannot be measured is UNKNOWN, never OK: what the role may
+not see (grant it `pg_monitor`, and what the remedy names), what only the primary of a standby knows, and what the
+server does not count, without data checksums or pg_stat_statements.
 
 ```
 {help}
@@ -38,8 +39,8 @@ what mends it. `select * from machserial.health()` is the same in SQL, for every
 
 - `--live` asks for no login and runs no SQL: it tells a server that is there from one that is not.
 - `--ready` is one query, `select * from machserial.ready()`: OK when applications can read and get numbers, WARNING
-  when they can only read (on a standby, or while machserial is paused), CRITICAL when the schema is not that of the
-  code.
+  when they can only read (on a standby, where transactions are read-only, or while machserial is paused), CRITICAL
+  when the schema is not that of the code.
 - Everything: a check that takes longer than a second is UNKNOWN, and the others are asked.
 
 ## The checks
@@ -47,10 +48,18 @@ what mends it. `select * from machserial.health()` is the same in SQL, for every
 {table}
 
 A value that has reached a threshold counts. The thresholds are rows of `machserial.health_thresholds`, which the owner
-of machserial may change; each change is an audit event. `null` means: never.
+of machserial may change; each change is an audit event. `null` means: never. Where both are null, the check is
+switched off: it is OK whatever it finds or cannot measure.
 
 ```sql
 update machserial.health_thresholds set warning = 14, critical = 3 where name = 'counter_days_left';
+update machserial.health_thresholds set warning = null, critical = null where name = 'slow_statements';
+```
+
+On a standby the checks `read_only` and `prepared_transactions` are always UNKNOWN. Watch there what is the standby's own:
+
+```
+machserial health --check replication_lag --check connections --check xid_age
 ```
 
 The command itself adds:

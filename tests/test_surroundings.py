@@ -73,8 +73,12 @@ def test_text_is_text_in_every_encoding(encoded, encoding, name, tmp_path):
     (found,) = plant.answer("serial", "find", "F000002")
     assert (found["serial_number"], found["work_order_id"]) == ("F000002", name)
     assert name in plant.run("serial", "find", "F000002").stdout
-    assert plant.run("integrity").exit_code == OK
-    assert plant.run("health", "--check", "paused").exit_code == OK
+    for command in (
+        ("integrity",), ("health", "--check", "paused"), ("audit", "seal"), ("audit", "verify", "--full"),
+        ("audit", "export"), ("lineage", "show", "F000002"), ("support-bundle", str(tmp_path / "x")),
+    ):  # fmt: skip
+        assert plant.run(*command).exit_code == OK, command
+    assert name in plant.run("audit", "export").stdout
     with psycopg.connect(plant.dsn) as connection:
         cache = UniquenessCache(connection)
         assert cache.is_taken("F000002", "P") and str(cache.key("F000002", "P", None, None)).startswith("machserial.")
@@ -141,6 +145,12 @@ def test_what_cannot_be_printed_is_escaped(dashed, encoding, arguments):
         assert json.loads(said)[0]["work_order_id"] == DASH
     elif "find" in arguments:
         assert "\\u2013" in said
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_help_is_printed_anywhere(encoding):
+    result = in_ascii("--help", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stderr) == (OK, b"")
 
 
 def test_errors_are_escaped_as_well(dashed):

@@ -79,8 +79,11 @@ class RootGroup(Group):
 
     group_class = Group
 
-    def invoke(self, context: click.Context) -> object:
+    def main(self, *args, **kwargs) -> object:
         output.escape_what_cannot_be_printed()
+        return super().main(*args, **kwargs)
+
+    def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
         except (click.exceptions.Exit, click.ClickException) as error:

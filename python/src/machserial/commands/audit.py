@@ -69,7 +69,7 @@ def refuse_both(serial_id: int | None, number: str | None) -> None:
 
 @click.group("audit", cls=Group)
 def audit_group() -> None:
-    """Who did what, when and why; and the proof that nobody changed it."""
+    """Show, verify, export and archive the audit trail."""
 
 
 @audit_group.command("list")

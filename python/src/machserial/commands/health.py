@@ -54,7 +54,7 @@ def health(
     style: str | None,
     path: Path | None,
 ) -> None:
-    """Say how the database is: what was measured, from when on it is bad, and what mends it.
+    """Run health checks; show value, thresholds and remedy. What cannot be measured is UNKNOWN.
 
     The thresholds are in the table machserial.health_thresholds. docs/health.md explains every check.
     """

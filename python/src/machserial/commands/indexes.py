@@ -54,7 +54,7 @@ PARTITIONS = """
 
 
 @click.command(cls=Command)
-@click.option("--repair", is_flag=True, help="Make what is missing or invalid, while others go on working.")
+@click.option("--repair", is_flag=True, help="Recreate missing and rebuild invalid indexes without blocking.")
 @click.option(
     "--lock-timeout", type=Duration(), default="5s", show_default=True, metavar="DURATION",
     help="With --repair: how long to wait for a lock: 90s, 10m (minutes).",
@@ -63,8 +63,8 @@ PARTITIONS = """
 def indexes(settings: Settings, repair: bool, lock_timeout: str) -> None:
     """Show machserial's indexes: missing, invalid, unused, and how big and bloated they are.
 
-    --repair makes again what the migrations have made and is missing, and rebuilds what is invalid, concurrently:
-    nobody waits. It can be repeated, and needs a connection to PostgreSQL itself, not to PgBouncer.
+    --repair recreates missing and rebuilds invalid indexes without blocking. It can be repeated, and needs a connection to
+    PostgreSQL itself, not to PgBouncer.
     Exit code 1 if an index is missing or invalid, and stays so.
     """
     with settings.connect() as connection:

@@ -15,7 +15,7 @@ IN_A_TABLE = ("severity", "kind", "object", "problem", "detail", "remedy")
 
 @click.group("migrate", cls=Group)
 def migrate_group() -> None:
-    """Bring the tables up to the code in the database, and see whether they are as they should be."""
+    """Apply schema migrations; check for drift."""
 
 
 @migrate_group.command()

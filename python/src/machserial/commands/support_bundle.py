@@ -17,7 +17,7 @@ from machserial.options import Command, Settings, confirm, pass_settings, yes_op
 @yes_option
 @pass_settings
 def support_bundle(settings: Settings, file: Path, yes: bool) -> None:
-    """Collect into FILE (tar.gz) what somebody who helps has to know.
+    """Write a diagnostic archive for support to FILE (tar.gz).
 
     Versions, migrations, drift of the catalog, health, integrity, settings, how full the counters are, sizes. No serial
     number, no password, no name that people have given to anything. Works without a connection too.
