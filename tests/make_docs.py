@@ -56,7 +56,7 @@ update machserial.health_thresholds set warning = 14, critical = 3 where name = 
 update machserial.health_thresholds set warning = null, critical = null where name = 'slow_statements';
 ```
 
-On a standby the checks `read_only` and `prepared_transactions` are always UNKNOWN. Watch there what is the standby's own:
+On a standby the checks `read_only` and `prepared_transactions` are always UNKNOWN. Watch there what is its own:
 
 ```
 machserial health --check replication_lag --check connections --check xid_age

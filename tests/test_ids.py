@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from support import call, column, generated, make_format, make_part, refused, register, value
 
+pytestmark = pytest.mark.own_database
+
 BEHIND = "select setval('machserial.serials_id_seq', 2)"
 
 # By verb: what it counts on, one call.

@@ -137,6 +137,7 @@ OF_ALL_SITES = {
     "unfenced_counters": "",
     "verify_archived": "'2020-01-01'",
     "verify_audit": "",
+    "verify_lineage": "",
     "write_test": "",
 }
 

@@ -119,7 +119,8 @@ def test_what_the_owner_dumps_the_owner_restores(owner, server, tmp_path, mode, 
     limit(connection)
     restored = owner.empty("restored")
     server.dump_and_restore("plant", "restored", tmp_path / "dump", kind, user="plant")
-    assert value(restored, "select count(*) from pg_policy") == 40
+    policies = "select count(*) from pg_policy"
+    assert value(restored, policies) == value(connection, policies) > 0
     assert differences(catalog(connection), catalog(restored)) == []
     assert differences(rows(connection), rows(restored)) == []
     assert value(restored, "select machserial.migrate()") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from command import CONNECTION, OK, REFUSED, Command, machserial
+from conftest import install
 from machserial import support_bundle
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import call, generated, make_format, make_part, register
@@ -20,6 +22,21 @@ ONE_MODE = True
 PASSWORD = "Tr0ub4dor&3"
 # In every name and text that is put into the database.
 MARK = "Zyxw"
+
+
+@pytest.fixture
+def deployed_dsn(new_database):
+    """Of a database whose name would be noticed."""
+    dsn = new_database(f"{MARK.lower()}_plant")
+    with psycopg.connect(dsn) as connection:
+        install(connection, "extension")
+    return dsn
+
+
+@pytest.fixture
+def connection(deployed_dsn):
+    with contextlib.closing(psycopg.connect(deployed_dsn)) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -47,7 +64,7 @@ def plant(connection, deployed_dsn, server):
     call(connection, "allocate_block", format=f"{MARK}-FORMAT", quantity=5, holder=MARK, part_id=f"{MARK}-PART")
     call(connection, "pass_through", serial_id=ids[0], operation_code=f"{MARK}-OP", routing_sequence=1)
     call(connection, "retire_serial", serial_id=ids[1], reason=f"{MARK} scrapped")
-    connection.execute("insert into machserial.settings values (%s, %s, %s)", ("note", MARK, MARK))
+    connection.execute("update machserial.settings set description = %s where name = 'batch_size'", (MARK,))
     connection.execute(f'create table machserial."{MARK}_table" (id integer)')
     connection.execute(f'create index "{MARK}_index" on machserial.serials (created_by)')
     connection.execute(f'alter table machserial.serials add constraint "{MARK}_rule" check (id > 0)')

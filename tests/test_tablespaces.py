@@ -10,7 +10,8 @@ from conftest import install
 from servers import server_account
 from support import call, column, generated, make_format, make_part, value
 
-ONE_MODE = True
+pytestmark = pytest.mark.own_database
+
 FAR_MONTH = "2091-05-01"
 PLACE = (
     "select coalesce((select spcname from pg_tablespace where oid = reltablespace), '') "

@@ -206,6 +206,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     made_id bigint;
+    broken_constraint text;
 begin
     insert into machserial.serial_formats as f (
         name, version, pattern, description, sequence_start, sequence_increment, reset, counter_per,
@@ -224,6 +225,13 @@ begin
     on conflict on constraint serial_formats_name_version_key do nothing
     returning f.id into made_id;
     return machserial._format(made_id);
+exception when unique_violation then
+    get stacked diagnostics broken_constraint = constraint_name;
+    if broken_constraint not in ('serial_formats_one_active_version', 'serial_formats_one_ad_hoc_format') then
+        raise;
+    end if;
+    -- Another session made the same format at the same time.
+    return null;
 end
 $$;
 

@@ -276,8 +276,8 @@ begin
 end
 $$;
 
--- A standby tells its position only some time after it has connected, and what merely stores the log never tells what
--- it has replayed. Base backups do not follow the log at all.
+-- A standby tells its position only some time after it has connected, and what merely stores the log never
+-- tells what it has replayed. Base backups do not follow the log at all.
 create function machserial._lag_of_standbys() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

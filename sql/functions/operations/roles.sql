@@ -554,8 +554,8 @@ is a superuser, or goes past row-level security.';
 
 -- Ownership
 
--- Whose the tables are, where that is not the owner of the code: PostgreSQL gives an extension to the role that
--- restores it. Else null.
+-- Whose the tables are, where that is not the owner of the code: PostgreSQL gives an extension to the role
+-- that restores it. Else null.
 create function machserial._owner_of_tables() returns name
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -636,8 +636,8 @@ end
 $$;
 
 comment on function machserial.change_owner(text) is
-'Gives everything in the schema machserial to another owner: after a superuser has restored an ordinary owner''s
-database, whose extension is the superuser''s then, or when another role takes over. A superuser calls it, or
+'Gives everything in the schema machserial to another owner: after a superuser has restored an ordinary
+owner''s database, whose extension is the superuser''s then, or when another role takes over. A superuser calls it, or
 an owner who may SET ROLE to the new one. Returns how many objects it changed.
 Errors: 42704 unknown role; 42501 you may not give them away.';
 

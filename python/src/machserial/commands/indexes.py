@@ -63,9 +63,8 @@ PARTITIONS = """
 def indexes(settings: Settings, repair: bool, lock_timeout: str) -> None:
     """Show machserial's indexes: missing, invalid, unused, and how big and bloated they are.
 
-    --repair recreates missing and rebuilds invalid indexes without blocking. It can be repeated, and needs a connection to
-    PostgreSQL itself, not to PgBouncer.
-    Exit code 1 if an index is missing or invalid, and stays so.
+    --repair recreates missing and rebuilds invalid indexes without blocking. It can be repeated, and needs a
+    connection to PostgreSQL itself, not to PgBouncer. Exit code 1 if an index is missing or invalid, and stays so.
     """
     with settings.connect() as connection:
         done = repair_all(connection, lock_timeout) if repair else []
