@@ -837,6 +837,8 @@ begin
             (array_agg(format('p.%I', pa.attname) order by n.position))[1] as parent_column
         from machserial._own_relations() as r
         inner join pg_constraint as k on k.conrelid = r.oid and k.contype = 'f'
+        -- A standby has no rows of an unlogged table, and cannot read it.
+        inner join pg_class as t on t.oid = r.oid and (t.relpersistence = 'p' or not pg_is_in_recovery())
         cross join lateral unnest(k.conkey, k.confkey)
             with ordinality as n (child_number, parent_number, position)
         inner join pg_attribute as ca on ca.attrelid = k.conrelid and ca.attnum = n.child_number
