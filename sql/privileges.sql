@@ -95,7 +95,7 @@ begin
         _column_effects
         _disabled_triggers
         _expected_objects
-        _find_missing_rules
+        _faults_of_rules
         _is_own_table
         _is_paused
         _migration_record
@@ -266,9 +266,10 @@ begin
         _backdated _begin_migration _below_parent _canonical_bytes _canonical_line _change_incarnation
         _check_run _claim_request _close_incarnation _close_to_everybody _content_of
         _examined
-        _find_site_faults
-        _find_standby
         _integrity_parts
+        _wanted_parts
+        _faults_of_sites
+        _find_standby
         _fence_outcome
         _fence_steps
         _fenced_value
@@ -284,12 +285,12 @@ begin
         _detached_partition _draw_free _draw_gapless _draw_on_trust _draw_one _draw_random
         _draw_sequenced _draw_unsequenced _drop_outdated_plans _end_of_steps _event_leaf
         _events_are_here_since _expire_blocks _extend_runway
-        _find_attachment_faults _find_block_faults _find_claim_faults _find_conflict_faults
-        _find_counter_faults _find_format_faults _find_history_faults _find_lineage_faults
-        _find_numbers_in_blocks
-        _find_sequences_behind
-        _find_orphans _find_placeholder_faults _find_schema_faults
-        _find_unsound_serials _find_vendor_faults _first_liftable _first_value _fold_executions
+        _faults_of_attachments _faults_of_blocks _faults_of_claims _faults_of_conflicts
+        _faults_of_counters _faults_of_formats _faults_of_history _faults_of_lineage
+        _faults_of_numbers_in_blocks
+        _faults_of_sequences
+        _faults_of_references _faults_of_placeholders _faults_of_schema
+        _faults_of_serials _faults_of_vendors _first_liftable _first_value _fold_executions
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
         _incarnations _index_problems _is_continued _is_other_cluster _is_over

@@ -41,7 +41,7 @@ ACCEPTED_BY_PLPGSQL_CHECK = {
     # What it executes is built by _attached_queries(), with every name quoted.
     f"machserial._fire_attached(): {OWN_TEXT}",
     # What it executes is made of names out of the catalog, each of them quoted.
-    f"machserial._find_orphans(): {OWN_TEXT}",
+    f"machserial._faults_of_references(): {OWN_TEXT}",
     # What these execute are statements of the migrations, or name what the catalog names, quoted.
     f"machserial._drop_leftovers(): {OWN_TEXT}",
     f"machserial._make_missing(): {OWN_TEXT}",

@@ -711,7 +711,7 @@ def test_slow_statements(database, safe_server):
 DUTIES = (
     "select * from machserial.maintain()", "select machserial.seal_audit()", "select * from verify_audit(full => true)",
     "select * from machserial.integrity()", "select * from health()", "SELECT machserial.ready ()",
-    "select * from machserial.audit_months()", "select * from machserial._find_lineage_faults()",
+    "select * from machserial.audit_months()", "select * from machserial._faults_of_lineage()",
     "copy (select * from machserial.audit_events) to stdout", "select machserial.migrate()",
 )  # fmt: skip
 

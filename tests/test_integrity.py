@@ -484,22 +484,22 @@ def test_what_cannot_be_examined_is_said_and_the_rest_is_examined(plant):
     found = {(row[0], row[1]) for row in findings(plant)}
     assert {("not_examined", "UNKNOWN"), ("status", "CRITICAL")} <= found
     unknown = [row for row in findings(plant) if row[0] == "not_examined"]
-    assert {row[2] for row in unknown} >= {"function _find_block_faults", "function _find_counter_faults"}
+    assert {row[2] for row in unknown} >= {"part blocks", "part counters"}
     assert all("block_usages" in row[3] and row[4] for row in unknown)
 
 
 def test_every_part_of_it_is_examined(plant):
     """All that return findings, and nothing that somebody else has put there."""
     parts = column(plant, "select name from machserial._integrity_parts()")
-    assert len(parts) >= 16 and {"_find_claim_faults", "_find_standby", "_find_site_faults"} <= set(parts)
+    assert len(parts) >= 16 and {"claims", "sites"} <= set(parts)
     plant.execute("create role machserial_test_intruder")
     plant.execute(
-        "create function machserial._find_nothing() returns setof machserial.integrity_finding language sql as "
+        "create function machserial._faults_of_nothing() returns setof machserial.integrity_finding language sql as "
         "$$ select null::machserial.integrity_finding $$"
     )
     assert len(column(plant, "select name from machserial._integrity_parts()")) == len(parts) + 1
     plant.execute("grant create on schema machserial to machserial_test_intruder")
-    plant.execute("alter function machserial._find_nothing() owner to machserial_test_intruder")
+    plant.execute("alter function machserial._faults_of_nothing() owner to machserial_test_intruder")
     assert column(plant, "select name from machserial._integrity_parts()") == parts
 
 
@@ -577,6 +577,25 @@ def test_events_that_are_in_an_archive_only_are_not_missed(plant):
         "delete from machserial.audit_events where serial_id = (select max(id) from machserial.serials)"
     ))  # fmt: skip
     assert [row[0] for row in findings(plant)] == ["missing_event"]
+
+
+OF_SEVERAL_PARTS = ("number twice", "status changed", "vendor status", "blocks overlap", "gapless counter behind", "orphan",
+                    "trigger disabled", "attachment disabled")  # fmt: skip
+
+
+def test_a_part_finds_its_own_faults_and_all_parts_together_find_all(plant):
+    for name in OF_SEVERAL_PARTS:
+        for statement in FAULTS[name][2]:
+            plant.execute(statement)
+    whole = findings(plant)
+    with refused(plant, "22023") as seen:
+        call(plant, "integrity", only="everything")
+    parts = column(plant, "select name from machserial._integrity_parts()")
+    assert ", ".join(parts) in seen.hint
+    found = {part: plant.execute(f"{FINDINGS[:-1]}'{part}')").fetchall() for part in parts}
+    assert {row[0] for row in whole} == {FAULTS[name][0] for name in OF_SEVERAL_PARTS}
+    assert sorted(row for rows in found.values() for row in rows) == sorted(whole)
+    assert len(list(filter(None, found.values()))) == len(OF_SEVERAL_PARTS)
 
 
 @pytest.mark.own_database

@@ -337,7 +337,7 @@ LOOK_UPS = (
 
 # Public functions that write and have no call here, because they need a whole database as it was at another time.
 ELSEWHERE = {
-    "adopt_schema": "tests/lint.py",
+    "adopt_schema": "tests/test_install.py",
     "change_owner": "tests/test_ordinary_owner.py",
     "drop_archived": "tests/test_audit_archive.py",
     "record_archive": "tests/test_audit_archive.py",

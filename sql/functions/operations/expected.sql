@@ -556,7 +556,7 @@ as $$
 declare
     made constant text[] := machserial._make_missing() || machserial._make_missing_of_rows();
     unattached constant text[] := array(
-        select f.remedy from machserial._find_attachment_faults() as f
+        select f.remedy from machserial._faults_of_attachments() as f
         where f.name = 'attachment_missing' and cardinality(made) > 0
     );
 begin

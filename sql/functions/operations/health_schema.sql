@@ -242,7 +242,7 @@ declare
     missing record;
 begin
     select count(*) as rules, array_agg(f.message) as messages, min(f.remedy) as remedy into missing
-    from machserial._find_missing_rules() as f;
+    from machserial._faults_of_rules() as f;
     return machserial._checked(
         'missing_rules', missing.rules,
         coalesce(machserial._first_of(missing.messages), 'every trigger, policy and constraint is in force'),

@@ -34,7 +34,7 @@ end
 $$;
 
 -- Claims, recomputed from the rows alone: what an index or a generated column says is what is in doubt.
-create function machserial._find_claim_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_claims() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_indexscan = off
@@ -197,7 +197,7 @@ end
 $$;
 
 -- Serials against their audit trail.
-create function machserial._find_history_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_history() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -301,7 +301,7 @@ accounted_for. For the owner and administrators. Returns the event''s id.
 Errors: 22023 no reason; P0002 no such serial; 55000 its events say what its row says; 42501 not the
 owner.';
 
-create function machserial._find_vendor_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_vendors() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -328,7 +328,7 @@ begin
 end
 $$;
 
-create function machserial._find_conflict_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_conflicts() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -366,7 +366,7 @@ begin
 end
 $$;
 
-create function machserial._find_block_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_blocks() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
@@ -503,7 +503,7 @@ begin
 end
 $$;
 
-create function machserial._find_counter_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_counters() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -610,6 +610,8 @@ returns table (relation text, sequence text, next_id bigint, highest_id bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+-- No index of the catalog leads to identity columns, and what is done all the same would be compiled.
+set jit = off
 as $$
 declare
     of_a_node constant bigint := (1::bigint << 48) - 1;
@@ -658,7 +660,7 @@ begin
 end
 $$;
 
-create function machserial._find_sequences_behind() returns setof machserial.integrity_finding
+create function machserial._faults_of_sequences() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -679,7 +681,7 @@ $$;
 
 -- Numbers issued out of a block though nobody reported them. Blocks of a counter do not overlap: so of those
 -- that begin before a number, the last one has it or none has.
-create function machserial._find_numbers_in_blocks() returns setof machserial.integrity_finding
+create function machserial._faults_of_numbers_in_blocks() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
@@ -741,7 +743,7 @@ end
 $$;
 
 -- Whatever comes of a serial ranks above it: where all do, there is no circle.
-create function machserial._find_lineage_faults(part_id text default null)
+create function machserial._faults_of_lineage(part_id text default null)
 returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -755,7 +757,7 @@ begin
             array_agg(e.id order by e.id) as propagation_ids
         from (
             select distinct q.serial_id, q.problem
-            from machserial._lineage_problems(_find_lineage_faults.part_id) as q
+            from machserial._lineage_problems(_faults_of_lineage.part_id) as q
         ) as l
         inner join machserial.serials as s on s.id = l.serial_id
         inner join machserial.serial_propagations as e on e.child_serial_id = s.id
@@ -818,7 +820,7 @@ $$;
 
 -- Rows whose foreign key leads nowhere: checked by the data, as whoever switches triggers off leaves no trace
 -- in the catalog.
-create function machserial._find_orphans() returns setof machserial.integrity_finding
+create function machserial._faults_of_references() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
@@ -882,7 +884,7 @@ end
 $$;
 
 -- Serials that the trigger serials_are_admitted would have refused: put in while it was off.
-create function machserial._find_unsound_serials() returns setof machserial.integrity_finding
+create function machserial._faults_of_serials() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 -- Planned once a session, perhaps while there was nothing.
@@ -968,7 +970,7 @@ end
 $$;
 
 -- Rules that are missing or out of force: what sees to it that the data stay sound. Indexes are told apart.
-create function machserial._find_missing_rules() returns setof machserial.integrity_finding
+create function machserial._faults_of_rules() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1015,7 +1017,7 @@ end
 $$;
 
 -- What else sees to it: indexes, constraints, and who may do what.
-create function machserial._find_schema_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_schema() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1069,7 +1071,7 @@ end
 $$;
 
 -- Formats, what refers to them, and the tables of applications.
-create function machserial._find_format_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_formats() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1118,7 +1120,7 @@ begin
 end
 $$;
 
-create function machserial._find_placeholder_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_placeholders() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1142,7 +1144,7 @@ end
 $$;
 
 -- A trigger that attach() has made and that was dropped or switched off without detach().
-create function machserial._find_attachment_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_attachments() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1212,7 +1214,7 @@ end
 $$;
 
 -- Sites whose time zone is gone: their counters that are reset cannot be examined either.
-create function machserial._find_site_faults() returns setof machserial.integrity_finding
+create function machserial._faults_of_sites() returns setof machserial.integrity_finding
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1250,21 +1252,21 @@ begin
 end
 $$;
 
--- The functions whose findings integrity() returns.
+-- The parts of integrity(): _faults_of_<part>() has the findings of each.
 create function machserial._integrity_parts() returns table (name text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select p.proname::text
+    select substr(p.proname, length('_faults_of_') + 1)
     from pg_proc as p
     where
-        p.pronamespace = 'machserial'::regnamespace and p.proname like '@_find@_%' escape '@'
+        p.pronamespace = 'machserial'::regnamespace and p.proname like '@_faults@_of@_%' escape '@'
         and p.prorettype = 'machserial.integrity_finding'::regtype
         -- What somebody else put there would run with the owner's rights.
         and p.proowner = (
-            select o.proowner from pg_proc as o where o.oid = 'machserial.integrity()'::regprocedure
+            select o.proowner from pg_proc as o where o.oid = 'machserial.integrity(text)'::regprocedure
         )
     order by 1;
 end
@@ -1276,12 +1278,33 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return query execute format('select f.* from machserial.%I() as f', part);
+    return query execute format('select f.* from machserial.%I() as f', '_faults_of_' || part);
 exception when others then
     return query
     select
-        'not_examined', 'UNKNOWN', format('function %s', part), format('not examined: %s', sqlerrm),
-        format('See what fails: select * from machserial.%I();', part);
+        'not_examined', 'UNKNOWN', format('part %s', part), format('not examined: %s', sqlerrm),
+        format('See what fails: select * from machserial.%I();', '_faults_of_' || part);
+end
+$$;
+
+-- The part that is wanted, of null all; 22023 if there is no such part.
+create function machserial._wanted_parts(part text) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    parts constant text[] := array(select p.name from machserial._integrity_parts() as p order by p.name);
+begin
+    if part is null then
+        return parts;
+    elsif part = any(parts) then
+        return array[part];
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('integrity() has no part %L', machserial._shown(part)),
+        detail = format('It has %s parts.', cardinality(parts)),
+        hint = format('Give one of %s; or none, for all of them.', array_to_string(parts, ', '));
 end
 $$;
 
@@ -1298,7 +1321,7 @@ begin
         perform machserial._require_known_part(verify_lineage.part_id);
     end if;
     return query
-    select f.* from machserial._find_lineage_faults(verify_lineage.part_id) as f
+    select f.* from machserial._faults_of_lineage(verify_lineage.part_id) as f
     union all
     select f.* from machserial._find_standby() as f;
 end
@@ -1309,7 +1332,8 @@ comment on function machserial.verify_lineage(text) is
 or became a serial of this part.
 Errors: 23503 unknown part; 42501 neither the owner nor an administrator.';
 
-create function machserial.integrity()
+-- "only" in quotes: PostgreSQL reserves the word.
+create function machserial.integrity("only" text default null)
 returns table (name text, severity text, object text, message text, remedy text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -1317,12 +1341,15 @@ as $$
 #variable_conflict use_column
 declare
     most constant integer := 100;
+    parts constant text[] := machserial._wanted_parts(integrity."only");
 begin
     perform machserial._require_administrator('machserial.integrity()');
     perform machserial._require_sight_of_all();
     return query
     with found as materialized (
-        select f.* from machserial._integrity_parts() as p cross join lateral machserial._examined(p.name) as f
+        select f.* from unnest(parts) as p (name) cross join lateral machserial._examined(p.name) as f
+        union all
+        select f.* from machserial._find_standby() as f
     ),
 
     numbered as (
@@ -1343,9 +1370,11 @@ begin
 end
 $$;
 
-comment on function machserial.integrity() is
+comment on function machserial.integrity(text) is
 'Whether what is on record agrees with itself and everything that sees to it is in place: one row per fault,
 none if all is sound. severity: CRITICAL, WARNING where nothing is wrong yet, or UNKNOWN for what could not be
 examined. Of one kind of fault (name) at most a hundred are told, and how many more there are. remedy: what
-mends it, for the owner; ... is for you to fill in. Reads every table once, and keeps nobody waiting.
-Errors: 42501 row-level security hides rows from you.';
+mends it, for the owner; ... is for you to fill in. Reads every table once, and keeps nobody waiting. The one
+argument, "only", names a part, where there is no time for all of it: integrity(''claims''). A wrong one is
+answered by the list of them.
+Errors: 22023 no such part; 42501 row-level security hides rows from you.';

@@ -13,8 +13,9 @@ IN_A_TABLE = ("severity", "object", "message", "remedy")
 
 
 @click.command(cls=Command)
+@click.option("--only", metavar="PART", help="One part of it: claims, history, ... (a wrong one lists them all).")
 @pass_settings
-def integrity(settings: Settings) -> None:
+def integrity(settings: Settings, only: str | None) -> None:
     """Check the data for inconsistencies, and triggers, indexes and constraints for presence.
 
     Serials against claims, events, vendor receipts, blocks and counters; lineage for cycles; references, triggers,
@@ -23,7 +24,7 @@ def integrity(settings: Settings) -> None:
     primary has written since.
     """
     with settings.connect() as connection:
-        findings = call(connection, "integrity")
+        findings = call(connection, "integrity", only=only)
     report(settings, findings)
 
 
