@@ -579,8 +579,8 @@ def test_events_that_are_in_an_archive_only_are_not_missed(plant):
     assert [row[0] for row in findings(plant)] == ["missing_event"]
 
 
-OF_SEVERAL_PARTS = ("number twice", "status changed", "vendor status", "blocks overlap", "gapless counter behind", "orphan",
-                    "trigger disabled", "attachment disabled")  # fmt: skip
+OF_SEVERAL_PARTS = ("number twice", "status changed", "vendor status", "blocks overlap", "gapless counter behind",
+                    "orphan", "trigger disabled", "attachment disabled")  # fmt: skip
 
 
 def test_a_part_finds_its_own_faults_and_all_parts_together_find_all(plant):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from planner_settings import inherited
-from plans import Session, add_entries, add_units, empty
+from plans import OLD_EXAMINATION, Session, add_entries, add_units, empty, outgrown
 from verbs import LOOK_UPS, VERBS, furnish
 
 ONE_MODE = True
@@ -18,30 +18,10 @@ ROWS_GROWN = int(os.environ.get("MACHSERIAL_TEST_ROWS", "100000"))
 # After five calls PostgreSQL may keep a plan that knows no arguments.
 UNTIL_KEPT = 6
 FEW, SOME, MANY = 2, 3, 300
-# Pages that PostgreSQL looks at, at the end of an index, to plan.
-WHILE_PLANNING = 100
 # Whatever a verb does for a row, with all indexes and events.
 MOST_PAGES_A_CALL, MOST_PAGES_A_ROW = 400, 200
 
 STEADY = [verb for verb in (*VERBS, *LOOK_UPS) if not verb.reads_all]
-# As report_block() was: the plan may read the whole registry for a few numbers, since a setting of the caller's keeps
-# it from looking them up.
-OLD_EXAMINATION = """
-create function public.examine_usages() returns trigger language plpgsql set enable_nestloop = off as $$
-declare
-    stray bigint;
-begin
-    select count(*) into stray
-    from new_usages as n
-    left join machserial.serials as s on s.id = n.serial_id
-    where s.sequence_number is distinct from n.sequence_number;
-    return null;
-end
-$$;
-create trigger old_examination after insert on machserial.block_usages
-referencing new table as new_usages
-for each statement execute function public.examine_usages()
-"""
 
 
 @pytest.fixture
@@ -60,14 +40,6 @@ def whole_readings(session: Session, rows: int) -> set[str]:
 
 def pages(session: Session) -> dict[str, int]:
     return {verb.name: session.pages(verb, SOME) for verb in STEADY}
-
-
-def outgrown(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    return [
-        f"{name}: {before[name]} pages became {now}"
-        for name, now in after.items()
-        if now > 2 * before[name] + WHILE_PLANNING
-    ]
 
 
 def test_no_plan_outgrows_its_tables(connection: psycopg.Connection, session: Callable[[], Session]) -> None:
