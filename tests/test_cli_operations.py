@@ -40,7 +40,7 @@ class TestIntegrity:
         (finding,) = json.loads(result.stdout)
         assert set(finding) == {"name", "severity", "object", "message", "remedy"}
         assert works.run("integrity", "--only", "claims").exit_code == OK
-        assert works.run("integrity", "--only", "schema").exit_code == REFUSED
+        assert works.run("integrity", "--only", "rules").exit_code == REFUSED
         unknown = works.run("integrity", "--only", "colours")
         assert unknown.exit_code == REFUSED and "claims, conflicts" in unknown.stderr
         works.query(finding["remedy"])
