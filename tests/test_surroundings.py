@@ -67,7 +67,8 @@ def encoded(server):
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("SQL_ASCII", DASH), ("LATIN1", "Wellen groß")])
-def test_text_is_text_in_every_encoding(encoded, encoding, name, tmp_path):
+def test_text_is_text_in_every_encoding(server, encoded, encoding, name, tmp_path):
+    programs = ("--bin", str(server.tool("pg_dump").parent))
     plant = encoded(encoding)
     make_plant(plant, name)
     (found,) = plant.answer("serial", "find", "F000002")
@@ -83,9 +84,9 @@ def test_text_is_text_in_every_encoding(encoded, encoding, name, tmp_path):
         cache = UniquenessCache(connection)
         assert cache.is_taken("F000002", "P") and str(cache.key("F000002", "P", None, None)).startswith("machserial.")
     backup = tmp_path / "Sicherung \N{EN DASH} groß"
-    assert plant.answer("backup", str(backup))["counters"][0]["format"] == "F"
+    assert plant.answer("backup", str(backup), *programs)["counters"][0]["format"] == "F"
     copy = encoded(encoding)
-    assert copy.answer("restore", str(backup))["serials"] == 3
+    assert copy.answer("restore", str(backup), *programs)["serials"] == 3
     assert copy.answer("serial", "find", "F000002") == [found]
     assert "Sicherung" in copy.answer("pause", "--status")["reason"]
 
@@ -177,6 +178,7 @@ class German(Guarded):
         catalogs = Path("/usr/share/locale")
         beside = self.folder / "tree" / "share" / "locale"
         if catalogs.exists() and not beside.exists():
+            beside.parent.mkdir(exist_ok=True)
             beside.symlink_to(catalogs)
 
 

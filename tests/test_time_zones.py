@@ -101,12 +101,13 @@ class TestGone:
     def test_the_site_can_be_renamed(self, upgraded):
         assert call(upgraded, "register_site", site_id="OLD", name="Atlantis")[0].name == "Atlantis"
 
-    def test_a_backup_comes_back(self, upgraded, deployed_dsn, new_database, tmp_path):
+    def test_a_backup_comes_back(self, server, upgraded, deployed_dsn, new_database, tmp_path):
+        programs = ("--bin", str(server.tool("pg_dump").parent))
         upgraded.commit()
         command = Command(deployed_dsn)
-        command.answer("backup", str(tmp_path / "x"))
+        command.answer("backup", str(tmp_path / "x"), *programs)
         copy = Command(new_database("machserial_test_zones"))
-        restored = copy.run("restore", str(tmp_path / "x"))
+        restored = copy.run("restore", str(tmp_path / "x"), *programs)
         assert restored.exit_code == OK, restored.stderr
         assert copy.query("select time_zone from machserial.sites where id = 'OLD'") == [(GONE,)]
         assert copy.run("integrity").exit_code == REFUSED
