@@ -340,6 +340,7 @@ ACCEPTED = {
     "reset_counter.next_value": "900000",
     "block_id": "<block>",
     "report_block.used": "array(select machserial.block_serials(<block>) limit 1)",
+    "only": "'claims'",
     "expires_at": "'2100-01-01'",
     "event_id": "<event>",
     "anchor": "null",

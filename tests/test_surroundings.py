@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -183,17 +184,19 @@ class German(Guarded):
 
 
 @pytest.fixture(scope="module")
-def german(request, tmp_path_factory):
+def german(request):
     if not shutil.which("localedef"):
         pytest.skip("needs localedef to make the locale de_DE.UTF-8")
-    locales = tmp_path_factory.mktemp("locales")
+    with tempfile.TemporaryDirectory(prefix="machserial-locales-", dir="/tmp") as folder:
+        yield from german_server(request, Path(folder))
+
+
+def german_server(request, locales: Path):
     command = ["localedef", "-i", "de_DE", "-f", "UTF-8", locales / "de_DE.UTF-8"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if not (locales / "de_DE.UTF-8").exists():
         pytest.skip(f"the locale de_DE.UTF-8 cannot be made: {made.stderr}")
-    for folder in (locales, *locales.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tmp_path_factory.getbasetemp().parent):
-            folder.chmod(0o755)
+    locales.chmod(0o755)  # the server runs as another user
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCPATH", str(locales))
         server = German(
