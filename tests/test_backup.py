@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psycopg
 import pytest
 from command import COMMAND, CONNECTION, NOT_DEPLOYED, OK, REFUSED, Command, environment, machserial
-from conftest import BUILD, MODES, install, start_server
+from conftest import BUILD, MODES, ROOT, install, start_server
 from psycopg.conninfo import make_conninfo
 from servers import server_account
 from snapshot import catalog, differences
@@ -484,6 +486,38 @@ class TestPrerequisites:
         assert "secret" not in (tmp_path / "plant.dump.json").read_text()
         result = target("restored").run("restore", str(file), "--create")
         assert result.exit_code == OK and "machserial.actor" in result.stderr
+
+
+def test_the_emergency_of_the_guide(server, new_database, tmp_path):
+    """Its commands, as printed: the old database stays, and the new one takes its name."""
+    factory = Command(new_database("factory"))
+    with psycopg.connect(factory.dsn) as connection:
+        install(connection, "plain")
+        make_part(connection)
+        make_format(connection, "pumps", "SERIAL-{SEQ:3}")
+        generated(connection, quantity=5, format="pumps")
+    factory.answer("backup", str(tmp_path / "monday.dump"))
+    with psycopg.connect(factory.dsn) as connection:
+        generated(connection, quantity=5, format="pumps")
+    guide = (ROOT / "docs" / "troubleshooting.md").read_text()
+    section = guide[guide.index("### Emergency Database Recovery") : guide.index("### Disable Service Temporarily")]
+    scripts = re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S)
+    assert len(scripts) == 3
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(server.tool("psql").parent), os.environ["PATH"]])
+    for script in scripts:
+        # How the server of the tests is, is another matter.
+        steps = script.replace("/backup/", f"{tmp_path}/").replace("machserial health\n", "")
+        done = subprocess.run(
+            ["bash", "-euxo", "pipefail", "-c", steps], capture_output=True, text=True,
+            env=environment(PATH=path, PGHOST=server.host, PGPORT=str(server.port), PGUSER=server.user),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    with psycopg.connect(factory.dsn) as connection:
+        assert generated(connection, format="pumps") == ["SERIAL-741"]
+    with psycopg.connect(server.dsn("factory_before")) as connection, refused(connection, "55000") as why:
+        generated(connection, format="pumps")
+    assert "Monday" in why.detail
+    server.execute("drop database factory_before")
 
 
 class TestWriteTest:
