@@ -48,10 +48,10 @@ class Databases:
         finally:
             self.drop(name)
 
-    def drop_roles(self) -> None:
-        """Drops all roles but the superuser and PostgreSQL's own."""
+    def drop_roles(self, *but: str) -> None:
+        """Drops all roles but the superuser, PostgreSQL's own and these."""
         names = self.session.execute(
-            "select rolname from pg_roles where rolname <> %s and rolname !~ '^pg_'", (self.server.user,)
+            "select rolname from pg_roles where rolname <> all(%s) and rolname !~ '^pg_'", ([self.server.user, *but],)
         ).fetchall()
         if names:
             # At once: from PostgreSQL 16 on a role that granted another to a third depends on that.

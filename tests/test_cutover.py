@@ -18,14 +18,15 @@ from servers import Server, choose_bin, embedded_bin
 from support import call, column, generated, make_format, value
 from test_dump_restore import FORMATS, generate, generate_all, populate, refuse
 
-ONE_MODE = True
-
 PAGE = (ROOT / "docs" / "cutover.md").read_text()
 ROLES = "create role plant login createrole; create role line login"
 
 
 def running(binaries: Path) -> Server:
-    server = Server(binaries, wal_level="logical")
+    # What arrives is told at once, and a table's first copy is tried again at once.
+    server = Server(
+        binaries, wal_level="logical", wal_receiver_status_interval="1s", wal_retrieve_retry_interval="50ms"
+    )
     server.start()
     server.install_extension(BUILD)
     for statement in ROLES.split("; "):
@@ -83,73 +84,86 @@ class Page:
             block = block[block.index("psql ") :]
 
 
+def begin(old: psycopg.Connection, new_server: Server) -> None:
+    """A plant at work, with roles, of which one is limited, and with a table of its own."""
+    install(old, "extension")
+    populate(old)
+    call(old, "create_roles")
+    old.execute("grant machserial_operator to line")
+    for name in ("viewer", "operator", "supervisor", "admin"):
+        new_server.execute(f"create role machserial_{name}")
+    new_server.execute("grant machserial_operator to line")
+    call(old, "grant_site", role="line", site_id="NORTH")
+    old.execute("create table public.orders (id text primary key, part text)")
+    call(old, "attach", relation="public.orders", trigger_type="WORK_ORDER_CREATE", part_column="part")
+    old.commit()
+    call(old, "seal_audit")
+    old.commit()
+
+
+def go_on(old: psycopg.Connection) -> None:
+    """Meanwhile: numbers, a new format with new counters, a change, an event of the plant's own table."""
+    generate_all(old)
+    make_format(old, "LATE", "L-{SITE}-{SEQ:5}", counter_per="SITE_PART")
+    generated(old, "PART", 3, format="LATE")
+    generated(old, "PART", 3, format="LATE", site_id="NORTH")
+    first = value(old, "select min(id) from machserial.serials")
+    call(old, "retire_serial", serial_id=first, reason="scrapped")
+    old.execute("insert into public.orders values ('WO-1', 'PART')")
+    old.commit()
+
+
+def assert_numbers_go_on(old: psycopg.Connection, new: psycopg.Connection) -> None:
+    """Where they stood: none comes twice, and gapless ones have no gap."""
+    rows = "select id, serial_number, part_id, site_id, status, sequence_number from machserial.serials order by id"
+    before = old.execute(rows).fetchall()
+    assert new.execute(rows).fetchall() == before
+    for name in [*FORMATS, "LATE"]:
+        generate(new, name, 4)
+    assert value(new, "select count(distinct serial_number) from machserial.serials") == len(before) + 4 * (
+        len(FORMATS) + 1
+    )
+    for name in ("gapless", "sequence", "LATE"):
+        counted = (
+            "select array_agg(s.sequence_number order by s.id) from machserial.serials as s "
+            "join machserial.serial_formats as f on f.id = s.format_id "
+            f"where f.name = '{name}' and s.site_id = 'DEFAULT'"
+        )
+        last, now = value(old, counted), value(new, counted)
+        assert now == [*last, *range(last[-1] + 1, last[-1] + 5)], name
+    new.execute("insert into public.orders values ('WO-2', 'PART')")
+    new.commit()
+
+
+def assert_limited(new_server: Server) -> None:
+    with psycopg.connect(new_server.dsn("plant", user="line")) as line:
+        assert column(line, "select distinct site_id from machserial.serials") == ["NORTH"]
+
+
 def test_the_page(old_server, new_server):
     page = Page(old_server, new_server)
-    connection = psycopg.connect(old_server.dsn("plant", user="plant"))
-    install(connection, "extension")
-    populate(connection)
-    call(connection, "create_roles")
-    new_server.execute("create role machserial_viewer; create role machserial_operator; "
-                       "create role machserial_supervisor; create role machserial_admin")  # fmt: skip
-    call(connection, "grant_site", role="line", site_id="NORTH")
-    connection.execute("create table public.orders (id text primary key, part text)")
-    call(connection, "attach", relation="public.orders", trigger_type="WORK_ORDER_CREATE", part_column="part")
-    connection.commit()
-    call(connection, "seal_audit")
-    connection.commit()
-
-    page.run()
-    generate_all(connection)
-    connection.commit()
-    page.run()
-    page.run_until("0")
-    # Meanwhile the old server goes on: numbers, new counters, new formats, changes.
-    generate_all(connection)
-    make_format(connection, "LATE", "L{SEQ:5}", counter_per="SITE_PART")
-    generated(connection, "PART", 3, format="LATE")
-    generated(connection, "PART", 3, format="LATE", site_id="NORTH")
-    first = value(connection, "select min(id) from machserial.serials")
-    call(connection, "retire_serial", serial_id=first, reason="scrapped")
-    connection.execute("insert into public.orders values ('WO-1', 'PART')")
-    connection.commit()
-    page.run_until("t")
-    page.run()
-    assert "made again" in page.run()
-    said = page.run()
-    assert "problems" not in said
-
-    moved = psycopg.connect(new_server.dsn("plant", user="plant"))
-    rows = "select id, serial_number, part_id, site_id, status, sequence_number from machserial.serials order by id"
-    before = connection.execute(rows).fetchall()
-    assert moved.execute(rows).fetchall() == before
-    # Numbers go on where they stood, and none comes twice.
-    numbers = set(column(connection, "select serial_number from machserial.serials"))
-    for name in [*FORMATS, "LATE"]:
-        ids_and_numbers = generate(moved, name, 4)
-        numbers |= {number for _, number, _ in ids_and_numbers}
-        last = [row[5] for row in before if row[5] and row[1][0] == ids_and_numbers[0][1][0] and row[3] == "DEFAULT"]
-        if name in ("gapless", "sequence", "LATE"):
-            assert ids_and_numbers[0][2] == max(last) + 1, name
-    assert len(numbers) == len(before) + 4 * (len(FORMATS) + 1)
-    gapless = column(
-        moved, "select s.sequence_number from machserial.serials as s join machserial.serial_formats as f "
-        "on f.id = s.format_id where f.name = 'gapless' order by 1",
-    )  # fmt: skip
-    assert gapless == list(range(1, len(gapless) + 1))
-    moved.execute("insert into public.orders values ('WO-2', 'PART')")
-    moved.commit()
-    assert column(moved, "select site_ids from machserial.limited_roles()") == [["NORTH"]]
-    with psycopg.connect(new_server.dsn("plant", user="line")) as line:
-        line.execute("set role line")
-    assert call(moved, "integrity") == []
-    call(moved, "seal_audit")
-    assert column(moved, "select problem from machserial.verify_audit(full => true)") == []
-    moved.commit()
-    refuse(moved)
+    with psycopg.connect(old_server.dsn("plant", user="plant")) as old:
+        begin(old, new_server)
+        page.run()
+        generate_all(old)
+        old.commit()
+        page.run()
+        page.run_until("0")
+        go_on(old)
+        page.run_until("t")
+        page.run()
+        assert "made again" in page.run()
+        assert "problems" not in page.run()
+        with psycopg.connect(new_server.dsn("plant", user="plant")) as new:
+            assert_numbers_go_on(old, new)
+            assert call(new, "integrity") == []
+            call(new, "seal_audit")
+            assert column(new, "select problem from machserial.verify_audit(full => true)") == []
+            new.commit()
+            refuse(new)
+    assert_limited(new_server)
     # The old one stays as it is.
     assert Command(old_server.dsn("plant", user="plant")).answer("pause", "--status")["paused"]
-    connection.close()
-    moved.close()
     with pytest.raises(StopIteration):
         page.run()
 
@@ -163,8 +177,9 @@ def test_the_apply_worker_meets_nothing_that_the_new_server_lacks(connection):
         "and a.attnum > 0 and a.atttypid::regtype::text ~ '^reg'",
     )
     assert named == ["site_grants.role"]
-    assert column(
-        connection,
+    without_key = (
         "select c.relname::text from pg_class as c where c.relnamespace = 'machserial'::regnamespace "
-        "and c.relkind in ('r', 'p') and not exists (select from pg_index as i where i.indrelid = c.oid and i.indisprimary)",
-    ) == []  # fmt: skip
+        "and c.relkind in ('r', 'p') "
+        "and not exists (select from pg_index as i where i.indrelid = c.oid and i.indisprimary)"
+    )
+    assert column(connection, without_key) == []

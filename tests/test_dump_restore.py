@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import MODES, install
+from conftest import install
 from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences, rows
@@ -171,7 +171,7 @@ def plants_database(new_database: Callable[..., str], server: Server) -> Callabl
     return populated
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["extension"])
 def test_an_ordinary_owners_database_is_restored_in_that_name(
     plants_database: Callable, new_database: Callable[..., str], server: Server, tmp_path: Path, mode: str
 ) -> None:
@@ -184,7 +184,8 @@ def test_an_ordinary_owners_database_is_restored_in_that_name(
         assert restored.execute("select machserial.migrate()").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("mode", MODES)
+# Of an extension test_ordinary_owner.py tells: it is the superuser's then.
+@pytest.mark.parametrize("mode", ["plain"])
 def test_a_superuser_restores_an_ordinary_owners_database(
     plants_database: Callable, new_database: Callable[..., str], server: Server, tmp_path: Path, mode: str
 ) -> None:

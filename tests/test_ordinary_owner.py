@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from command import NOT_DEPLOYED, Command
 from conftest import MODES, install
+from databases import Databases
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
-from servers import Server
 from snapshot import catalog, differences, rows
 from support import call, column, generated, make_format, make_part, refused, register, value
 from test_dump_restore import populate, refuse, write_on
@@ -22,38 +23,47 @@ BOTH_MODES = pytest.mark.parametrize("mode", MODES)
 class Owner:
     """The role plant, and databases of its own."""
 
-    def __init__(self, server: Server, new_database: Callable[..., str]) -> None:
-        self.server, self.new_database = server, new_database
-        server.execute("create role plant login createdb createrole")
-        self.opened: list[psycopg.Connection] = []
+    def __init__(self, databases: Databases) -> None:
+        self.databases, self.server = databases, databases.server
+        self.lent = contextlib.ExitStack()
 
     def dsn(self, name: str) -> str:
         return make_conninfo(self.server.dsn(name), user="plant")
 
-    def empty(self, name: str) -> psycopg.Connection:
-        self.new_database(name, owner="plant")
+    def empty(self, name: str, template: str = "template1") -> psycopg.Connection:
+        self.lent.enter_context(self.databases.lent(name, template, owner="plant"))
         return self.connect(name)
 
-    def connect(self, name: str, user: str = "plant") -> psycopg.Connection:
-        self.opened.append(psycopg.connect(self.server.dsn(name), user=user, autocommit=True))
-        return self.opened[-1]
-
     def installed(self, name: str, mode: str) -> psycopg.Connection:
-        connection = self.empty(name)
-        with connection.transaction():
-            install(connection, mode)
-        return connection
+        return self.empty(name, f"plants_{mode}")
+
+    def connect(self, name: str, user: str = "plant") -> psycopg.Connection:
+        connection = psycopg.connect(self.server.dsn(name), user=user, autocommit=True)
+        return self.lent.enter_context(contextlib.closing(connection))
 
     def dump(self, name: str, *options: str) -> str:
         return self.server.run("pg_dump", *options, name, user="plant")
 
 
+@pytest.fixture(scope="module")
+def plant(databases: Databases) -> Iterator[str]:
+    """The role, which has installed machserial by itself in a database for each mode: they are copied."""
+    databases.server.execute("create role plant login createdb createrole")
+    with contextlib.ExitStack() as lent:
+        for mode in MODES:
+            lent.enter_context(databases.lent(f"plants_{mode}", owner="plant"))
+            with psycopg.connect(databases.server.dsn(f"plants_{mode}"), user="plant") as connection:
+                install(connection, mode)
+        yield "plant"
+    databases.drop_roles()
+
+
 @pytest.fixture
-def owner(server: Server, new_database: Callable[..., str]):
-    one = Owner(server, new_database)
-    yield one
-    for connection in one.opened:
-        connection.close()
+def owner(databases: Databases, plant: str) -> Iterator[Owner]:
+    one = Owner(databases)
+    with one.lent:
+        yield one
+    databases.drop_roles(plant)
 
 
 def limit(connection: psycopg.Connection) -> None:
@@ -80,11 +90,12 @@ def drift(owner: Owner, name: str) -> list[dict]:
 
 
 @BOTH_MODES
-def test_the_catalog_is_that_of_a_superuser(owner, connection, mode):
+def test_the_catalog_is_that_of_a_superuser(owner, databases, template, mode):
     """But for the names of the owners: nothing is left out for want of a right, such as a policy."""
-    superusers = {
-        kind: sorted(row.replace("postgres", "plant") for row in all) for kind, all in catalog(connection).items()
-    }
+    with databases.lent("superusers", template(mode)) as dsn, psycopg.connect(dsn) as connection:
+        superusers = {
+            kind: sorted(row.replace("postgres", "plant") for row in all) for kind, all in catalog(connection).items()
+        }
     assert differences(superusers, catalog(owner.installed("plant", mode))) == []
 
 
@@ -111,8 +122,7 @@ def test_the_owner_may_use_all_that_policies_and_the_like_name(owner, mode):
 # Dumping and restoring
 
 
-@pytest.mark.parametrize("kind", ["plain", "custom"])
-@BOTH_MODES
+@pytest.mark.parametrize(("mode", "kind"), [("extension", "custom"), ("plain", "plain")])
 def test_what_the_owner_dumps_the_owner_restores(owner, server, tmp_path, mode, kind):
     connection = owner.installed("plant", mode)
     populate(connection)
@@ -465,11 +475,11 @@ def test_another_role_takes_over(owner, server, mode):
     write_on(heir)
 
 
-def test_the_owner_of_a_second_database_is_told_who_may_grant_the_roles(owner, server, new_database):
+def test_the_owner_of_a_second_database_is_told_who_may_grant_the_roles(owner, server):
     """From PostgreSQL 16 on, only who made a role, or was given the option, grants it."""
     call(owner.installed("plant", "plain"), "create_roles")
     server.execute("create role other login createrole")
-    new_database("other", owner="other")
+    owner.lent.enter_context(owner.databases.lent("other", owner="other"))
     with psycopg.connect(server.dsn("other"), user="other", autocommit=True) as other:
         with other.transaction():
             install(other, "plain")
