@@ -350,6 +350,8 @@ begin
         _examined_python_path _plain_message _plpython_version _python_paths _recent_errors _redis_health
         _stdnum_are_valid host_health recent_errors redis_health set_python_path stdnum_are_valid
         stdnum_is_valid
+        _host_health
+        _raise_of_python
     '),
     ('superuser', 'none', 'table', 'python_paths')
     ;

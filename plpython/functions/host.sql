@@ -1,7 +1,6 @@
--- The machine that the server runs on. As invoker: a server process stands in its data directory and may read
--- what is asked for here, so that nobody's rights in the database are needed.
+-- The machine that the server runs on.
 
-create function machserial.host_health()
+create function machserial._host_health()
 returns table (
     name text, status text, value numeric, warning numeric, critical numeric, message text, remedy text
 )
@@ -13,7 +12,29 @@ as $python$
 return host_checks(plpy)
 $python$;
 
+-- As definer, so that Python runs in a private function: nobody's rights in the database are needed, a server
+-- process stands in its data directory and may read what is asked for here.
+create function machserial.host_health()
+returns table (
+    name text, status text, value numeric, warning numeric, critical numeric, message text, remedy text
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reason text;
+    detail text;
+    hint text;
+begin
+    return query select h.* from machserial._host_health() as h;
+exception when others then
+    get stacked diagnostics reason = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    perform machserial._raise_of_python(sqlstate, reason, detail, hint);
+end
+$$;
+
 comment on function machserial.host_health() is
 'How the server''s machine is, a row a check, as in health(). value against warning and critical: percent used
 (disk_data, disk_wal, disk_tablespace_NAME, swap, open_files), percent available (memory), processes that want
-to run per processor (load), files that a server process may open (file_limit). UNKNOWN: it cannot be read.';
+to run per processor (load), files that a server process may open (file_limit). UNKNOWN: it cannot be read.
+Errors: 0A000 the server''s Python is broken.';

@@ -29,5 +29,6 @@ def library(plpy, name, package):
         return importlib.import_module(name), None
     except ModuleNotFoundError:
         return None, remedy
-    except Exception as error:
+    except BaseException as error:
+        # SystemExit as well: it would end no more than the call, but say nothing.
         return None, f"Its installation is broken ({type(error).__name__}: {error}). {remedy}"

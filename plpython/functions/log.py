@@ -1,6 +1,5 @@
 WINDOW = 256 * 1024
 MOST = 16 * 1024 * 1024
-LONGEST = 4000
 
 COLUMNS = (
     "severity",
@@ -30,7 +29,7 @@ def recent_errors(plpy, wanted):
     found, budget = [], MOST
     for path in files:
         try:
-            some, read = last_errors(path, form, wanted - len(found), budget, settings)
+            some, read = last_errors(path, form, wanted - len(found), budget, settings, lambda: plpy.execute("select"))
         except OSError as error:
             refuse_log(plpy, "55000", f"{path}: {error.strerror}.")
         found = some + found
@@ -42,7 +41,7 @@ def recent_errors(plpy, wanted):
     return rows[::-1]
 
 
-def last_errors(path, form, wanted, budget, settings):
+def last_errors(path, form, wanted, budget, settings, pause):
     """The last errors in a file, and how many bytes were read for them: more and more from its end."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -53,7 +52,7 @@ def last_errors(path, form, wanted, budget, settings):
             text = file.read(size).decode("utf-8", "replace")
             if size < end:
                 text = text.partition("\n")[2]
-            errors = parsed(form, text, size == end, settings)
+            errors = parsed(form, text, size == end, settings, pause)
             if len(errors) >= wanted or size in (end, budget):
                 return errors[-wanted:], size
             size *= 4

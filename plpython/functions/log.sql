@@ -28,10 +28,9 @@ as $$
 #variable_conflict use_column
 begin
     return query select e.* from machserial._recent_errors(n) as e;
-exception when invalid_parameter_value or feature_not_supported or object_not_in_prerequisite_state then
+exception when others then
     get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    raise exception using
-        errcode = sqlstate, message = machserial._plain_message(message), detail = detail, hint = hint;
+    perform machserial._raise_of_python(sqlstate, message, detail, hint);
 end
 $$;
 
@@ -40,5 +39,5 @@ comment on function machserial.recent_errors(integer) is
 csvlog or stderr, there as log_line_prefix says; what the log does not say is null. n: 1 to 1000. At most the
 last 16 MiB are read, earlier files of the same log included. What may be a password is left out, and with it
 the rest of its text; texts end after 4000 characters.
-Errors: 22023 another n; 0A000 the log goes to where the server cannot read it; 55000 there is no file yet,
-or it cannot be read.';
+Errors: 22023 another n; 0A000 the log goes to where the server cannot read it, or its Python is broken;
+55000 there is no file yet, or it cannot be read.';

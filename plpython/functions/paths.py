@@ -31,10 +31,13 @@ def reach_of_others(folder):
         facts = os.stat(path)
         if facts.st_uid not in (0, os.geteuid()):
             return f"{path} belongs to the user with number {facts.st_uid}."
-        # In a folder such as /tmp everybody may make something, but nobody may replace what is another's.
+        # In a folder such as /tmp others may make something, but they may not replace what is another's.
         is_shelter = path != os.path.realpath(folder) and facts.st_mode & stat.S_ISVTX
         if facts.st_mode & stat.S_IWOTH and not is_shelter:
             return f"Everybody may write to {path}."
+        # Also where an access control list says so: the group's bits are then the most that anybody has.
+        if facts.st_mode & stat.S_IWGRP and not is_shelter:
+            return f"The group with number {facts.st_gid} may write to {path}."
         if path == os.path.dirname(path):
             return None
         path = os.path.dirname(path)

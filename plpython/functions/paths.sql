@@ -62,17 +62,17 @@ begin
         insert into machserial.python_paths (path) values (examined);
     end if;
     return examined;
-exception when invalid_parameter_value then
+exception when invalid_parameter_value or external_routine_exception or undefined_file or internal_error then
     get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    raise exception using
-        errcode = sqlstate, message = machserial._plain_message(message), detail = detail, hint = hint;
+    perform machserial._raise_of_python(sqlstate, message, detail, hint);
+    return null;
 end
 $$;
 
 comment on function machserial.set_python_path(text) is
 'Says where the functions of machserial_plpython find Python libraries that the operating system does not
 install. path: a folder of libraries, or a virtual environment made with /usr/bin/python3 -m venv; absolute;
-it and what is above it may be written to by root and the server''s user only. Null: only the operating
+it and all that is above it may be written to by root and the server''s user only, and by no group. Null: only the operating
 system''s. Libraries that a session has loaded it keeps. Returns the folder, without symbolic links.
 Errors: 42501 not a superuser; 22023 another folder.';
 

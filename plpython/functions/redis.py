@@ -20,7 +20,7 @@ def redis_checks(plpy, url):
     try:
         for measure in (ping, memory_and_evictions, latency):
             rows += measure(client, place)
-    except Exception as error:
+    except BaseException as error:
         # Whatever the library or the system says of it; the reason is in the row.
         reason = said(error, url)
         remedy = "See that it runs, and that the database server can reach it and log in: redis-cli ping, there."

@@ -28,10 +28,9 @@ declare
     hint text;
 begin
     return query select h.* from machserial._redis_health(url) as h;
-exception when invalid_parameter_value then
+exception when others then
     get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    raise exception using
-        errcode = sqlstate, message = machserial._plain_message(message), detail = detail, hint = hint;
+    perform machserial._raise_of_python(sqlstate, message, detail, hint);
 end
 $$;
 
@@ -41,4 +40,5 @@ unix://, as in REDIS_URL; its password is never shown. value against warning and
 (redis_ping: to connect and be answered; redis_latency: to be answered, the median of five), percent of
 maxmemory, or of the machine''s memory where there is no maxmemory (redis_memory), keys that were pushed out
 since the last CONFIG RESETSTAT (redis_evictions). Waits 50 ms for a connection, 200 ms for an answer.
-UNKNOWN: Redis does not tell, or Python lacks redis. Errors: 22023 a faulty url.';
+UNKNOWN: Redis does not tell, or Python lacks redis. Errors: 22023 a faulty url;
+0A000 the server''s Python is broken.';

@@ -38,8 +38,8 @@ def module_of(stdnum, kind):
 def verdict(scheme, number):
     try:
         return bool(scheme.is_valid(number))
-    except Exception:
-        # A scheme that stumbles over a number has not found it valid.
+    except BaseException:
+        # A scheme that stumbles over a number, or wants to end the program, has not found it valid.
         return False
 
 

@@ -23,10 +23,10 @@ declare
     hint text;
 begin
     return machserial._stdnum_are_valid(kind, numbers);
-exception when invalid_parameter_value or feature_not_supported then
+exception when others then
     get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    raise exception using
-        errcode = sqlstate, message = machserial._plain_message(message), detail = detail, hint = hint;
+    perform machserial._raise_of_python(sqlstate, message, detail, hint);
+    return null;
 end
 $$;
 
@@ -46,4 +46,5 @@ $$;
 comment on function machserial.stdnum_is_valid(text, text) is
 'Whether a number is valid by a numbering scheme of the world, as python-stdnum knows them; null of a null.
 kind: the name of its module, such as imei, ean, isbn, iso6346, luhn, gs1_128, us.ein, in any case. Separators
-that the scheme allows are skipped. Errors: 22023 unknown kind; 0A000 the server''s Python lacks stdnum.';
+that the scheme allows are skipped. Errors: 22023 unknown kind; 0A000 the server''s Python lacks
+stdnum, or is broken.';

@@ -136,9 +136,8 @@ begin
     begin
         verdicts := machserial._stdnum_verdicts(kind, serial_numbers);
     exception
-        -- The second extension, plpython3u or the library is gone, or another version of it is there.
-        when feature_not_supported or undefined_function or undefined_object or undefined_file
-            or insufficient_privilege or invalid_parameter_value or external_routine_exception then
+        -- The second extension, plpython3u, Python or the library is gone or broken, or of another version.
+        when others then
             obstacle := sqlerrm;
     end;
     return query
