@@ -790,7 +790,10 @@ class Paused(Exception):
 
 
 SETTINGS = {"server_version_num": "150000", "localedir": "", "log_line_prefix": PREFIX}
-CSV = '2026-01-01 00:00:0{n}.000 UTC,"u","d",1,,,,,,,,ERROR,22012,{message},{parameters},,,,,,,,"press","client backend",,0\n'
+CSV = (
+    '2026-01-01 00:00:0{n}.000 UTC,"u","d",1,,,,,,,,ERROR,22012,{message},{parameters},,,,,,,,"press",'
+    '"client backend",,0\n'
+)
 
 
 def csv_log(*entries: tuple[str, str]) -> str:
@@ -1146,6 +1149,21 @@ def test_a_folder_that_others_can_reach_is_refused(plant, server, venv):
             one.chmod(0o775)
             assert f"The group with number {one.stat().st_gid} may write to {one}." in fault(inner)
             one.chmod(0o755)
+        # What is in it is loaded as well, and what a link in it leads to.
+        module = inner / "stdnum" / "imei.py"
+        module.parent.mkdir()
+        module.touch(0o644)
+        for one in (module, module.parent):
+            for mode, reason in ((0o775, "The group with number"), (0o777, "Everybody may write to")):
+                one.chmod(mode)
+                assert fault(inner).startswith(reason) and fault(inner).endswith(f" {one}.")
+            one.chmod(0o755)
+        (inner / "elsewhere").symlink_to(shelf / "other")
+        (shelf / "other").mkdir()
+        (shelf / "other").chmod(0o777)
+        assert fault(inner) == f"Everybody may write to {shelf / 'other'}."
+        (shelf / "other").rmdir()
+        assert value(plant, "select machserial.set_python_path(%s)", str(inner)) == str(inner)
         (libraries,) = venv.glob("lib/python3*")
         libraries.rename(libraries.with_name("python3.1"))
         assert "another Python" in fault(venv)

@@ -26,18 +26,44 @@ def library_folder(path):
 
 def reach_of_others(folder):
     """Who beside root and the server's user could put something there; None if nobody could."""
-    path = os.path.realpath(folder)
-    while True:
-        facts = os.stat(path)
-        if facts.st_uid not in (0, os.geteuid()):
-            return f"{path} belongs to the user with number {facts.st_uid}."
-        # In a folder such as /tmp others may make something, but they may not replace what is another's.
-        is_shelter = path != os.path.realpath(folder) and facts.st_mode & stat.S_ISVTX
-        if facts.st_mode & stat.S_IWOTH and not is_shelter:
-            return f"Everybody may write to {path}."
-        # Also where an access control list says so: the group's bits are then the most that anybody has.
-        if facts.st_mode & stat.S_IWGRP and not is_shelter:
-            return f"The group with number {facts.st_gid} may write to {path}."
-        if path == os.path.dirname(path):
-            return None
+    folder = os.path.realpath(folder)
+    return reach_from_above(folder) or reach_into(folder)
+
+
+def reach_from_above(path):
+    """As reach_of_others(), for the path itself and all that it is in."""
+    reason = others_in(path)
+    while not reason and path != os.path.dirname(path):
         path = os.path.dirname(path)
+        # In a folder such as /tmp others may make something, but they may not replace what is another's.
+        reason = others_in(path, may_be_sticky=True)
+    return reason
+
+
+def reach_into(folder):
+    """As reach_of_others(), for all that is in the folder: a library's own folder is loaded from as well."""
+    for base, folders, files in os.walk(folder):
+        for path in (os.path.join(base, name) for name in folders + files):
+            reason = reach_from_above(os.path.realpath(path)) if os.path.islink(path) else others_in(path)
+            if reason:
+                return reason
+    return None
+
+
+def others_in(path, may_be_sticky=False):
+    """Who else may write to this one file or folder, but not to what is above it."""
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError:
+        # A link to nothing, or a file that was just taken away.
+        return None
+    if facts.st_uid not in (0, os.geteuid()):
+        return f"{path} belongs to the user with number {facts.st_uid}."
+    if may_be_sticky and facts.st_mode & stat.S_ISVTX:
+        return None
+    if facts.st_mode & stat.S_IWOTH:
+        return f"Everybody may write to {path}."
+    # Also where an access control list says so: the group's bits are then the most that anybody has.
+    if facts.st_mode & stat.S_IWGRP:
+        return f"The group with number {facts.st_gid} may write to {path}."
+    return None

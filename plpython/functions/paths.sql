@@ -2,7 +2,7 @@
 --
 -- Whoever can choose that folder, or put a file into it, has the server's user run what he likes. So it is no
 -- setting, which any user can SET, but a row of a table that belongs to a superuser, and the folder and all
--- that is above it must be out of everybody else's reach. The table is data: it is made when it is needed,
+-- that is above it and in it must be out of everybody else's reach. The table is data: it is made when it is needed,
 -- belongs to no extension, and is in every dump.
 
 create function machserial._examined_python_path(path text) returns text
@@ -72,9 +72,9 @@ $$;
 comment on function machserial.set_python_path(text) is
 'Says where the functions of machserial_plpython find Python libraries that the operating system does not
 install. path: a folder of libraries, or a virtual environment made with /usr/bin/python3 -m venv; absolute;
-it and all that is above it may be written to by root and the server''s user only, and by no group. Null: only the operating
-system''s. Libraries that a session has loaded it keeps. Returns the folder, without symbolic links.
-Errors: 42501 not a superuser; 22023 another folder.';
+it, all that is above it and all that is in it may be written to by root and the server''s user only, and by
+no group. Null: only the operating system''s. Libraries that a session has loaded it keeps. Returns the folder, without symbolic links.
+Errors: 42501 not a superuser; 22023 another folder; 0A000 the server''s Python is broken.';
 
 -- The owner of the schema can put another table in the place of this one, or a view that runs his functions:
 -- whatever a superuser does not own is not read. The lock keeps what was looked at in its place.
