@@ -52,11 +52,10 @@ def reach_into(folder):
 
 def others_in(path, may_be_sticky=False):
     """Who else may write to this one file or folder, but not to what is above it."""
-    try:
-        facts = os.stat(path)
-    except FileNotFoundError:
-        # A link to nothing, or a file that was just taken away.
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        # A link to nothing or to a device, or a file that was just taken away: nothing to load.
         return None
+    facts = os.stat(path)
     if facts.st_uid not in (0, os.geteuid()):
         return f"{path} belongs to the user with number {facts.st_uid}."
     if may_be_sticky and facts.st_mode & stat.S_ISVTX:

@@ -1,9 +1,9 @@
 -- Where Python looks for libraries beyond those that the operating system installed.
 --
--- Whoever can choose that folder, or put a file into it, has the server's user run what he likes. So it is no
--- setting, which any user can SET, but a row of a table that belongs to a superuser, and the folder and all
--- that is above it and in it must be out of everybody else's reach. The table is data: it is made when it is needed,
--- belongs to no extension, and is in every dump.
+-- Python runs what is in that folder as the server's user. So the folder is no setting, which any user can SET,
+-- but a row of a table that belongs to a superuser; and all others must be unable to write to the folder, to
+-- what is above it and to what is in it. The table is data: it is made when it is needed, belongs to no
+-- extension, and is in every dump.
 
 create function machserial._examined_python_path(path text) returns text
 language plpython3u
