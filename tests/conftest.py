@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         die_with_parent(signal.SIGTERM)
+    # Random input: some of it each time, much of it where slow tests are run too.
+    settings.register_profile("short", max_examples=40)
+    settings.register_profile("long", max_examples=400)
+    settings.load_profile("short" if config.option.markexpr == "not slow" else "long")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -82,6 +82,16 @@ def publish(connection: psycopg.Connection) -> None:
     """Commits what a fixture has made, where the test may have other sessions; see connection in conftest.py."""
     if not isinstance(connection, SharedSession):
         connection.commit()
+
+
+def mostly_slow(cases: Iterable, kept: Iterable) -> list:
+    """Cases of a parametrized test, of which make test takes those that are kept, and make test-all all."""
+    kept = list(kept)
+    assert kept
+    return [
+        case if case in kept else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
 
 
 @contextmanager

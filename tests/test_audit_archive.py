@@ -20,6 +20,7 @@ from machserial import audit_archive, audit_restore, audit_verifier
 from machserial.errors import ExpectedError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
+from support import mostly_slow
 
 # Long, and nothing in it depends on how machserial was installed.
 ONE_MODE = True
@@ -644,7 +645,8 @@ CALLS = ["os.fsync:1", "os.fsync:2", "os.fsync:3", "os.replace:1", "os.replace:2
 
 @pytest.mark.parametrize("mode", ["plain"])
 class TestKilled:
-    @pytest.mark.parametrize("moment", ["before", "after"])
+    # Before a step is mostly after another.
+    @pytest.mark.parametrize("moment", mostly_slow(["before", "after"], ["after"]))
     @pytest.mark.parametrize("step", [*audit_archive.STEPS, *CALLS])
     def test_no_event_is_lost_and_the_next_run_finishes(self, history, folder, step, moment):
         before = set(history.events())

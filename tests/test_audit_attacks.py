@@ -112,10 +112,11 @@ def trail(laid):
 
 
 @pytest.fixture
-def fresh(databases, template, mode, clean_roles):
+def fresh(request, databases, template, mode, clean_roles):
     """An autocommitting connection to a database of the test's own."""
-    with databases.lent(mode, template(mode)) as dsn, psycopg.connect(dsn, autocommit=True) as found:
-        begin_empty(found)
+    prepared = request.node.get_closest_marker("prepared")
+    name = template(mode, prepared.kwargs["setup"] if prepared else begin_empty)
+    with databases.lent(mode, name) as dsn, psycopg.connect(dsn, autocommit=True) as found:
         yield found
 
 
@@ -1065,33 +1066,39 @@ def test_one_seal_of_an_archived_month_cannot_be_emptied(fresh, server, victim):
 # Verification in small steps
 
 
-@pytest.fixture
-def long_chain(fresh):
-    """40 seals of one event each; their events."""
-    events = []
+def lay_long_chain(connection):
+    """40 seals of one event each, after one of nothing."""
+    connection.autocommit = True
+    begin_empty(connection)
     for _ in range(40):
-        events += record(fresh)
-        assert seal(fresh) == 1
-    assert problems(fresh, full=True) == []
-    return events
+        record(connection)
+        assert seal(connection) == 1
+    assert problems(connection, full=True) == []
 
 
+LONG_CHAIN = pytest.mark.prepared(setup=lay_long_chain)
+
+
+@LONG_CHAIN
 @pytest.mark.parametrize("victim", [0, 15, 16, 39])
 @pytest.mark.parametrize("runs_before", [0, 1, 2])
-def test_an_attack_on_any_seal_is_found_within_32_runs_and_stays(fresh, long_chain, victim, runs_before):
+def test_an_attack_on_any_seal_is_found_within_32_runs_and_stays(fresh, victim, runs_before):
+    (event_id,) = fresh.execute(
+        "select id from machserial.audit_events order by id offset %s limit 1", (victim,)
+    ).fetchone()
     for _ in range(runs_before):
         assert problems(fresh, full=False) == []
-    attack(fresh, f"update machserial.audit_events set reason = 'x' where id = {long_chain[victim]}")
+    attack(fresh, f"update machserial.audit_events set reason = 'x' where id = {event_id}")
     for _run in range(32):
         found = problems(fresh, full=False)
         if found:
             break
         record(fresh)
         seal(fresh)
-    assert [(p.problem, p.event_id) for p in found] == [("EVENT_CHANGED", long_chain[victim])]
+    assert [(p.problem, p.event_id) for p in found] == [("EVENT_CHANGED", event_id)]
     for _ in range(40):
         assert problems(fresh, full=False) == found
-    attack(fresh, f"update machserial.audit_events set reason = null where id = {long_chain[victim]}")
+    attack(fresh, f"update machserial.audit_events set reason = null where id = {event_id}")
     # Mended.
     assert_intact(fresh)
 
@@ -1114,7 +1121,8 @@ def test_32_runs_go_through_all_seals(fresh, seals):
         assert len(seen) == seals
 
 
-def test_an_incremental_run_counts_the_seals(fresh, long_chain):
+@LONG_CHAIN
+def test_an_incremental_run_counts_the_seals(fresh):
     attack(fresh, "delete from machserial.audit_seals where id = 30")
     found = {(p.problem, p.seal_id) for p in problems(fresh, full=False)}
     assert {("SEAL_MISSING", 30), ("SEAL_MISSING", 31)} & found

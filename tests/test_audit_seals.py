@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,9 +41,9 @@ from audit_support import (
 from audit_support import install as install_on
 from conftest import BUILD, install
 from servers import Server, ToolMissing, choose_bin
-from support import at_once, call, column, refused, value
+from support import at_once, call, column, mostly_slow, refused, value
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.prepared(setup=begin_empty)]
 
 SEALED_IDS = "select unnest(l.event_ids) from machserial.audit_leaves as l order by l.seal_id"
 
@@ -50,7 +51,6 @@ SEALED_IDS = "select unnest(l.event_ids) from machserial.audit_leaves as l order
 @pytest.fixture
 def writer(connection):
     connection.autocommit = True
-    begin_empty(connection)
     return connection
 
 
@@ -85,6 +85,7 @@ def own(own_server):
 # What a seal is
 
 
+@pytest.mark.prepared(setup=None)
 def test_what_installing_has_written_is_sealed_like_all_else(connection):
     connection.commit()
     connection.autocommit = True
@@ -782,11 +783,6 @@ def origin(request):
         yield server
 
 
-@pytest.fixture(params=["young", "old", "the same"])
-def target(request, origin):
-    return {"young": "young_server", "old": "old_server", "the same": "origin"}[request.param]
-
-
 @pytest.fixture
 def source(origin):
     name = f"source_{time.monotonic_ns()}"
@@ -804,9 +800,11 @@ def check(connection: psycopg.Connection) -> None:
     recompute(connection)
 
 
-@pytest.mark.parametrize("not_sealed", [0, 2])
-@pytest.mark.parametrize("verify_first", [False, True])
-@pytest.mark.parametrize("write_first", [0, 3])
+COPIES = list(product(("young_server", "old_server", "origin"), (0, 2), (False, True), (0, 3)))
+
+
+# Those that are kept have every value once at least.
+@pytest.mark.parametrize(("target", "not_sealed", "verify_first", "write_first"), mostly_slow(COPIES, COPIES[::5]))
 def test_a_copy_goes_on(request, source, origin, target, not_sealed, verify_first, write_first):
     """Whether events were sealed when it was dumped, and whether it is written or verified before its first seal."""
     if not_sealed:
@@ -907,8 +905,10 @@ def test_both_go_on_and_have_nothing_to_do_with_each_other(source, origin, young
         assert [p.problem for p in problems(source, anchor=anchor)] == ["ANCHOR_MISMATCH"]
 
 
-@pytest.mark.parametrize("node_there", [None, 0, 3, 7])
-@pytest.mark.parametrize("nodes", [[5], [5, 0], [5, 0, 5], [0, 9, 3]])
+NODES = list(product(([5], [5, 0], [5, 0, 5], [0, 9, 3]), (None, 0, 3, 7)))
+
+
+@pytest.mark.parametrize(("nodes", "node_there"), mostly_slow(NODES, NODES[::5]))
 def test_a_copy_of_a_database_that_has_been_several_nodes(source, origin, young_server, nodes, node_there):
     """Ids have gone up and down before, and go down again in the copy."""
     for node in nodes:

@@ -62,6 +62,7 @@ def done(server: Server, pgbench: None, folder: Path) -> dict:
     return {"folder": folder, "output": result.stdout, **json.loads((folder / "run.json").read_text())}
 
 
+@pytest.mark.slow
 class TestEverything:
     def test_all_subjects_are_there(self, done):
         found = {row["subject"] for row in done["results"]}

@@ -51,7 +51,9 @@ RESULT = {
     "mod97_10": DIGITS,
 }
 
-several = partial(settings, max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+several = partial(
+    settings, max_examples=settings().max_examples // 2, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def value_of(connection, query, *arguments):
@@ -533,7 +535,7 @@ def test_the_compiled_expression_is_right(connection, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@several(max_examples=15)
+@several()
 @given(data=st.data())
 def test_the_compiled_expression_is_right_for_any_shape(connection, algorithm, data):
     text = st.text("AZ09-a'\\ ", max_size=5)

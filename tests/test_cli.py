@@ -389,9 +389,16 @@ class TestConnection:
     )
     def test_no_password_is_printed(self, url):
         for arguments in (("--verbose", "--json", "deploy"), ("version",)):
-            result = in_a_process(*arguments, DATABASE_URL=url)
+            result = machserial(*arguments, DATABASE_URL=url)
             assert "Tr0ub4dor" not in result.stdout + result.stderr
-        result = in_a_process("--dsn", url, "deploy")
+        result = machserial("--dsn", url, "deploy")
+        assert "Tr0ub4dor" not in result.stdout + result.stderr
+        assert result.exit_code
+
+    def test_nor_by_libraries(self):
+        """What a library writes goes past sys.stderr."""
+        result = in_a_process("--verbose", "deploy", DATABASE_URL=f"postgresql://me:{PASSWORD_IN_URL}@127.0.0.1:1/none")
+        assert result.returncode == CONNECTION
         assert "Tr0ub4dor" not in result.stdout + result.stderr
 
 

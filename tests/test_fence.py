@@ -85,7 +85,7 @@ def test_a_printed_number_fences_its_counter(plant, pattern, arguments):
 
 @pytest.mark.parametrize("alphabet", ["numeric", "base36", "hex", "alpha", "safe"])
 @given(number=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_sequence_value_is_what_was_written(connection, alphabet, number):
     pattern = "{SEQ:9}" if alphabet == "numeric" else f"{{SEQ:6:{alphabet}}}"
     written = call(connection, "preview", pattern=pattern, quantity=1, start=number)[0][0]

@@ -17,6 +17,7 @@ from support import (
     generated,
     make_format,
     make_part,
+    mostly_slow,
     refused,
     register,
     value,
@@ -203,12 +204,13 @@ def test_a_work_order_gets_its_serials_in_one_go(plant):
     assert assign_many(plant, work_order_id="WO-2", serial_numbers=["B", "A"]) == list(zip(others, "BA", strict=True))
 
 
-def test_thousands_are_assigned_in_one_go_whatever_the_session_did_before(plant):
-    one, other, *rest = create(plant, quantity=4000)
+@pytest.mark.parametrize("many", mostly_slow([500, 4000], [500]))
+def test_many_are_assigned_in_one_go_whatever_the_session_did_before(plant, many):
+    one, other, *rest = create(plant, quantity=many)
     assign(plant, one)
     assign(plant, other, serial_number="HAND")
     assert assign_many(plant, placeholder_ids=rest) == [(left, f"P{n:04}") for n, left in enumerate(rest, start=2)]
-    ids = create(plant, quantity=4000)
+    ids = create(plant, quantity=many)
     numbers = [f"H{placeholder_id}" for placeholder_id in ids]
     assert assign_many(plant, placeholder_ids=ids, serial_numbers=numbers) == list(zip(ids, numbers, strict=True))
     assert {*states(plant)} == {"SERIALIZED"}

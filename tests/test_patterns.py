@@ -20,7 +20,7 @@ examples = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
-fewer_examples = settings(examples, max_examples=40)
+fewer_examples = settings(examples, max_examples=settings().max_examples // 2)
 
 ALPHABETS = {
     "numeric": string.digits,

@@ -728,7 +728,7 @@ def expected_lineage(
     raise AssertionError
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs())
 def test_lineage_is_that_of_the_model(plant, graph):
     count, edges, start, max_depth = graph

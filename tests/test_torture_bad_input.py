@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_all_bad_input_is_answered_as_documented(torture):
     run = torture.holds("bad_input", cycles=4)

@@ -8,6 +8,7 @@ from torture.ledger import Attempt
 from torture.run import Run
 
 
+@pytest.mark.slow
 def test_it_holds(torture):
     run = torture.holds("failover", cycles=1)
     assert run.counts["acknowledged"] > 50

@@ -11,12 +11,18 @@ from support import HOSTILE, call, column, generated, make_part, refused, regist
 CLAIMING = {"PENDING", "ACTIVE", "RETIRED", "INVALID"}
 
 
-@pytest.fixture
-def plant(connection):
+def build_plant(connection):
     """Parts P and P2 of type T, Q of type U, and the sites DEFAULT and BER."""
     call(connection, "register_site", site_id="BER")
     for part_id, part_type in [("P", "T"), ("P2", "T"), ("Q", "U")]:
         make_part(connection, part_id, part_type)
+
+
+pytestmark = pytest.mark.prepared(setup=build_plant)
+
+
+@pytest.fixture
+def plant(connection):
     return connection
 
 
@@ -37,13 +43,15 @@ def near(connection, number: str) -> list[str]:
     return check(connection, number).near_matches
 
 
-@pytest.fixture
-def big(plant):
+def fill_plant(connection):
     """50,000 serials of part P at site BER and as many of Q at DEFAULT, analyzed."""
+    build_plant(connection)
     for part_id, site_id in [("P", "BER"), ("Q", None)]:
-        generated(plant, part_id, 50_000, pattern="SN-{SEQ:6}{CHECK:mod37_36}", site_id=site_id)
-    plant.execute("analyze machserial.serials")
-    return plant
+        generated(connection, part_id, 50_000, pattern="SN-{SEQ:6}{CHECK:mod37_36}", site_id=site_id)
+    connection.execute("analyze machserial.serials")
+
+
+BIG = pytest.mark.prepared(setup=fill_plant)
 
 
 # check_uniqueness
@@ -142,16 +150,17 @@ def test_near_matches_of_any_text_are_found(plant):
         assert number in near(plant, f"- {number}")
 
 
-def test_both_questions_are_answered_by_indexes(big):
-    numbers = column(big, "select serial_number from machserial.serials where part_id = 'P' order by id limit 20")
+@BIG
+def test_both_questions_are_answered_by_indexes(plant):
+    numbers = column(plant, "select serial_number from machserial.serials where part_id = 'P' order by id limit 20")
     readings = "select seq_scan from pg_stat_xact_user_tables where relname = 'serials'"
-    before = value(big, readings)
+    before = value(plant, readings)
     # More often than a session plans anew for each call.
     for number in numbers:
-        assert check(big, number).conflicting_scopes == ["PART_TYPE"]
-        assert check(big, number, site_id="BER").conflicting_scopes == ["PART_TYPE", "SITE"]
-        assert near(big, number.lower()) == [number]
-    assert value(big, readings) == before
+        assert check(plant, number).conflicting_scopes == ["PART_TYPE"]
+        assert check(plant, number, site_id="BER").conflicting_scopes == ["PART_TYPE", "SITE"]
+        assert near(plant, number.lower()) == [number]
+    assert value(plant, readings) == before
 
 
 # The view of claims
@@ -190,8 +199,9 @@ def test_claims_are_the_scopes_of_those_who_hold_a_number_and_of_those_who_want_
     ) == 2
 
 
-def test_claims_are_found_by_indexes(big):
-    number = value(big, "select serial_number from machserial.serials where part_id = 'P' limit 1")
+@BIG
+def test_claims_are_found_by_indexes(plant):
+    number = value(plant, "select serial_number from machserial.serials where part_id = 'P' limit 1")
     for condition in (
         "scope = 'SITE' and site_id = 'BER'",
         "scope = 'PART_TYPE' and part_type = 'T'",
@@ -199,9 +209,9 @@ def test_claims_are_found_by_indexes(big):
         "true",
     ):
         query = f"from machserial.serial_uniqueness_checks where serial_number = '{number}' and {condition}"
-        plan = value(big, f"explain (format json) select count(*) {query}")
+        plan = value(plant, f"explain (format json) select count(*) {query}")
         assert "Index" in json.dumps(plan) and "Seq Scan" not in json.dumps(plan)
-        assert value(big, f"select count(*) {query}") == {"scope = 'ENTERPRISE'": 0, "true": 2}.get(condition, 1)
+        assert value(plant, f"select count(*) {query}") == {"scope = 'ENTERPRISE'": 0, "true": 2}.get(condition, 1)
 
 
 def test_claims_cannot_be_written(plant):
