@@ -108,7 +108,7 @@ def sqlfluff() -> list[str]:
         for path in sorted((ROOT / folder).rglob("*.sql"))
         if "released" not in path.parts
     ]
-    return run(PROGRAMS / "sqlfluff", "lint", "--nocolor", "--disable-progress-bar", *files)
+    return run(PROGRAMS / "sqlfluff", "lint", "--processes=0", "--nocolor", "--disable-progress-bar", *files)
 
 
 # What reads a text as the database's language has it: an upper or lower case, letters that count as the same.
