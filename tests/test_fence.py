@@ -215,6 +215,8 @@ class TestCounters:
 
     def test_a_period_that_began_after_the_backup(self, plant):
         """Its counter is not in the backup: it is asked for all the same, and given no sequence before it is used."""
+        # Today is one day at all sites.
+        call(plant, "register_site", site_id="BER", time_zone="UTC")
         make_format(plant, "D", "{PART}-{YYYY}{MM}{DD}-{SEQ:4}", reset="DAILY", counter_per="PART")
         for part in ("P", "Q"):
             call(plant, "generate", part_id=part, format="D")

@@ -220,7 +220,7 @@ def test_nobody_writes_to_the_trail_counters_and_seals(plant):
 
 
 # A function of an extension cannot be dropped by itself.
-@pytest.mark.parametrize("mode", ["plain"])
+@pytest.mark.parametrize("mode", ["plain"], scope="session")
 def test_the_rights_of_functions_that_an_update_brings_come_with_migrate(plant):
     """An update replaces a function that has changed by another one, which nobody may call yet."""
     plant.execute("drop function machserial.find_serial(text)")
