@@ -1,4 +1,4 @@
-"""docs/cutover.md: its commands, run as printed, between two servers of different major versions where there are two."""
+"""docs/cutover.md: its commands, run as printed, between servers of different major versions where there are two."""
 
 from __future__ import annotations
 

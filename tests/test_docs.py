@@ -103,7 +103,7 @@ def test_every_command_line_is_one(name):
             continue
         try:
             # Placeholders stand for values: FILE, 17, …
-            command.make_context(command_name, list(rest), resilient_parsing=False)
+            command.make_context(command_name, list(rest), resilient_parsing=False, **main.context_settings)
         except click.exceptions.NoArgsIsHelpError:
             pass
         except click.UsageError as error:

@@ -78,7 +78,8 @@ def as_markdown(text: str | None) -> list[str]:
 
 
 def described(path: tuple[str, ...], command: click.Command) -> list[str]:
-    context = click.Context(command, info_name=" ".join(path), terminal_width=200)
+    # A command keeps the help option that its first context gives it: -h too.
+    context = click.Context(command, info_name=" ".join(path), terminal_width=200, **main.context_settings)
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     lines = [f"{'#' * min(len(path), 3)} {' '.join(path)}", "", "```text", usage, "```", "", *as_markdown(command.help)]
     records = [
