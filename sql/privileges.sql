@@ -108,6 +108,21 @@ begin
         _views
         _lag_of_standbys _lag_of_this_standby
         _standby_name
+        _as_sentence
+        _described_character
+        _is_serial_number
+        _number_fault
+        _number_hint
+        _raise_faulty_pattern
+        _raise_no_number
+        _require_writable
+        _sample
+        _serial_characters
+        _serial_number
+        _serial_numbers
+        _strange_character
+        _strange_place
+        _unwritable
     '),
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     -- By whom and when is not the writer's to say, nor is an id.
@@ -154,6 +169,7 @@ begin
         _known_settings _lock_pending _lock_pending_vendor_serials _lock_work_order _make
         _make_placeholders _make_receipts _needed_part _needs_reason _next_statuses _numbers_received
         _numbers_to_receive _only_part_of _period _place_of _propagate _raise_about _raise_closed
+        _raise_given_twice
         _raise_finished _raise_not_received _raise_number_taken _raise_taken
         _is_claim
         _raise_unclaimed
@@ -291,6 +307,7 @@ begin
         _faults_of_sequences
         _faults_of_references _faults_of_placeholders _faults_of_schema
         _faults_of_serials _faults_of_vendors _first_liftable _first_value _fold_executions
+        _faults_of_numbers
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
         _incarnations _index_problems _is_continued _is_other_cluster _is_over
@@ -302,7 +319,7 @@ begin
         _outdate_plans _own_audit_table _period_start _pick _plain_parts
         _plan_verification _present_counter _privilege_changes _raise_cycle _raise_exhausted
         _raise_no_format _raise_no_part _raise_no_site _raise_paused_already _raise_stranger
-        _raise_too_long _raise_unresolved _read_highest _read_serial _record_each _record_verification
+        _raise_unresolved _read_highest _read_serial _record_each _record_verification
         _refuse_cycle_behind _render_one _require_administrator _require_audit_partition
         _require_fence_arguments _require_fenced _require_intact_month _require_known_schema
         _require_locked_references _require_month _require_no_pause _require_owner
@@ -341,6 +358,7 @@ begin
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
         _refuse_orphaned_serials _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
+        _refuse_conflicts_about_no_number
         _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver
         _update_trigger_row
         _refuse_loss_of_leaves

@@ -171,6 +171,7 @@ class Answer:
 
     sqlstate: str | None = None
     message: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -544,7 +545,7 @@ class Range:
             if self.asker.closed or error.sqlstate is None:
                 raise
             parts = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
-            return Answer(error.sqlstate, " / ".join(part for part in parts if part))
+            return Answer(error.sqlstate, " / ".join(part for part in parts if part), parts[-1] or "")
         return Answer()
 
     def judge(self, call: Call, answer: Answer, counters: str) -> None:
@@ -562,6 +563,16 @@ class Range:
             self.faults.append(f"{len(message)} characters long: {told}")
         if counters != self.counters:
             self.faults.append(f"numbers consumed: {told}")
+        if lacking := self.arguments_advised(answer.hint) - self.arguments_of(call):
+            self.faults.append(f"its hint names {lacking}, no argument of it: {told}")
+
+    def arguments_advised(self, hint: str) -> set[str]:
+        """Those of the function that was called; with the name of another function it is that one's."""
+        return set(re.findall(r"\b([a-z_]+) => ", re.sub(r"\w+\([^()]*\)", "", hint)))
+
+    def arguments_of(self, call: Call) -> set[str]:
+        name = call.subject.split("(", 1)[0]
+        return {argument for function in self.functions if function.name == name for argument, _ in function.arguments}
 
     def report(self) -> str:
         return "\n".join([f"{len(self.faults)} faults in {self.asked} calls:", *self.faults[:40]])

@@ -705,6 +705,7 @@ class Model:
         self, numbers: list, part: str, site: str, scopes: list | None, source: str, on_conflict: str
     ) -> None:
         faults = self.place_faults(part, site)
+        numbers = [trimmed(number) for number in numbers]
         if any(is_bad_number(number) for number in numbers) or source not in SOURCES:
             faults.add(BAD_ARGUMENT)
         if on_conflict not in ("RAISE", "RECORD"):
@@ -739,7 +740,7 @@ class Model:
         self, number: str, part: str, site: str, scopes: list | None, status: str, source: str, released: bool
     ) -> None:
         faults = self.place_faults(part, site)
-        if number == "" or (scopes is not None and not (scopes and set(scopes) <= set(SCOPES))):
+        if is_bad_number(number) or (scopes is not None and not (scopes and set(scopes) <= set(SCOPES))):
             faults.add(BROKEN_CHECK)
         if released and status not in ("RETIRED", "INVALID"):
             faults.add(BROKEN_CHECK)
@@ -757,7 +758,8 @@ class Model:
             self.record_conflict(number, part, site, wanted, source, serial.id)
 
     def check_uniqueness(self, number: str, part: str, scopes: list | None, site: str) -> None:
-        self.decide(self.place_faults(part, site))
+        number = trimmed(number)
+        self.decide(self.place_faults(part, site) | ({BAD_ARGUMENT} if is_bad_number(number) else set()))
         known = self.state.parts[part]
         holders, shared = self.claimants(
             number, frozenset(scopes) if scopes else known.scopes, site, known.part_type
@@ -955,12 +957,12 @@ class Model:
         faults = self.place_faults(part, site)
         if self.state.flags["paused"]:
             faults.add(WRONG_STATE)
-        trimmed = [number.strip() if number is not None else None for number in numbers]
-        if one_by_one and is_bad_number(trimmed[0]):
+        numbers = [trimmed(number) for number in numbers]
+        if one_by_one and is_bad_number(numbers[0]):
             faults.add(BAD_ARGUMENT)
         self.judge(faults)
         known = self.state.parts[part]
-        good = [number for number in trimmed if not is_bad_number(number)]
+        good = [number for number in numbers if not is_bad_number(number)]
         fresh, duplicates = self.divide(good, known.scopes, site, known.part_type)
         self.decide({TAKEN} if one_by_one and duplicates else set())
         ids = {row.serial_number: row.id for row in self.answer.rows if row.id is not None}
@@ -1039,6 +1041,7 @@ class Model:
             self.decide({ABSENT})
         units = [self.state.placeholders[one] for one in ids]
         faults = {BAD_ARGUMENT} if len(set(ids)) < len(ids) else set()
+        numbers = None if numbers is None else [trimmed(number) for number in numbers]
         if any(unit.status != "PENDING" for unit in units):
             faults.add(WRONG_STATE)
         if numbers is not None and (len(numbers) != len(ids) or any(map(is_bad_number, numbers))):
@@ -1475,5 +1478,10 @@ def text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+def trimmed(number: str | None) -> str | None:
+    """As functions take a number from people."""
+    return number and number.strip(" \t\n\r")
+
+
 def is_bad_number(number: str | None) -> bool:
-    return not number or number != number.strip() or len(number) > 255
+    return not number or len(number) > 255 or not re.fullmatch("[!-~]+( [!-~]+)*", number)

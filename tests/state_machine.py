@@ -32,7 +32,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import SCOPES, SOURCES, Answer, Model, Refused, Rule
+from model import SCOPES, SOURCES, Answer, Model, Refused, Rule, trimmed
 from psycopg.rows import namedtuple_row, tuple_row
 from psycopg.types.json import Jsonb
 from servers import Server
@@ -540,7 +540,7 @@ class Machine(RuleBasedStateMachine):
             on_conflict=on_conflict,
         )  # fmt: skip
 
-    @action(number=st.one_of(number, st.sampled_from(("", " 1", None))), part_id=part, site_id=site, wanted=scopes,
+    @action(number=st.one_of(number, st.sampled_from(("", " 1\n", "1\u200b1", "1  1", None))), part_id=part, site_id=site, wanted=scopes,
           on_conflict=st.sampled_from(("RAISE", "RECORD", "IGNORE")))
     def register_serial(
         self, number: str | None, part_id: str, site_id: str, wanted: list | None, on_conflict: str
@@ -550,7 +550,7 @@ class Machine(RuleBasedStateMachine):
                 "serial_number": number, "part_id": part_id, "site_id": site_id, "scopes": wanted,
                 "on_conflict": on_conflict,
             })
-        answer.rows = [SimpleNamespace(serial_number=number, **row._asdict()) for row in answer.rows]
+        answer.rows = [SimpleNamespace(serial_number=trimmed(number), **row._asdict()) for row in answer.rows]
         self.judge(answer, lambda: self.model.register([number], part_id, site_id, wanted, "MANUAL", on_conflict))
 
     @action(times=2, part_id=st.sampled_from(PARTS), ahead=st.integers(0, 2), site_id=st.sampled_from(SITES),
@@ -568,7 +568,7 @@ class Machine(RuleBasedStateMachine):
                 serial_numbers=coming, part_id=part_id, site_id=site_id, source="IMPORT",
             )  # fmt: skip
 
-    @action(times=3, number=st.one_of(number, st.just("")), part_id=part, site_id=site, wanted=scopes, status=status,
+    @action(times=3, number=st.one_of(number, st.sampled_from(("", "1 ", "\u00c9"))), part_id=part, site_id=site, wanted=scopes, status=status,
           source=st.sampled_from(SOURCES), released=st.sampled_from((False, False, False, True)))
     def insert_serial(
         self, number: str, part_id: str, site_id: str, wanted: list | None, status: str, source: str, released: bool
@@ -585,7 +585,7 @@ class Machine(RuleBasedStateMachine):
             answer, lambda: self.model.insert_serial(number, part_id, site_id, wanted, status, source, released)
         )
 
-    @action(number=number, part_id=part, wanted=good_scopes, site_id=site)
+    @action(number=st.one_of(number, st.sampled_from((" 1", "1\t1"))), part_id=part, wanted=good_scopes, site_id=site)
     def check_uniqueness(self, number: str, part_id: str, wanted: list | None, site_id: str) -> None:
         self.verb(
             lambda: self.model.check_uniqueness(number, part_id, wanted, site_id), "check_uniqueness",
@@ -702,7 +702,7 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
 
     @action(times=3, vendor=st.sampled_from(VENDORS), part_id=part, site_id=site,
-          numbers=st.lists(st.one_of(number, number, st.sampled_from(("", " 9 ", None))), max_size=4))
+          numbers=st.lists(st.one_of(number, number, st.sampled_from(("", " 9 ", "9\t9", None))), max_size=4))
     def receive_many(self, vendor: str, part_id: str, site_id: str, numbers: list) -> None:
         with self.telling():
             answer = self.database.ask(

@@ -33,6 +33,12 @@ HOSTILE = [
     "/* comment",
     "(a|b)*[c].^$",
 ]
+# Of these, what can be serial numbers where the setting serial_characters is UNICODE.
+HOSTILE_NUMBERS = [text for text in HOSTILE if "\n" not in text]
+
+
+def allow_unicode(connection: psycopg.Connection) -> None:
+    connection.execute("update machserial.settings set value = 'UNICODE' where name = 'serial_characters'")
 
 
 def call(connection: psycopg.Connection, function: str, **arguments: object) -> list:

@@ -314,8 +314,8 @@ def test_what_was_used_becomes_a_serial_once(plant):
 def test_numbers_of_others_are_refused_and_nothing_is_done(plant):
     block = allocate(plant, 5, part_id="P")
     allocate(plant, 5, part_id="P")
-    for strange in ["F0006", "F0000", "F9999", "F00001", "F001", "f0001", "G0001", "F0001 ", " F0001", "", None, "1",
-                    "F0001\n", "F00０1", *HOSTILE]:  # fmt: skip
+    for strange in ["F0006", "F0000", "F9999", "F00001", "F001", "f0001", "G0001", "F00 01", "F\u200b0001", "", None,
+                    "1", "F00０1", *HOSTILE]:  # fmt: skip
         with refused(plant, "22023"):
             report(plant, block, ["F0001", strange])
     with refused(plant, "22023") as refusal:

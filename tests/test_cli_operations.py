@@ -331,7 +331,7 @@ class TestSettings:
         assert values["propagation_depth_limit"] == "50" and len(values) >= 3
         assert "audit_retention_days" in works.run("settings", "list").stdout
         assert works.answer("settings", "set", "propagation_depth_limit", "70")["value"] == "70"
-        assert works.query("select machserial._setting('propagation_depth_limit')") == [(70,)]
+        assert works.query("select machserial._setting('propagation_depth_limit')") == [("70",)]
         told = works.query("select details -> 'new' ->> 'value' from machserial.audit_events "
                            "where event_type = 'SETTING_CHANGED'")  # fmt: skip
         assert told == [("70",)]

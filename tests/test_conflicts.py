@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from support import HOSTILE, at_once, call, column, make_part, refused, register, value, violated
+from support import HOSTILE_NUMBERS, allow_unicode, at_once, call, column, make_part, refused, register, value, violated
 
 
 @pytest.fixture
@@ -119,7 +119,8 @@ def test_thousands_of_duplicates_are_recorded_at_once_after_one(plant):
 
 
 def test_numbers_and_reasons_are_only_text(plant):
-    for hostile in HOSTILE:
+    allow_unicode(plant)
+    for hostile in HOSTILE_NUMBERS:
         holder = make(plant, number=hostile)
         record(plant, hostile)
         with refused(plant, "22023"):

@@ -326,8 +326,10 @@ FAULTS = {
     "serials_part_fkey": [{"part_id": "NONE"}, {"part_type": "OTHER"}],
     "serials_site_id_fkey": [{"site_id": "NOWHERE"}],
     "serials_format_id_fkey": [{"format_id": 4711}],
-    "serials_serial_number_is_given": [
+    "serials_serial_number_is_one": [
         {"serial_number": ""},
+        {"serial_number": "N "},
+        {"serial_number": "\u00c9"},
         {"serial_number": "x" * 256},
     ],
     "serials_source_is_known": [{"source": "FOUND"}, {"source": ""}],

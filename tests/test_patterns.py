@@ -12,7 +12,18 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from support import HOSTILE, call, generated, make_format, make_part, preview, refused, value
+from support import (
+    HOSTILE,
+    HOSTILE_NUMBERS,
+    allow_unicode,
+    call,
+    generated,
+    make_format,
+    make_part,
+    preview,
+    refused,
+    value,
+)
 
 # The database is made once a test, and every example cleans up behind itself.
 examples = settings(
@@ -455,6 +466,7 @@ def check_digit(connection, algorithm: str, left: str) -> str:
 
 
 def test_a_check_digit_covers_all_that_the_algorithm_knows_to_its_left(connection):
+    allow_unicode(connection)
     assert preview(connection, "PROD-{SEQ:6}{CHECK:luhn}") == ["PROD-0000018"]
     for algorithm in PAYLOADS:
         for pattern in ("A-1 ü{SEQ:4:base36}é{{{CHECK:%s}", "{SEQ:3}A.{CHECK:%s}-x", "{YY}{RANDOM:9}/B{CHECK:%s}"):
@@ -476,9 +488,10 @@ def test_check_digits_may_check_check_digits(connection):
 # Whole patterns: what generate() writes is what preview() shows and what validate_serial() accepts
 
 texts = st.one_of(
-    st.sampled_from(HOSTILE),
-    st.text(st.characters(exclude_characters="{}\0", exclude_categories=["Cs"]), min_size=1, max_size=6),
-)
+    st.sampled_from(HOSTILE_NUMBERS),
+    st.text(st.characters(max_codepoint=0x2AF, categories=["L", "N", "P", "S"], exclude_characters="{}"), min_size=1,
+            max_size=6),
+)  # fmt: skip
 fixed_tokens = st.one_of(
     st.sampled_from(["{YYYY}", "{YY}", "{MM}", "{DD}", "{DDD}", "{WW}", "{IYYY}", "{{", "}}"]),
     texts,
@@ -503,13 +516,13 @@ def patterns(draw, *tokens: st.SearchStrategy) -> str:
 
 
 def previewed(connection, pattern: str, quantity: int = 1, **arguments: object) -> list[str]:
-    """Nothing if this pattern cannot be written: nothing to check, too much for gs1_pair, too long for a number."""
+    """Nothing if this pattern cannot be written: nothing to check, too much for gs1_pair, no serial number."""
+    allow_unicode(connection)
     try:
         with connection.transaction():
-            numbers = preview(connection, pattern, quantity, **arguments)
+            return preview(connection, pattern, quantity, **arguments)
     except psycopg.errors.InvalidParameterValue:
         return []
-    return numbers if len(numbers[0]) <= 255 else []
 
 
 @fewer_examples
@@ -594,8 +607,8 @@ def test_a_number_of_another_shape_is_not_valid_and_the_place_is_told(connection
         ("A-01", "A-{SEQ:3}", 3),
         ("A-0011", "A-{SEQ:3}", 6),
         ("A-0x1", "A-{SEQ:3}", 3),
-        ("A-001\n", "A-{SEQ:3}", 6),
-        ("\nA-001", "A-{SEQ:3}", 1),
+        ("A-00\n1", "A-{SEQ:3}", 5),
+        ("A-001  1", "A-{SEQ:3}", 7),
         ("a-001", "A-{SEQ:3}", 1),
         ("A-00G", "A-{SEQ:3:hex}", 3),
         ("A-0O1", "A-{SEQ:3:safe}", 3),
@@ -679,7 +692,8 @@ def test_a_number_is_valid_if_there_is_a_way_to_read_it(connection):
 
 
 def test_hostile_text_in_patterns_and_values_is_data(connection):
-    for text in HOSTILE:
+    allow_unicode(connection)
+    for text in HOSTILE_NUMBERS:
         pattern = f"{text}{{PREFIX:{text}}}{{SITE}}{{PART}}{{CTX:{text}}}{{SEQ:2}}{{CHECK:luhn}}"
         context = {"lot_number": text, "work_order_id": text, text: text}
         expected = f"{text * 5}01"
@@ -693,7 +707,7 @@ def test_hostile_text_in_patterns_and_values_is_data(connection):
                 assert all(number.startswith(text * 5) for number in made)
             make_format(connection, text, pattern, letter_case="UPPER", description=text)
             (number,) = generated(connection, text, format=text, site_id=text, context=context)
-            assert number.startswith(value(connection, "select upper(%s)", text) * 5)
+            assert number.startswith(value(connection, "select upper(%s collate \"C\")", text) * 5)
             assert call(connection, "counter_status", format=text)[0].format == text
             call(connection, "assign_format", part_id=text, format=text)
             call(connection, "revise_format", name=text, pattern=pattern + "2")

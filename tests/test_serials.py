@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from support import HOSTILE, call, column, generated, make_part, refused, register, value, violated
+from support import (
+    HOSTILE_NUMBERS,
+    allow_unicode,
+    call,
+    column,
+    generated,
+    make_part,
+    refused,
+    register,
+    value,
+    violated,
+)
 
 SCOPES = ("ENTERPRISE", "SITE", "PART_TYPE")
 
@@ -114,7 +125,8 @@ def test_a_serial_claims_the_scopes_of_its_part_unless_told_otherwise(plant):
 
 
 def test_numbers_that_differ_in_any_way_are_different_numbers(plant):
-    numbers = ["a1", "A1", "A 1", "A-1", "A1 B", "Ａ1", "é", "e\u0301", "0", "O", "00", *HOSTILE]
+    allow_unicode(plant)
+    numbers = ["a1", "A1", "A 1", "A-1", "A1 B", "Ａ1", "é", "0", "O", "00", *HOSTILE_NUMBERS]
     assert not any(row.has_conflict for row in register(plant, numbers))
     for number in numbers:
         assert [row.serial_number for row in call(plant, "find_serial", serial_number=number)] == [number]
@@ -236,8 +248,8 @@ def test_bad_arguments_are_refused(plant):
         ({"serial_number": None}, "22023"),
         ({"serial_number": ""}, "22023"),
         ({"serial_number": " "}, "22023"),
-        ({"serial_number": " N"}, "22023"),
-        ({"serial_number": "N "}, "22023"),
+        ({"serial_number": "N\tN"}, "22023"),
+        ({"serial_number": "N  N"}, "22023"),
         ({"serial_number": "x" * 256}, "22023"),
         ({"scopes": []}, "22023"),
         ({"scopes": ["PLANET"]}, "22023"),
@@ -253,7 +265,7 @@ def test_bad_arguments_are_refused(plant):
         with refused(plant, sqlstate):
             call(plant, "register_serial", **{"serial_number": "N", "part_id": "P", **arguments})
     with refused(plant, "22023") as refusal:
-        register(plant, ["A", "B", " C"])
+        register(plant, ["A", "B", "C\tC"])
     assert "3" in refusal.detail
     register_one(plant, "x" * 255)
     assert value(plant, "select count(*) from machserial.serials") == 1
@@ -262,6 +274,7 @@ def test_bad_arguments_are_refused(plant):
 def test_rows_that_are_inserted_directly_obey_the_table_s_rules(plant):
     for wrong, sqlstate in [
         ({"number": ""}, "23514"),
+        ({"number": " N"}, "23514"),
         ({"number": "x" * 256}, "23514"),
         ({"number": None}, "23502"),
         ({"site_id": "NOWHERE"}, "23503"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from command import Command
+from command import REFUSED, Command
 from support import call, make_format, make_part, refused, register, value
 
 
@@ -23,8 +23,8 @@ def test_the_standard(connection):
         "audit_retention_days": "2555", "batch_size": "100", "propagation_depth_limit": "50"
     }.items()  # fmt: skip
     assert value(connection, "select count(*) from machserial.settings where description = ''") == 0
-    known = dict(connection.execute("select name, standard::text from machserial._known_settings()").fetchall())
-    assert known.items() >= settings.items()
+    known = dict(connection.execute("select name, standard from machserial._known_settings()").fetchall())
+    assert known == settings
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,44 @@ def test_what_a_setting_cannot_be(connection, name, wrong):
         set_to(connection, name, wrong)
     assert name in refusal.message and "whole number" in refusal.detail
     set_to(connection, name, "77")
-    assert value(connection, "select machserial._setting(%s)", name) == 77
+    assert value(connection, "select machserial._setting(%s)", name) == "77"
+
+
+def test_a_setting_that_is_a_word_is_one_of_its_words(connection):
+    for text, kept in (("unicode", "UNICODE"), ("ascii", "ASCII")):
+        set_to(connection, "serial_characters", text)
+        assert value(connection, "select value from machserial.settings where name = 'serial_characters'") == kept
+    for wrong in ("", "UTF8", "1", "\u0131"):
+        with refused(connection, "22023") as refusal:
+            set_to(connection, "serial_characters", wrong)
+        assert "ASCII, UNICODE" in refusal.detail
+
+
+def test_an_unknown_setting_is_refused(connection):
+    for statement in (
+        "insert into machserial.settings values ('serial_character', 'ASCII', 'x')",
+        "update machserial.settings set name = 'serial_character' where name = 'serial_characters'",
+    ):
+        with refused(connection, "22023") as refusal:
+            connection.execute(statement)
+        assert "serial_character" in refusal.message and "batch_size" in refusal.detail
+        assert "serial_characters" in refusal.hint
+
+
+def test_the_command_lists_every_setting_and_refuses_what_one_cannot_be(deployed_dsn):
+    command = Command(deployed_dsn)
+    listed = {row["name"]: row for row in command.answer("settings", "list")}
+    known = command.query("select name, standard from machserial._known_settings()")
+    assert {name: row["standard"] for name, row in listed.items()} == dict(known)
+    assert all(row["value"] == row["standard"] and row["description"] for row in listed.values())
+    assert command.answer("settings", "set", "serial_characters", "unicode")["value"] == "UNICODE"
+    assert "UTF8" in command.refusal(REFUSED, "settings", "set", "serial_characters", "UTF8")
+    assert "no setting" in command.refusal(REFUSED, "settings", "set", "serial_character", "ASCII")
 
 
 def test_a_setting_that_is_not_there_has_its_standard(connection):
     connection.execute("delete from machserial.settings")
-    assert value(connection, "select machserial._setting('batch_size')") == 100
+    assert value(connection, "select machserial._setting('batch_size')") == "100"
     with refused(connection, "22023"):
         connection.execute("insert into machserial.settings values ('batch_size', 'x', 'y')")
 

@@ -291,7 +291,8 @@ $$;
 comment on function machserial.create_format(text, text, text, bigint, bigint, text, text, text, text) is
 'Makes a format. reset: NEVER, DAILY, WEEKLY, MONTHLY, YEARLY, at midnight of the site. counter_per: FORMAT,
 PART, SITE, SITE_PART. allocation: SEQUENCE (never waits; a rolled-back number is a gap) or GAPLESS (no gap,
-allocators of one counter wait for each other). letter_case: EXACT or UPPER.
+allocators of one counter wait for each other). letter_case: EXACT, or UPPER (a to z
+become A to Z).
 Errors: 22023 a faulty argument or pattern, or a reset whose periods the date tokens cannot tell apart;
 23505 the name is in use.';
 

@@ -471,10 +471,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    numbers constant text[] := machserial._serial_numbers(_register_for.serial_numbers);
     answered record;
     refused record;
 begin
-    perform machserial._require_registrable(_register_for.serial_numbers, 'LATE_ASSIGNMENT', 'RAISE');
     with units as (
         select
             u.*,
@@ -482,7 +482,7 @@ begin
                 partition by u.serial_number, u.part_id, u.site_id order by u.ordinal
             ) = 1 as is_first
         from machserial._units_of(
-            _register_for.placeholder_ids, _register_for.serial_numbers, _register_for.operation_code
+            _register_for.placeholder_ids, numbers, _register_for.operation_code
         ) as u
     ),
 
@@ -508,15 +508,23 @@ begin
     left join registered as r
         on u.is_first
         and r.serial_number = u.serial_number and r.part_id = u.part_id and r.site_id = u.site_id;
-    select a.placeholder_id, a.serial_number into refused
-    from unnest(_register_for.placeholder_ids, answered.serial_ids, _register_for.serial_numbers)
-        as a (placeholder_id, serial_id, serial_number)
-    where a.serial_id is null
+    select n.* into refused
+    from (
+        select
+            a.placeholder_id, a.serial_id, a.serial_number,
+            min(a.placeholder_id) filter (where a.serial_id is not null) over (partition by a.serial_number)
+                as given_to
+        from unnest(_register_for.placeholder_ids, answered.serial_ids, numbers)
+            as a (placeholder_id, serial_id, serial_number)
+    ) as n
+    where n.serial_id is null
     limit 1;
-    if found then
-        perform machserial._raise_number_taken(
-            refused.serial_number, refused.placeholder_id, _register_for.serial_numbers
-        );
+    if refused.given_to is not null then
+        perform machserial._raise_given_twice(refused.serial_number, format(
+            'It is for placeholder %s and for placeholder %s.', refused.given_to, refused.placeholder_id
+        ));
+    elsif refused.placeholder_id is not null then
+        perform machserial._raise_number_taken(refused.serial_number, refused.placeholder_id, numbers);
     end if;
     return query
     select a.placeholder_id, a.serial_id

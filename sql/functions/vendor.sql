@@ -156,7 +156,7 @@ $$;
 --   examined    the tokens that are more than shape: dates and check digits
 --   is_open     whether a number can be divided among the tokens in several ways
 create function machserial._compile_vendor_pattern(pattern text) returns jsonb
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -363,11 +363,6 @@ stays. Returns the rule as it was. Errors: P0002 there is no such rule.';
 
 -- Numbers against rules
 
--- What a scanner adds around a number.
-create function machserial._trimmed(serial_number text) returns text
-language sql immutable parallel safe
-return btrim(serial_number, ' ' || chr(9) || chr(10) || chr(13));
-
 -- Whether check characters are right for the text before them, in which separators and the like are skipped.
 create function machserial._is_right_check(algorithm text, left_text text, check_text text) returns boolean
 language sql immutable parallel safe
@@ -388,7 +383,7 @@ $$;
 
 -- Null if a division gives an algorithm more than it can protect: a receipt is not lost for that.
 create function machserial._errors_of_every_division(serial_number text, pattern text) returns text[]
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -401,7 +396,7 @@ $$;
 -- What is wrong with numbers by their most obvious division among the tokens of a pattern.
 create function machserial._vendor_pattern_faults(serial_numbers text[], pattern text, compiled jsonb)
 returns table (serial_number text, fault text)
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -539,7 +534,6 @@ declare
     place record;
     made_id bigint;
 begin
-    perform machserial._require_registrable(array[number], 'VENDOR', 'RAISE');
     select p.* into place from machserial._place(
         _register_vendor_serial.part_id, _register_vendor_serial.site_id
     ) as p;
@@ -556,10 +550,14 @@ begin
         perform machserial._require_claimed(
             array[number], array[number], place.scopes, place.site_id, place.part_type
         );
-        perform machserial._raise_taken(number, (
-            select c.description
-            from machserial._claimants(number, place.scopes, place.site_id, place.part_type) as c
-        ));
+        perform machserial._raise_taken(
+            number,
+            (
+                select c.description
+                from machserial._claimants(number, place.scopes, place.site_id, place.part_type) as c
+            ),
+            'Check the part; machserial.receive_vendor_serials(...) puts the duplicate on record.'
+        );
     end if;
     return made_id;
 end
@@ -972,11 +970,12 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    number constant text := machserial._serial_number(receive_vendor_serial.serial_number);
     received_id bigint;
 begin
     insert into machserial.vendor_serials as v (serial_number, vendor_name, part_id, received_date, site_id)
     values (
-        receive_vendor_serial.serial_number, receive_vendor_serial.vendor_name, receive_vendor_serial.part_id,
+        number, receive_vendor_serial.vendor_name, receive_vendor_serial.part_id,
         coalesce(receive_vendor_serial.received_date, now()), receive_vendor_serial.site_id
     )
     returning v.id into received_id;
@@ -991,19 +990,21 @@ vendor serial.
 Errors: 22023 a missing or faulty argument; 23503 unknown part or site; 23505 the number is taken.';
 
 -- Why a number was not received.
-create function machserial._receipt_fault(serial_number text, is_repeated boolean, claims text) returns text
+create function machserial._receipt_fault(
+    serial_number text, characters text, is_repeated boolean, claims text
+)
+returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return case
-        when serial_number is null then 'the serial number is null'
-        when serial_number = '' then 'the serial number is empty'
-        when length(serial_number) > 255
-            then format('the serial number has %s characters, 255 are possible', length(serial_number))
-        when is_repeated then 'it is given more than once'
-        else format('it is taken: %s', coalesce(claims, 'by a concurrent transaction'))
-    end;
+    return coalesce(
+        machserial._number_fault(serial_number, characters),
+        case
+            when is_repeated then 'it is given more than once'
+            else format('it is taken: %s', coalesce(claims, 'by a concurrent transaction'))
+        end
+    );
 end
 $$;
 
@@ -1018,6 +1019,7 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    characters constant text := machserial._serial_characters();
     place record;
     numbers text[];
     registered record;
@@ -1046,7 +1048,7 @@ begin
             n.number, receive_vendor_serials.part_id, place.part_type, place.site_id, 'VENDOR', 'PENDING',
             place.scopes
         from unnest(numbers) as n (number)
-        where n.number <> '' and length(n.number) <= 255
+        where machserial._is_serial_number(n.number, characters)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing
@@ -1079,7 +1081,7 @@ begin
         from unnest(registered.numbers, registered.ids) as n (number, id)
     ) as r on r.number = g.number and r.occurrence = g.occurrence;
     taken := array(
-        select case when n.id is null and n.number <> '' and length(n.number) <= 255 then n.number end
+        select case when n.id is null and machserial._is_serial_number(n.number, characters) then n.number end
         from unnest(numbers, ids) with ordinality as n (number, id, ordinal)
         order by n.ordinal
     );
@@ -1094,7 +1096,9 @@ begin
     select
         n.number, n.id, case when n.id is null then 'REFUSED' else 'PENDING' end,
         case
-            when n.id is null then array[machserial._receipt_fault(n.number, n.is_repeated, c.description)]
+            when n.id is null then array[
+                machserial._receipt_fault(n.number, characters, n.is_repeated, c.description)
+            ]
             else array(select jsonb_array_elements_text(broken -> n.number))
         end
     from unnest(numbers, ids, is_repeated) with ordinality as n (number, id, is_repeated, ordinal)

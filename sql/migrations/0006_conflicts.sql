@@ -87,6 +87,11 @@ for each statement execute function machserial._refuse_removal(
     'conflicts', 'Resolve a conflict with machserial.resolve_conflict(...).'
 );
 
+create trigger new_conflicts_are_about_a_number
+after insert on machserial.serial_conflicts
+referencing new table as new_conflicts
+for each statement execute function machserial._refuse_conflicts_about_no_number();
+
 create trigger new_conflicts_are_audited
 after insert on machserial.serial_conflicts
 referencing new table as new_conflicts

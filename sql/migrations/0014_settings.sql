@@ -17,6 +17,11 @@ insert into machserial.settings (name, value, description) values
 ('batch_size', '100', 'How many serial numbers machserial vendor receive sends in one call.'),
 ('propagation_depth_limit', '50', 'How many steps machserial.lineage() goes unless it is told.'),
 (
+    'serial_characters', 'ASCII',
+    'Of what serial numbers are made: ASCII (what can be seen of it), or UNICODE (all that can be seen, in '
+    || 'normal form NFC; only in databases whose encoding is UTF8).'
+),
+(
     'uniqueness_cache_ttl', '3600',
     'How long a cache may remember that a number is taken, in seconds; SERIAL_UNIQUENESS_CACHE_TTL wins.'
 );
@@ -39,6 +44,16 @@ create trigger deleted_settings_are_audited
 after delete on machserial.settings
 referencing old table as settings
 for each statement execute function machserial._audit_settings_that_come_and_go();
+
+create trigger changed_settings_outdate_plans
+after update on machserial.settings
+referencing new table as changed
+for each statement execute function machserial._outdate_plans_by_change();
+
+create trigger deleted_settings_outdate_plans
+after delete on machserial.settings
+referencing old table as changed
+for each statement execute function machserial._outdate_plans_by_change();
 
 create trigger settings_are_not_truncated
 before truncate on machserial.settings

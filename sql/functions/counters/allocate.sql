@@ -397,16 +397,28 @@ begin
 end
 $$;
 
-create function machserial._raise_too_long(format_name text, number text) returns void
-language plpgsql
+-- What a format or pattern writes must be serial numbers. Those of one call differ in nothing but letters and
+-- digits: so one of them tells of all.
+create function machserial._require_writable(format_name text, number text) returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    fault text;
 begin
-    raise exception using
-        errcode = 'invalid_parameter_value',
-        message = format('the numbers of format %s would be longer than 255 characters', format_name),
-        detail = format('They have %s: %s...', length(number), left(number, 60)),
-        hint = 'Shorten the pattern, or what the context gives to it.';
+    if not machserial._is_serial_number(number, 'ASCII') then
+        fault := machserial._number_fault(number, machserial._serial_characters());
+    end if;
+    if fault is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format(
+                'format %s would write %L, which cannot be a serial number', machserial._shown(format_name),
+                machserial._shown(number)
+            ),
+            detail = machserial._as_sentence(fault),
+            hint = 'Change the pattern, or what the context, the site or the part gives to it.';
+    end if;
 end
 $$;
 
@@ -421,9 +433,8 @@ declare
 begin
     execute 'select machserial._render_' || issue.format_id || '($1, $2, $3, $4, $5, $6)' into numbers
     using sequence_values, random_values, issue.issued_at, issue.site_id, issue.part_id, issue.context;
-    -- The numbers of one call are all of one length.
-    if length(numbers[1]) > 255 then
-        perform machserial._raise_too_long(issue.format_name, numbers[1]);
+    if not machserial._is_serial_number(numbers[1], 'ASCII') then
+        perform machserial._require_writable(issue.format_name, numbers[1]);
     end if;
     return numbers;
 end
@@ -446,8 +457,8 @@ begin
         array[sequence_value],
         array[case when random_space > 1 then machserial._random_number(random_space) else 0 end],
         now() at time zone time_zone, site_id, part_id, context;
-    if length(number) > 255 then
-        perform machserial._raise_too_long(format_name, number);
+    if not machserial._is_serial_number(number, 'ASCII') then
+        perform machserial._require_writable(format_name, number);
     end if;
     return number;
 end

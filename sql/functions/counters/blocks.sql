@@ -865,8 +865,10 @@ as $$
 #variable_conflict use_column
 declare
     numbers constant text[] := array(
-        select u.number from unnest(report_block.used) with ordinality as u (number, ordinal)
-        group by u.number
+        select t.number
+        from unnest(report_block.used) with ordinality as u (number, ordinal)
+        cross join lateral (select machserial._trimmed(u.number) as number) as t
+        group by t.number
         order by min(u.ordinal)
     );
     sequence_values bigint[];

@@ -10,7 +10,10 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('quantity cannot be %s', coalesce(quantity::text, 'null')),
             detail = 'It is 1 to 1,000,000.',
-            hint = 'Split a larger order into several calls.';
+            hint = case
+                when quantity > 1000000 then 'Split a larger order into several calls.'
+                else 'Give 1 to 1,000,000.'
+            end;
     end if;
 end
 $$;
@@ -97,7 +100,8 @@ begin
         message = format('no format is assigned to part %s', part_id),
         detail = 'Neither the part nor its part_type has a format that is active and in effect now.',
         hint = format(
-            'Assign one: machserial.assign_format(%L, format); or give format or pattern.', part_id
+            'Assign one: machserial.assign_format(%L, format); generate() takes a format or a pattern as well.',
+            part_id
         );
 end
 $$;
@@ -567,6 +571,6 @@ hold work_order_id, lot_number, operation_code (at most 255 characters) and what
 (at most 255 characters): the same call with the
 same request_id gives the same serials and consumes nothing. Numbers that are taken are stepped over, random
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
-Errors: 22023 a bad argument, a context that lacks what the pattern needs, a request_id used for something
-else; 23503 unknown part, site or format, a site that the role is not granted, no format assigned; 55000 a deactivated format; 2200H no
-numbers left.';
+Errors: 22023 a bad argument, a context that lacks what the pattern needs or makes no serial number of it, a
+request_id used for something else; 23503 unknown part, site or format, a site that the role is not granted, no
+format assigned; 55000 a deactivated format; 2200H no numbers left.';

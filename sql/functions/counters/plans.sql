@@ -103,7 +103,8 @@ begin
     end if;
     execute format('select (machserial.%I($1, $2, $3, $4, $5, $6))[1]', '_render_' || format_id) into lowest
     using array[0::bigint], array[0::bigint], issued_at, site_id, part_id, '{}'::jsonb;
-    if length(lowest) > 255 then
+    -- The call itself says what is wrong with it.
+    if not machserial._is_serial_number(lowest, machserial._serial_characters()) then
         width := null;
         return;
     end if;

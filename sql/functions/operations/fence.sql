@@ -130,6 +130,7 @@ declare
     ways integer;
     named machserial._named_number;
 begin
+    _read_highest.highest := machserial._trimmed(_read_highest.highest);
     for candidate in
         select f.id from machserial.serial_formats as f
         where f.name = _read_highest.format and f.sequence_maximum is not null

@@ -920,13 +920,45 @@ begin
         left join machserial.serial_formats as f on f.id = s.format_id
         where
             p.id is null or t.id is null or f.id is null and s.format_id is not null
-            or s.serial_number = '' or length(s.serial_number) > 255
             or s.source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
             or s.status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
             or s.claim_released and s.status not in ('RETIRED', 'INVALID')
             or not s.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(s.scopes) = 0
     ) as f
     order by f.id;
+end
+$$;
+
+-- Numbers that no serial could have today: they came in while the trigger was off, or the setting another.
+create function machserial._faults_of_numbers() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    characters constant text := machserial._serial_characters();
+begin
+    return query
+    select
+        'serial_number', 'WARNING', n.object,
+        format('%s has the number %L: %s', n.object, machserial._shown(n.serial_number),
+            machserial._number_fault(n.serial_number, characters)),
+        case
+            when getdatabaseencoding() = 'UTF8' and machserial._is_serial_number(n.serial_number, 'UNICODE')
+                then 'If such numbers are on your parts: '
+                    'update machserial.settings set value = ''UNICODE'' where name = ''serial_characters'';'
+            else 'Register what stands on the part, and take this out of use with '
+                'machserial.invalidate_serial(serial_id, reason).'
+        end
+    from (
+        select s.serial_number, format('serial %s', s.id) as object
+        from machserial.serials as s
+        where machserial._is_serial_number(s.serial_number, characters) is not true
+        union all
+        select c.serial_number, format('conflict %s', c.id)
+        from machserial.serial_conflicts as c
+        where machserial._is_serial_number(c.serial_number, characters) is not true
+    ) as n
+    order by n.object;
 end
 $$;
 

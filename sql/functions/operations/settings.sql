@@ -35,30 +35,32 @@ begin
 end
 $$;
 
--- The settings that machserial knows: what holds where the row is missing, and what they may be.
+-- The settings that machserial knows: what holds where the row is missing, and what they may be: a whole
+-- number from lowest to highest, or one of the choices.
 create function machserial._known_settings()
-returns table (name text, standard bigint, lowest bigint, highest bigint)
+returns table (name text, standard text, lowest bigint, highest bigint, choices text[])
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query values
-        ('audit_retention_days'::text, 2555::bigint, 1::bigint, 36500::bigint),
-        ('batch_size', 100, 1, 100000),
+        ('audit_retention_days', '2555', 1::bigint, 36500::bigint, null::text[]),
+        ('batch_size', '100', 1, 100000, null),
         -- Not below the default of lineage(): that call must stay possible.
-        ('propagation_depth_limit', 50, 1, 1000000),
-        ('uniqueness_cache_ttl', 3600, 1, 2592000);
+        ('propagation_depth_limit', '50', 1, 1000000, null),
+        ('serial_characters', 'ASCII', null, null, '{ASCII,UNICODE}'),
+        ('uniqueness_cache_ttl', '3600', 1, 2592000, null);
 end
 $$;
 
 -- SECURITY DEFINER: settings hold for all, also for who may not read their table.
-create function machserial._setting(name text) returns bigint
+create function machserial._setting(name text) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     return coalesce(
-        (select s.value::bigint from machserial.settings as s where s.name = _setting.name),
+        (select s.value from machserial.settings as s where s.name = _setting.name),
         (select k.standard from machserial._known_settings() as k where k.name = _setting.name)
     );
 end
@@ -70,16 +72,30 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     known record;
+    names constant text[] := array(select k.name from machserial._known_settings() as k order by k.name);
 begin
     select k.* into known from machserial._known_settings() as k where k.name = new.name;
-    if known.name is not null and (
-        new.value !~ '^[0-9]{1,18}$' or new.value::numeric not between known.lowest and known.highest
-    ) then
+    if known.name is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('there is no setting %L', machserial._shown(new.name)),
+            detail = format('Settings are %s.', array_to_string(names, ', ')),
+            hint = format('Did you mean %s?', machserial._nearest(new.name, names));
+    elsif known.choices is not null then
+        new.value := machserial._require_one_of(new.name, new.value, known.choices);
+    elsif new.value !~ '^[0-9]{1,18}$' or new.value::numeric not between known.lowest and known.highest then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('%s cannot be %L', new.name, machserial._shown(new.value)),
             detail = format('It is a whole number from %s to %s.', known.lowest, known.highest),
             hint = format('%s The standard is %s.', new.description, known.standard);
+    end if;
+    if new.name = 'serial_characters' and new.value = 'UNICODE' and getdatabaseencoding() <> 'UTF8' then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'serial_characters cannot be UNICODE here',
+            detail = format('The encoding of this database is %s.', getdatabaseencoding()),
+            hint = 'Use a database whose encoding is UTF8, or stay with ASCII.';
     end if;
     return new;
 end

@@ -33,7 +33,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('the pattern needs %s, and the context has no %s', token, key),
             detail = format('The context is %s.', coalesce(context::text, 'null')),
-            hint = format('Give context => jsonb_build_object(%L, ...).', key);
+            hint = format('The context says it: %s.', jsonb_build_object(key, '...'));
     end if;
     return context ->> key;
 end
@@ -177,7 +177,7 @@ $$;
 
 create function machserial._compile_pattern(pattern text, letter_case text)
 returns machserial._compiled_pattern
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare

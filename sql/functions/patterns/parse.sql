@@ -251,23 +251,90 @@ begin
 end
 $$;
 
+-- What a token writes, with this character for what varies, if the token can give it.
+create function machserial._sample(token text, argument text, size integer, alphabet text, filling text)
+returns text
+language sql immutable parallel safe
+return case
+    when token in ('LITERAL', 'PREFIX') then argument
+    when strpos(machserial._possible_characters(token, argument, alphabet), filling) > 0
+        then repeat(filling, size)
+    else repeat('0', coalesce(size, 1))
+end;
+
+-- The place in a pattern without other faults that would make numbers of it none; nulls if there is none.
+create function machserial._unwritable(pattern text, out at integer, out fault text, out hint text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    characters constant text := machserial._serial_characters();
+    sample record;
+begin
+    -- An accent that a pattern puts after a letter that varies makes one character of both.
+    select s.written, machserial._strange_place(s.written, characters) as place into sample
+    from (
+        select string_agg(
+            machserial._sample(t.token, t.argument, t.size, t.alphabet, f.filling), '' order by t.ordinal
+        ) as written
+        from regexp_split_to_table('0ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef', '') as f (filling)
+        cross join machserial._tokenize(pattern) as t
+        group by f.filling
+    ) as s
+    where machserial._strange_place(s.written, characters) is not null
+    limit 1;
+    if not found then
+        return;
+    end if;
+    select p.at + case p.token when 'PREFIX' then length('{PREFIX:') else 0 end + sample.place - p.written_before - 1
+    into at
+    from (
+        select
+            t.at, t.token, length(s.text) as size,
+            sum(length(s.text)) over (order by t.ordinal) - length(s.text) as written_before
+        from machserial._tokenize(pattern) as t
+        cross join lateral (
+            select machserial._sample(t.token, t.argument, t.size, t.alphabet, '0') as text
+        ) as s
+    ) as p
+    where sample.place between p.written_before + 1 and p.written_before + p.size;
+    fault := format('serial numbers cannot have %s', machserial._strange_character(
+        sample.written, sample.place, characters
+    ));
+    hint := machserial._number_hint(sample.written, characters);
+end
+$$;
+
+create function machserial._raise_faulty_pattern(pattern text, at integer, fault text, hint text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('pattern %L is not valid: %s', machserial._shown(pattern), fault),
+        detail = format('At character position %s.', at),
+        hint = hint;
+end
+$$;
+
 create function machserial.parse_pattern(pattern text)
 returns table (ordinal integer, token text, argument text, min_length integer, max_length integer)
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     piece record;
+    written text := '';
 begin
     perform machserial._require_text('pattern', pattern);
     for piece in select t.* from machserial._tokenize(pattern) as t order by t.ordinal loop
         if piece.fault is not null then
-            raise exception using
-                errcode = 'invalid_parameter_value',
-                message = format('pattern %L is not valid: %s', machserial._shown(pattern), piece.fault),
-                detail = format('At character position %s.', piece.at),
-                hint = piece.hint;
+            perform machserial._raise_faulty_pattern(pattern, piece.at, piece.fault, piece.hint);
         end if;
+        written := written || machserial._sample(
+            piece.token, piece.argument, piece.size, piece.alphabet, '0'
+        );
         ordinal := piece.ordinal;
         token := piece.token;
         argument := piece.argument;
@@ -275,6 +342,11 @@ begin
         max_length := piece.size;
         return next;
     end loop;
+    if not machserial._is_serial_number(written, 'ASCII') then
+        perform machserial._raise_faulty_pattern(pattern, u.at, u.fault, u.hint)
+        from machserial._unwritable(pattern) as u
+        where u.at is not null;
+    end if;
 end
 $$;
 
@@ -286,7 +358,7 @@ Errors: 22023 with the character position of the fault in DETAIL and the nearest
 create function machserial.validate_pattern(
     pattern text, out is_valid boolean, out errors text[], out warnings text[]
 )
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -304,6 +376,13 @@ begin
         where t.fault is not null
         order by t.ordinal
     );
+    if errors = '{}' then
+        errors := array(
+            select format('position %s: %s. %s', u.at, u.fault, u.hint)
+            from machserial._unwritable(pattern) as u
+            where u.at is not null
+        );
+    end if;
     is_valid := errors = '{}';
     tokens := array(select t.token from machserial._tokenize(pattern) as t);
     if not tokens && '{SEQ,RANDOM,UUID}' then

@@ -41,6 +41,7 @@ declare
     site constant text := coalesce(preview.site_id, 'DEFAULT');
     zone constant text := (select s.time_zone from machserial.sites as s where s.id = site);
     last_value constant numeric := start::numeric + quantity - 1;
+    numbers text[];
 begin
     perform machserial._require_quantity(quantity);
     if start is null or start < 0 then
@@ -58,7 +59,7 @@ begin
     elsif zone is null then
         perform machserial._raise_unknown('site', site, 'machserial.register_site');
     end if;
-    return query execute machserial._preview_query(compiled)
+    execute format('select array(%s)', machserial._preview_query(compiled)) into numbers
     using
         array(select v from generate_series(start, last_value::bigint) as v),
         array(
@@ -66,6 +67,8 @@ begin
             from generate_series(1, quantity)
         ),
         preview.at at time zone zone, site, preview.part_id, preview.context;
+    perform machserial._require_writable(pattern, numbers[1]);
+    return query select n.number from unnest(numbers) with ordinality as n (number, ordinal) order by n.ordinal;
 end
 $$;
 

@@ -289,22 +289,24 @@ $$;
 create function machserial.validate_serial(
     serial_number text, pattern text, out is_valid boolean, out errors text[]
 )
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    number constant text := machserial._trimmed(serial_number);
 begin
     perform machserial.parse_pattern(pattern);
-    if serial_number is null then
-        is_valid := false;
-        errors := '{"the serial number is null"}';
-        return;
-    elsif length(serial_number) > 255 then
-        is_valid := false;
-        errors := array[format('the serial number has %s characters, more than 255', length(serial_number))];
-        return;
+    if number is null or number <> '' and not machserial._is_serial_number(number, 'ASCII') then
+        errors := array_remove(
+            array[machserial._number_fault(number, machserial._serial_characters())], null
+        );
+        if errors <> '{}' then
+            is_valid := false;
+            return;
+        end if;
     end if;
-    is_valid := machserial._fits(serial_number, pattern);
-    errors := case when is_valid then '{}' else machserial._serial_errors(serial_number, pattern) end;
+    is_valid := machserial._fits(number, pattern);
+    errors := case when is_valid then '{}' else machserial._serial_errors(number, pattern) end;
     if errors = '{}' and not is_valid then
         errors := '{"it can be divided among the tokens in too many ways"}';
     end if;
@@ -312,6 +314,6 @@ end
 $$;
 
 comment on function machserial.validate_serial(text, text) is
-'Whether a serial number has the shape of a pattern, dates that exist and right check digits; every error
-found. One that could be divided among open tokens in more than 20,000 ways is not valid.
+'Whether a serial number, trimmed, has the shape of a pattern, dates that exist and right check digits; every
+error found. One that could be divided among open tokens in more than 20,000 ways is not valid.
 Errors: 22023 a faulty pattern.';

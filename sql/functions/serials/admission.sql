@@ -17,14 +17,16 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    characters constant text := machserial._serial_characters();
     fault record;
 begin
     select f.* into fault
     from (values
         (
-            serial_number = '' or length(serial_number) > 255, 'serials_serial_number_is_given',
-            'a serial number has 1 to 255 characters', pg_catalog.format('It has %s.', length(serial_number)),
-            'Give what stands on the part.'
+            not machserial._is_serial_number(serial_number, characters), 'serials_serial_number_is_one',
+            pg_catalog.format('%L cannot be a serial number', machserial._shown(serial_number)),
+            machserial._as_sentence(machserial._number_fault(serial_number, characters)),
+            machserial._number_hint(serial_number, characters)
         ),
         (
             source <> all('{SYSTEM_GENERATED,VENDOR,MANUAL,LATE_ASSIGNMENT,IMPORT}'::text[]),
@@ -53,22 +55,22 @@ begin
     limit 1;
     raise exception using
         errcode = 'check_violation', message = fault.message,
-        detail = concat(pg_catalog.format('Serial number %L. ', left(serial_number, 255)), fault.detail),
+        detail = concat(pg_catalog.format('Serial number %L. ', machserial._shown(serial_number)), fault.detail),
         hint = fault.hint, constraint = fault.name, table = 'serials', schema = 'machserial';
 end
 $$;
 
 -- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials
 -- are ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses
--- it.
+-- it; a subquery as characters is asked once a statement, and only where a number is not of ASCII.
 create function machserial._admission_details(
-    serial_number text, source text, status text, claim_released boolean, scopes text[]
+    serial_number text, source text, status text, claim_released boolean, scopes text[], characters text
 )
 returns jsonb
 language sql stable
 return case
     when
-        serial_number = '' or length(serial_number) > 255
+        not machserial._is_serial_number(serial_number, characters)
         or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
         or status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
         or claim_released and status not in ('RETIRED', 'INVALID')
@@ -175,7 +177,10 @@ begin
     select
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
         current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
-        machserial._admission_details(n.serial_number, n.source, n.status, n.claim_released, n.scopes)
+        machserial._admission_details(
+            n.serial_number, n.source, n.status, n.claim_released, n.scopes,
+            (select machserial._serial_characters())
+        )
     from new_serials as n
     where not exists (
         select from new_serials as o
@@ -199,7 +204,10 @@ begin
     select
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
         current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
-        machserial._admission_details(n.serial_number, n.source, n.status, n.claim_released, n.scopes)
+        machserial._admission_details(
+            n.serial_number, n.source, n.status, n.claim_released, n.scopes,
+            (select machserial._serial_characters())
+        )
     from new_serials as n;
     select
         n.part_id, n.part_type, n.site_id, n.format_id, n.status,

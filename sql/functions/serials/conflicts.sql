@@ -55,6 +55,32 @@ begin
 end
 $$;
 
+-- A direct insert may bring a number that no serial could have.
+create function machserial._refuse_conflicts_about_no_number() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    characters constant text := machserial._serial_characters();
+    strange record;
+begin
+    select n.serial_number into strange
+    from new_conflicts as n
+    where not machserial._is_serial_number(n.serial_number, characters)
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'check_violation',
+            message = format('%L cannot be a serial number', machserial._shown(strange.serial_number)),
+            detail = machserial._as_sentence(machserial._number_fault(strange.serial_number, characters)),
+            hint = machserial._number_hint(strange.serial_number, characters),
+            constraint = 'serial_conflicts_serial_number_is_one', table = 'serial_conflicts',
+            schema = 'machserial';
+    end if;
+    return null;
+end
+$$;
+
 -- A serial that is put into status CONFLICT is a duplicate that somebody has seen.
 create function machserial._record_conflict_of_serial() returns trigger
 language plpgsql
@@ -582,6 +608,7 @@ declare
     conflict_ids bigint[];
     decision record;
 begin
+    resolve_conflict.serial_number := machserial._trimmed(resolve_conflict.serial_number);
     perform machserial._require_text('serial_number', resolve_conflict.serial_number);
     perform machserial._require_known_part(resolve_conflict.part_id);
     conflict_ids := machserial._lock_pending_conflicts(

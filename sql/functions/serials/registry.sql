@@ -195,7 +195,7 @@ begin
 end
 $$;
 
-create function machserial._raise_taken(serial_number text, claims text) returns void
+create function machserial._raise_taken(serial_number text, claims text, hint text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -204,7 +204,22 @@ begin
         errcode = 'unique_violation',
         message = format('serial number %s is taken', serial_number),
         detail = format('It is claimed in %s.', claims),
-        hint = 'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.',
+        hint = hint,
+        table = 'serials', schema = 'machserial';
+end
+$$;
+
+-- A number that one call gives twice is claimed by none but the call itself.
+create function machserial._raise_given_twice(serial_number text, detail text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'unique_violation',
+        message = format('serial number %s is given twice', serial_number),
+        detail = detail,
+        hint = 'Give each number once.',
         table = 'serials', schema = 'machserial';
 end
 $$;
@@ -216,8 +231,6 @@ returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    bad record;
 begin
     if serial_numbers is null then
         raise exception using
@@ -230,24 +243,6 @@ begin
         'source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}'
     );
     perform machserial._require_one_of('on_conflict', on_conflict, '{RAISE,RECORD}');
-    select n.number, n.ordinal into bad
-    from unnest(serial_numbers) with ordinality as n (number, ordinal)
-    where n.number is null or n.number = '' or length(n.number) > 255 or n.number <> btrim(n.number)
-    limit 1;
-    if found then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format(
-                '%s cannot be a serial number', coalesce(quote_literal(left(bad.number, 255)), 'null')
-            ),
-            detail = format('It is number %s of those given; %s.', bad.ordinal, case
-                when bad.number is null then 'it is null'
-                when btrim(bad.number) = '' then 'it is empty'
-                when length(bad.number) > 255 then 'it is longer than 255 characters'
-                else 'it begins or ends with a space'
-            end),
-            hint = 'Give what stands on the part, without spaces around it.';
-    end if;
 end
 $$;
 
@@ -261,10 +256,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    numbers constant text[] := machserial._serial_numbers(register_serials.serial_numbers);
     place record;
     wanted_scopes text[];
     registered record;
     duplicates text[];
+    first_place integer;
 begin
     perform machserial._require_registrable(
         register_serials.serial_numbers, register_serials.source, register_serials.on_conflict
@@ -277,7 +274,7 @@ begin
         select
             n.number, register_serials.part_id, place.part_type, place.site_id,
             upper(register_serials.source collate "C"), wanted_scopes
-        from unnest(register_serials.serial_numbers) as n (number)
+        from unnest(numbers) as n (number)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing
@@ -288,8 +285,8 @@ begin
     from unnest(registered.numbers, registered.ids) as n (number, id);
     -- A number given twice in one call is registered once and conflicts with itself.
     duplicates := array(
-        select n.number
-        from unnest(register_serials.serial_numbers) as n (number)
+        select n.number collate "C"
+        from unnest(numbers) as n (number)
         except all
         select n.number from unnest(registered.numbers) as n (number)
         order by 1
@@ -298,13 +295,24 @@ begin
         return;
     end if;
     perform machserial._require_claimed(
-        duplicates, register_serials.serial_numbers, wanted_scopes, place.site_id, place.part_type
+        duplicates, numbers, wanted_scopes, place.site_id, place.part_type
     );
     if upper(register_serials.on_conflict collate "C") = 'RAISE' then
-        perform machserial._raise_taken(duplicates[1], (
-            select c.description
-            from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
-        ));
+        if duplicates[1] = any(registered.numbers) then
+            first_place := array_position(numbers, duplicates[1]);
+            perform machserial._raise_given_twice(duplicates[1], format(
+                'It is number %s and number %s of those given.', first_place,
+                array_position(numbers, duplicates[1], first_place + 1)
+            ));
+        end if;
+        perform machserial._raise_taken(
+            duplicates[1],
+            (
+                select c.description
+                from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
+            ),
+            'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.'
+        );
     end if;
     return query select r.serial_number, null::bigint, true, r.conflict_id
     from machserial._record_conflicts(
@@ -315,9 +323,9 @@ end
 $$;
 
 comment on function machserial.register_serials(text[], text, text, text[], text, text) is
-'Puts numbers on record that somebody else has chosen. scopes: where they must not repeat (null: the part''s
-default). source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict: RAISE, or
-RECORD, which writes each duplicate to serial_conflicts and registers the others.
+'Puts numbers on record that somebody else has chosen; they are trimmed. scopes: where they must not repeat
+(null: the part''s default). source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict:
+RAISE, or RECORD, which writes each duplicate to serial_conflicts and registers the others.
 Errors: 22023 a bad argument; 23503 unknown part or site; 23505 a number is taken.';
 
 create function machserial.register_serial(
@@ -345,6 +353,8 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
+declare
+    number constant text := machserial._trimmed(find_serial.serial_number);
 begin
     return query
     select
@@ -352,10 +362,10 @@ begin
         s.sequence_number, s.work_order_id, s.lot_number, s.operation_code, s.context, s.created_at,
         s.created_by
     from machserial.serials as s
-    where s.serial_number = find_serial.serial_number
+    where s.serial_number = number
     order by s.id;
 end
 $$;
 
 comment on function machserial.find_serial(text) is
-'Every serial with this number, of whatever part, site and status.';
+'Every serial with this number, which is trimmed, of whatever part, site and status.';

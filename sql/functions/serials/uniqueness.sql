@@ -37,18 +37,18 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    number constant text := machserial._serial_number(serial_number);
     place record;
 begin
-    perform machserial._require_text('serial_number', serial_number);
     select p.* into place
     from machserial._place(check_uniqueness.part_id, check_uniqueness.site_id) as p;
     select coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
     into conflicting_serial_ids, conflicting_scopes
     from machserial._claimants(
-        serial_number, machserial._known_scopes(coalesce(scopes, place.scopes)), place.site_id,
+        number, machserial._known_scopes(coalesce(scopes, place.scopes)), place.site_id,
         place.part_type
     ) as c;
-    near_matches := machserial._near_matches(serial_number);
+    near_matches := machserial._near_matches(number);
     has_conflict := conflicting_serial_ids <> '{}';
     conflict_type := case
         when has_conflict then 'DUPLICATE' when near_matches <> '{}' then 'NEAR_MATCH' else 'NONE'
@@ -57,13 +57,13 @@ end
 $$;
 
 comment on function machserial.check_uniqueness(text, text, text[], text) is
-'Whether a number is free for a part. It is advice: only the unique indexes decide, when the number is
-registered. scopes: where it must not repeat (null: the part''s default). site_id: null means DEFAULT.
+'Whether a number, trimmed, is free for a part. It is advice: only the unique indexes decide, when the number
+is registered. scopes: where it must not repeat (null: the part''s default). site_id: null means DEFAULT.
 conflicting_serial_ids, conflicting_scopes: who holds it (null: a serial at a site that you may not see), and
 where; conflict_type: DUPLICATE, NEAR_MATCH
 (free, but easily taken for another) or NONE. near_matches: up to 20 numbers on record, of any part, that
 differ only by case, spaces, hyphens or look-alikes (0 O, 1 I L, 2 Z, 5 S, 8 B).
-Errors: 22023 no number, unknown scope; 23503 unknown part or site.';
+Errors: 22023 what cannot be a serial number, unknown scope; 23503 unknown part or site.';
 
 -- "inout": the arguments and the result columns have one name.
 create function machserial.uniqueness_report(
@@ -80,6 +80,7 @@ as $$
 declare
     place record;
 begin
+    uniqueness_report.serial_number := machserial._trimmed(uniqueness_report.serial_number);
     perform machserial._require_text('serial_number', uniqueness_report.serial_number);
     perform machserial._require_known_part(uniqueness_report.part_id);
     select p.part_type, p.default_scopes as scopes into place

@@ -141,7 +141,9 @@ end
 $$;
 
 -- Raises why a number was not received.
-create function machserial._raise_not_received(part_id text, site_id text, number text, label text)
+create function machserial._raise_not_received(
+    part_id text, site_id text, number text, is_repeated boolean, label text
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -151,7 +153,12 @@ declare
     hint text;
     broken_constraint text;
 begin
-    perform machserial._register_vendor_serial(number, part_id, site_id, 'PENDING');
+    if is_repeated then
+        perform machserial._raise_given_twice(number, 'One event, or several of one statement, bring it.');
+    end if;
+    perform machserial._register_vendor_serial(
+        machserial._serial_number(number), part_id, site_id, 'PENDING'
+    );
     raise exception using
         errcode = 'serialization_failure',
         message = format('serial number %s was given up by a concurrent transaction', number),
@@ -176,6 +183,7 @@ declare
     told constant text[] := '{
         work_order_id,lot_number,operation_code,vendor_name,received_date,serial_number,serial_numbers
     }'::text[];
+    characters constant text := machserial._serial_characters();
     lacking record;
     place record;
     received record;
@@ -209,7 +217,7 @@ begin
             place.scopes, g.context ->> 'work_order_id', g.context ->> 'lot_number',
             g.context ->> 'operation_code', nullif(g.context - told, '{}')
         from given as g
-        where g.occurrence = 1 and g.number <> '' and length(g.number) <= 255
+        where g.occurrence = 1 and machserial._is_serial_number(g.number, characters)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by g.number collate "C"
         on conflict do nothing
@@ -232,7 +240,8 @@ begin
         on r.serial_number = g.number and r.occurrence = g.occurrence;
     if received.refused > 0 then
         perform machserial._raise_not_received(
-            _make_receipts.part_id, place.site_id, received.refused_number, received.refused_label
+            _make_receipts.part_id, place.site_id, received.refused_number,
+            received.refused_number = any(received.numbers), received.refused_label
         );
     end if;
     insert into machserial.vendor_serials (id, vendor_name, received_date)

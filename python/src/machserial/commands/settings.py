@@ -9,7 +9,7 @@ from machserial.errors import ExpectedError
 from machserial.options import Group, Settings, pass_settings
 
 LIST = """
-    select s.name, s.value, k.standard::text as standard, s.description
+    select s.name, s.value, k.standard, s.description
     from machserial.settings as s
     left join machserial._known_settings() as k on k.name = s.name
     order by s.name

@@ -130,7 +130,7 @@ def require_vendor_and_part(deliveries: list[Row], *, is_bulk: bool) -> None:
 def receive_with_progress(connection: psycopg.Connection, deliveries: list[Row]) -> list[Row]:
     """The delivered rows in their order, each with what became of it: vendor_serial_id, status, errors."""
     received = []
-    size = call_one(connection, "_setting", name="batch_size")["_setting"]
+    size = int(call_one(connection, "_setting", name="batch_size")["_setting"])
     with output.progress("serial numbers", len(deliveries)) as advance:
         for same_place, some in portions(deliveries, size):
             rows = call(
