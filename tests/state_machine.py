@@ -540,8 +540,8 @@ class Machine(RuleBasedStateMachine):
             on_conflict=on_conflict,
         )  # fmt: skip
 
-    @action(number=st.one_of(number, st.sampled_from(("", " 1\n", "1\u200b1", "1  1", None))), part_id=part, site_id=site, wanted=scopes,
-          on_conflict=st.sampled_from(("RAISE", "RECORD", "IGNORE")))
+    @action(number=st.one_of(number, st.sampled_from(("", " 1\n", "1\u200b1", "1  1", None))), part_id=part,
+          site_id=site, wanted=scopes, on_conflict=st.sampled_from(("RAISE", "RECORD", "IGNORE")))
     def register_serial(
         self, number: str | None, part_id: str, site_id: str, wanted: list | None, on_conflict: str
     ) -> None:
@@ -568,8 +568,8 @@ class Machine(RuleBasedStateMachine):
                 serial_numbers=coming, part_id=part_id, site_id=site_id, source="IMPORT",
             )  # fmt: skip
 
-    @action(times=3, number=st.one_of(number, st.sampled_from(("", "1 ", "\u00c9"))), part_id=part, site_id=site, wanted=scopes, status=status,
-          source=st.sampled_from(SOURCES), released=st.sampled_from((False, False, False, True)))
+    @action(times=3, number=st.one_of(number, st.sampled_from(("", "1 ", "\u00c9"))), part_id=part, site_id=site,
+          wanted=scopes, status=status, source=st.sampled_from(SOURCES), released=st.sampled_from((False, False, False, True)))
     def insert_serial(
         self, number: str, part_id: str, site_id: str, wanted: list | None, status: str, source: str, released: bool
     ) -> None:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from conftest import install
 from psycopg import sql
-from support import HOSTILE, call, column, generated, make_format, make_part, preview, value
+from support import HOSTILE, allow_unicode, call, column, generated, make_format, make_part, preview, value
 
 # Long, and nothing in it depends on how machserial was installed.
 ONE_MODE = True
@@ -59,6 +59,7 @@ def connection(shared: psycopg.Connection, request: pytest.FixtureRequest) -> It
     with shared.transaction(force_rollback=True):
         shared.execute("select set_config('standard_conforming_strings', %s, true)", (request.param,))
         shared.execute("set local escape_string_warning = off")
+        allow_unicode(shared)
         yield shared
         assert column(shared, "select rolname from pg_roles where rolname = 'injected'") == []
 
@@ -109,9 +110,12 @@ def test_keys_and_values_of_the_context(connection: psycopg.Connection) -> None:
             continue
         make_format(connection, f"context {number}", pattern)
         context = {key: text, "work_order_id": text, "lot_number": text}
-        assert generated(connection, format=f"context {number}", context=context) == [
-            f"{text}/{text}/{text}/DEFAULT/001"
-        ]
+        expected = f"{text}/{text}/{text}/DEFAULT/001"
+        if not value(connection, "select machserial._is_serial_number(%s, 'UNICODE')", expected):
+            with pytest.raises(psycopg.errors.InvalidParameterValue), connection.transaction():
+                generated(connection, format=f"context {number}", context=context)
+            continue
+        assert generated(connection, format=f"context {number}", context=context) == [expected]
         kept = connection.execute(
             "select work_order_id, lot_number, context from machserial.serials where context ? %s and format_id = "
             "(select max(id) from machserial.serial_formats)", (key,),

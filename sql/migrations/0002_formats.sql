@@ -53,7 +53,8 @@ comment on column machserial.serial_formats.counter_per is
 'What has a counter of its own: FORMAT, PART, SITE, SITE_PART.';
 comment on column machserial.serial_formats.allocation is
 'SEQUENCE (never waits, a rolled-back number is a gap) or GAPLESS (no gap, allocators wait for each other).';
-comment on column machserial.serial_formats.letter_case is 'EXACT, or UPPER: a to z become A to Z in the whole number.';
+comment on column machserial.serial_formats.letter_case is
+'EXACT, or UPPER: a to z become A to Z in the whole number.';
 comment on column machserial.serial_formats.is_active is 'Whether the format still issues numbers.';
 comment on column machserial.serial_formats.is_ad_hoc is
 'Made by generate(pattern => ...) rather than by create_format().';

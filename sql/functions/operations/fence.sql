@@ -126,11 +126,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    number constant text := machserial._trimmed(_read_highest.highest);
     candidate record;
     ways integer;
     named machserial._named_number;
 begin
-    _read_highest.highest := machserial._trimmed(_read_highest.highest);
     for candidate in
         select f.id from machserial.serial_formats as f
         where f.name = _read_highest.format and f.sequence_maximum is not null
@@ -139,13 +139,13 @@ begin
         select count(*), min(r.sequence_number), min(r.day), min(r.part), min(r.site)
         into ways, named.sequence_number, named.day, named.part, named.site
         from machserial._read_serial(
-            _read_highest.highest, candidate.id, _read_highest.part_id, _read_highest.site_id
+            number, candidate.id, _read_highest.part_id, _read_highest.site_id
         ) as r;
         if ways > 1 then
             raise exception using
                 errcode = 'invalid_parameter_value',
                 message = pg_catalog.format(
-                    'serial number %L can be read in %s ways', machserial._shown(_read_highest.highest), ways
+                    'serial number %L can be read in %s ways', machserial._shown(number), ways
                 ),
                 detail = pg_catalog.format(
                     'Format %s does not tell where its sequence number stands, or of which part and site it is.',
@@ -157,18 +157,18 @@ begin
             return named;
         end if;
     end loop;
-    if _read_highest.highest !~ '^[0-9]{1,18}$' then
+    if number !~ '^[0-9]{1,18}$' then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = pg_catalog.format(
-                '%L is no serial number of format %s', machserial._shown(_read_highest.highest),
+                '%L is no serial number of format %s', machserial._shown(number),
                 _read_highest.format
             ),
             detail = coalesce(
                 (
                     select machserial._shown(v.errors[1])
                     from machserial.serial_formats as f
-                    cross join lateral machserial.validate_serial(_read_highest.highest, f.pattern) as v
+                    cross join lateral machserial.validate_serial(number, f.pattern) as v
                     where f.name = _read_highest.format
                     order by f.is_active desc, f.version desc
                     limit 1
@@ -177,7 +177,7 @@ begin
             ),
             hint = 'Give it as it stands on the part, or the sequence number alone.';
     end if;
-    named.sequence_number := _read_highest.highest::bigint;
+    named.sequence_number := number::bigint;
     return named;
 end
 $$;

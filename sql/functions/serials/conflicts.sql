@@ -597,26 +597,26 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    number constant text := machserial._trimmed(resolve_conflict.serial_number);
     wanted constant text := machserial._require_one_of(
         'resolution', resolve_conflict.resolution, '{KEEP,RETIRE,MARK_INVALID}'
     );
     given_reason constant text := machserial._require_reason(
         resolve_conflict.reason,
-        format('the conflict about %s: to resolve it', resolve_conflict.serial_number)
+        format('the conflict about %s: to resolve it', number)
     );
     reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
     conflict_ids bigint[];
     decision record;
 begin
-    resolve_conflict.serial_number := machserial._trimmed(resolve_conflict.serial_number);
-    perform machserial._require_text('serial_number', resolve_conflict.serial_number);
+    perform machserial._require_text('serial_number', number);
     perform machserial._require_known_part(resolve_conflict.part_id);
     conflict_ids := machserial._lock_pending_conflicts(
-        resolve_conflict.serial_number, resolve_conflict.part_id
+        number, resolve_conflict.part_id
     );
     select d.* into decision
     from machserial._decision(
-        resolve_conflict.serial_number, conflict_ids, wanted, resolve_conflict.keep_serial_id,
+        number, conflict_ids, wanted, resolve_conflict.keep_serial_id,
         resolve_conflict.retired_serial_id
     ) as d;
     perform set_config('machserial.reason', given_reason, true);

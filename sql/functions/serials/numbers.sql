@@ -8,7 +8,7 @@
 --
 -- Under UNICODE no character is of the categories Cc, Cf, Zs, Zl, Zp or Co, none can be ignored (variation
 -- selectors, fillers) or is blank (U+2800), none is of the block Specials, none is no character (U+FDD0,
--- U+1FFFE and the like) or beyond plane 3; and the text is in normal form NFC: what is the same looks the same.
+-- U+1FFFE and the like) or beyond plane 3; and the text is in normal form NFC.
 create function machserial._is_serial_number(serial_number text, characters text) returns boolean
 language sql immutable parallel safe
 return

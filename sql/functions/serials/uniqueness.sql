@@ -78,10 +78,10 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    number constant text := machserial._trimmed(uniqueness_report.serial_number);
     place record;
 begin
-    uniqueness_report.serial_number := machserial._trimmed(uniqueness_report.serial_number);
-    perform machserial._require_text('serial_number', uniqueness_report.serial_number);
+    perform machserial._require_text('serial_number', number);
     perform machserial._require_known_part(uniqueness_report.part_id);
     select p.part_type, p.default_scopes as scopes into place
     from machserial.parts as p where p.id = uniqueness_report.part_id;
@@ -90,7 +90,7 @@ begin
         select
             c.*, (select p.part_type from machserial.parts as p where p.id = c.part_id) as part_type
         from machserial.serial_conflicts as c
-        where c.serial_number = uniqueness_report.serial_number
+        where c.serial_number = number
     ),
     candidates as (
         select
@@ -105,7 +105,7 @@ begin
             s.created_by, s.status_reason
         from machserial.serials as s
         where s.id = any(array(
-            select f.id from machserial.find_serial(uniqueness_report.serial_number) as f
+            select f.id from machserial.find_serial(number) as f
         ))
         union all
         select
@@ -116,7 +116,7 @@ begin
         where c.serial_id is null
     )
     select
-        uniqueness_report.serial_number, c.part_id, c.id, c.conflict_ids, c.scopes, c.holds_claim, c.status,
+        number, c.part_id, c.id, c.conflict_ids, c.scopes, c.holds_claim, c.status,
         c.part_type, c.site_id, c.source, c.created_at, c.created_by, c.status_reason
     from candidates as c
     -- The site is open: a claim on a site concerns the part at that site.
