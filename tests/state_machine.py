@@ -569,7 +569,8 @@ class Machine(RuleBasedStateMachine):
             )  # fmt: skip
 
     @action(times=3, number=st.one_of(number, st.sampled_from(("", "1 ", "\u00c9"))), part_id=part, site_id=site,
-          wanted=scopes, status=status, source=st.sampled_from(SOURCES), released=st.sampled_from((False, False, False, True)))
+          wanted=scopes, status=status, source=st.sampled_from(SOURCES),
+          released=st.sampled_from((False, False, False, True)))
     def insert_serial(
         self, number: str, part_id: str, site_id: str, wanted: list | None, status: str, source: str, released: bool
     ) -> None:
