@@ -662,7 +662,8 @@ class Model:
             return self.active(name)
         if pattern is None:
             assigned = self.format_for(part)
-            self.judge(faults if assigned else {UNKNOWN})
+            faults = faults if assigned else {UNKNOWN}
+            self.judge(faults | ({WRONG_STATE} if faults and self.state.flags["paused"] else set()))
             return assigned
         if parse(pattern) is None:
             self.judge(faults | {BAD_ARGUMENT})

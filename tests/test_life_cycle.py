@@ -182,7 +182,7 @@ def test_the_verbs_need_a_serial_and_a_reason(plant, verb):
 def test_a_verb_leaves_the_session_s_reason_as_it_was(plant):
     for before in ("", "of the session"):
         plant.execute("select set_config('machserial.reason', %s, false)", (before,))
-        call(plant, "retire_serial", serial_id=make(plant, f"N {before}"), reason="its own")
+        call(plant, "retire_serial", serial_id=make(plant, f"N-{before}"), reason="its own")
         assert value(plant, "select current_setting('machserial.reason')") == before
         with refused(plant, "P0002"):
             call(plant, "retire_serial", serial_id=4711, reason="its own")
@@ -190,8 +190,8 @@ def test_a_verb_leaves_the_session_s_reason_as_it_was(plant):
 
 
 def test_a_reason_is_only_text(plant):
-    for hostile in HOSTILE:
-        serial_id = make(plant, hostile)
+    for number, hostile in enumerate(HOSTILE):
+        serial_id = make(plant, f"N{number}")
         call(plant, "retire_serial", serial_id=serial_id, reason=hostile)
         assert state(plant, serial_id)[1] == hostile
         with refused(plant, "55000") as refusal:

@@ -42,7 +42,7 @@ def test_database_and_model_agree(made):
 
 def test_they_agree_over_commits_rollbacks_and_seals(made):
     database = made(Cloned)
-    found = play(database, SEED, examples=8)
+    found = play(database, SEED, examples=10)
     assert found is None, found
     # maintain() seals as well.
     assert database.tally["seal_audit", None] + database.tally["maintain", None] > 0

@@ -64,7 +64,7 @@ def plant(connection, deployed_dsn, server):
     call(connection, "allocate_block", format=f"{MARK}-FORMAT", quantity=5, holder=MARK, part_id=f"{MARK}-PART")
     call(connection, "pass_through", serial_id=ids[0], operation_code=f"{MARK}-OP", routing_sequence=1)
     call(connection, "retire_serial", serial_id=ids[1], reason=f"{MARK} scrapped")
-    connection.execute("insert into machserial.settings values (%s, %s, %s)", ("note", MARK, MARK))
+    connection.execute("update machserial.settings set description = %s where name = 'batch_size'", (MARK,))
     connection.execute(f'create table machserial."{MARK}_table" (id integer)')
     connection.execute(f'create index "{MARK}_index" on machserial.serials (created_by)')
     connection.execute(f'alter table machserial.serials add constraint "{MARK}_rule" check (id > 0)')
@@ -124,7 +124,7 @@ def test_it_helps(plant, bundle):
     } in read["drift"]  # fmt: skip
     assert {"severity": "DRIFT", "kind": "constraint", "problem": "extra", "object": None} in read["drift"]
     assert {row["name"] for row in read["health"]} >= {"audit_seal_lag"}
-    assert {"name": "note", "value": "(a text)"} in read["settings"]
+    assert {"name": "serial_characters", "value": "ASCII"} in read["settings"]
     assert {"name": "audit_retention_days", "value": "2555"} in read["settings"]
     formats = {row["format"]: row for row in read["counters"]}
     assert formats[1]["tokens"] == ["LITERAL", "SEQ"]

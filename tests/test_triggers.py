@@ -376,7 +376,7 @@ def test_a_vendors_numbers_are_received_with_what_is_known_of_them(plant):
         ({"vendor_name": "ACME"}, "22023", "serial_number"),
         ({"vendor_name": "ACME", "serial_numbers": "N"}, "22023", "serial_numbers"),
         ({"vendor_name": "ACME", "serial_numbers": ["N", None]}, "22023", "null"),
-        ({"vendor_name": "ACME", "serial_numbers": ["N", "  "]}, "22023", "''"),
+        ({"vendor_name": "ACME", "serial_numbers": ["N", "  "]}, "22023", "empty"),
         ({"vendor_name": "ACME", "serial_numbers": ["N", "x" * 256]}, "22023", "xxx"),
         ({"vendor_name": "ACME", "serial_numbers": ["N", "TAKEN"]}, "23505", "TAKEN"),
         ({"vendor_name": "ACME", "serial_numbers": ["N", "N "]}, "23505", "N"),

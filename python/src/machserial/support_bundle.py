@@ -63,7 +63,7 @@ DATABASE = """
 HEALTH = "select name, status, value, warning, critical from machserial.health()"
 INTEGRITY = "select name, severity, count(*) as findings from machserial.integrity() group by 1, 2 order by 1, 2"
 SETTINGS = r"""
-    select name, case when value ~ '^([0-9.]+|true|false|on|off)$' then value else '(a text)' end as value
+    select name, case when value ~ '^([0-9.]+|true|false|on|off|ASCII|UNICODE)$' then value else '(a text)' end as value
     from machserial.settings order by name
 """
 COUNTERS = """

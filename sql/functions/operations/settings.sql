@@ -75,7 +75,10 @@ declare
     names constant text[] := array(select k.name from machserial._known_settings() as k order by k.name);
 begin
     select k.* into known from machserial._known_settings() as k where k.name = new.name;
-    if known.name is null then
+    if new.name is null then
+        -- The table's not null refuses it.
+        return new;
+    elsif known.name is null then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('there is no setting %L', machserial._shown(new.name)),

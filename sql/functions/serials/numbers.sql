@@ -179,9 +179,11 @@ declare
 begin
     raise exception using
         errcode = 'invalid_parameter_value',
-        message = format(
-            '%s cannot be a serial number', coalesce(quote_literal(machserial._shown(given)), 'null')
-        ),
+        message = case
+            when given is null then 'serial_number cannot be null'
+            when given = '' then 'serial_number cannot be empty'
+            else format('%L cannot be a serial number', machserial._shown(given))
+        end,
         detail = machserial._as_sentence(concat_ws('; ', which, machserial._number_fault(given, characters))),
         hint = machserial._number_hint(given, characters);
 end
