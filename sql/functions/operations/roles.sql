@@ -250,7 +250,8 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    with listed as (
+    -- Materialized: a list of names is split once, and not for each object.
+    with listed as materialized (
         select case p.from_role when 'public' then 'public' else 'machserial_' || r.role end as role,
             p.privilege, p.kind, o.name
         from machserial._privileges() as p
