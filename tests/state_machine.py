@@ -981,7 +981,7 @@ class Machine(RuleBasedStateMachine):
 
     # Operations
 
-    @action(what=st.sampled_from(("pause", "resume", "maintain", "seal_audit")), reason=reason)
+    @action(times=3, what=st.sampled_from(("pause", "resume", "maintain", "seal_audit")), reason=reason)
     def operate(self, what: str, reason: str | None) -> None:
         if what == "pause":
             self.verb(lambda: self.model.pause(reason), "pause", reason=reason)
