@@ -664,11 +664,12 @@ begin
                 s.dbid = (select d.oid from pg_database as d where d.datname = current_database()) and s.calls >= 10
                 -- Upkeep takes its time: the server's, and that of machserial, which the command runs as well.
                 and s.query collate "C" !~* '^[[:space:]]*(vacuum|analyze|reindex|create|alter|copy|cluster|refresh)'
+                -- The command writes names in quotes.
                 and s.query collate "C" !~ $duties$(?ix)[[:<:]](
-                    machserial[.]_[a-z_]+ | audit_anchor | audit_months | drop_archived | fence | health
+                    machserial[.]"?_[a-z_]+ | audit_anchor | audit_months | drop_archived | fence | health
                     | health_check | integrity | maintain | migrate | ready | record_archive | restore_archived
-                    | seal_audit | verify_archived | verify_audit
-                )[[:space:]]*[(]$duties$
+                    | seal_audit | verify_archived | verify_audit | verify_lineage
+                )"?[[:space:]]*[(]$duties$
                 -- What they call in turn, where that is counted as well.
                 and coalesce(to_jsonb(s) ->> 'toplevel', 'true') = 'true'
             order by s.mean_exec_time desc
