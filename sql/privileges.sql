@@ -96,6 +96,8 @@ begin
         _disabled_triggers
         _expected_objects
         _faults_of_rules
+        _remedy_for_pending
+        _unrecorded_tables
         _is_own_table
         _is_paused
         _migration_record
@@ -270,12 +272,14 @@ begin
         _finish_migration
         _first_rows
         _make_missing
-        _make_missing_of_rows
+        _limit_again
+        _make_missing_renderers
         _mend_schema
         _put_pause_triggers_right
         _require_records
         _require_tables
         _tables_with_rows
+        _tell_made_again
         _unlimited_roles
         _ad_hoc_format _add_seal _admission_details _apply_privileges _archive_root
         _assignment_details _audit _audit_fence _audit_partition _audit_pause _audited_until
@@ -403,16 +407,16 @@ end
 $$;
 
 do $privileges$
-declare
-    missing bigint;
 begin
     perform machserial._close_functions();
-    -- Where tables were there before the code: triggers and policies went with the code that was there.
-    select count(*) into missing from machserial._missing_objects() as m where m.kind <> 'view';
-    if missing > 0 then
-        raise warning using
-            message = format('%s rules of machserial are missing in this database', missing),
-            hint = 'Make them again before anything else: select machserial.migrate();';
+    -- Where tables were there before the code, their triggers, policies and limits went with the code that was
+    -- there. They come back with it, so that nothing is ever written or read without them. Views and functions
+    -- are left to migrate(): made here, they would belong to the extension.
+    if to_regclass('machserial.site_grants') is not null then
+        perform machserial._tell_made_again(
+            machserial._make_missing('{trigger,policy}') || machserial._limit_again(),
+            'machserial.migrate() makes the rest; then see: select * from machserial.integrity();'
+        );
     end if;
 end
 $privileges$;

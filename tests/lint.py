@@ -44,7 +44,7 @@ ACCEPTED_BY_PLPGSQL_CHECK = {
     f"machserial._faults_of_references(): {OWN_TEXT}",
     # What these execute are statements of the migrations, or name what the catalog names, quoted.
     f"machserial._drop_leftovers(): {OWN_TEXT}",
-    f"machserial._make_missing(): {OWN_TEXT}",
+    f"machserial._make_missing(text[]): {OWN_TEXT}",
     f"machserial.change_owner(text): {OWN_TEXT}",
     f"machserial.adopt_schema(): {OWN_TEXT}",
     # It is called by position, or with the name in quotes.

@@ -196,6 +196,14 @@ def test_a_copy_without_rows_says_what_it_lacks_and_can_be_adopted(owner, server
     for command in (["deploy"], ["migrate", "up"]):
         result = Command(owner.dsn("copy")).run(*command)
         assert result.exit_code in (1, NOT_DEPLOYED) and "adopt_schema" in result.stderr
+    # Whatever is asked says the same.
+    adopt = "select machserial.adopt_schema();"
+    assert call(copy, "ready")[0].status == "CRITICAL" and call(copy, "ready")[0].remedy == adopt
+    check = call(copy, "health_check", name="pending_migrations")[0]
+    assert (check.status, check.remedy) == ("CRITICAL", adopt)
+    assert ("migrations_not_recorded", adopt) in [(row.name, row.remedy) for row in call(copy, "integrity")]
+    [found] = drift(owner, "copy")
+    assert (found["object"], found["remedy"]) == ("machserial", adopt)
     migrations = value(connection, "select count(*) from machserial.schema_migrations")
     assert value(copy, "select machserial.adopt_schema()") == migrations
     with refused(copy, "55000"):
@@ -281,15 +289,35 @@ def test_deploy_makes_again_what_was_dropped(owner, mode):
     refuse(connection)
 
 
-def test_until_then_health_is_critical_and_create_extension_warns(owner):
+def test_no_number_is_issued_without_the_rules(owner):
+    """CREATE EXTENSION brings triggers and policies back, and leaves the rest to migrate()."""
     connection = owner.installed("plant", "extension")
+    populate(connection)
+    limit(connection)
     dropped(connection, "extension")
     said = []
     connection.add_notice_handler(lambda found: said.append(f"{found.message_primary} {found.message_hint}"))
     connection.execute("create extension machserial")
-    assert len(said) == 1 and "rules of machserial are missing" in said[0] and "migrate()" in said[0]
+    assert len(said) == 1 and "made again" in said[0] and "migrate()" in said[0]
+    assert len(generated(connection, "PART")) == 1
+    generated(connection, "PART", format="per_site", site_id="NORTH")
+    assert_limited(owner, "plant")
+    without_event = (
+        "select count(*) from machserial.serials as s where not exists ("
+        "select from machserial.audit_events as e where e.serial_id = s.id)"
+    )
+    assert value(connection, without_event) == 0
+    missing = "select distinct m.kind from machserial._missing_objects() as m"
+    assert column(connection, missing) == ["view"]
     check = call(connection, "health_check", name="missing_rules")[0]
-    assert check.status == "CRITICAL" and check.value > 100 and "migrate()" in check.remedy
+    assert check.status == "CRITICAL" and "migrate()" in check.remedy
+    members = (
+        "select count(*) from pg_depend as d where d.deptype = 'e' "
+        "and d.classid in ('pg_trigger'::regclass, 'pg_policy'::regclass)"
+    )
+    assert value(connection, members) == 0
+    assert value(connection, "select machserial.migrate()") == 0
+    assert call(connection, "integrity") == []
 
 
 def test_a_migration_plan_mends_as_well(owner):

@@ -285,7 +285,7 @@ begin
                 when cardinality(filled) > 0 then format('Rows are in %s.', machserial._first_of(filled))
                 else 'There are no tables of machserial.'
             end,
-            hint = 'Call machserial.migrate().';
+            hint = 'Call machserial.migrate(): it does what is to be done, or says so.';
     end if;
     perform machserial._create_migration_record();
     insert into machserial.schema_migrations (version, name, sha256, code_version)

@@ -238,6 +238,8 @@ def findings(connection: psycopg.Connection) -> list[Finding]:
     _require_same_version(connection)
     if owners := _two_owners(connection):
         return [owners, *found]
+    if unrecorded := _not_on_record(connection):
+        return [unrecorded]
     with connection.transaction(force_rollback=True):
         _become_owner(connection)
         connection.execute("set local client_min_messages = warning")
@@ -285,6 +287,15 @@ def _two_owners(connection: psycopg.Connection) -> Finding | None:
         f"the code does not belong to {owner}, as the tables do: a superuser has restored them",
         f"select machserial.change_owner({sql.Literal(owner).as_string()});  -- as a superuser",
     )  # fmt: skip
+
+
+def _not_on_record(connection: psycopg.Connection) -> Finding | None:
+    """One finding for a copy of the schema without its rows: every migration would be one."""
+    remedy = connection.execute("select machserial._remedy_for_pending() as remedy").fetchone()["remedy"]
+    if "adopt_schema" not in remedy:
+        return None
+    detail = "tables are here, and no migration is on record: a copy of the schema without its rows"
+    return Finding(DRIFT, "schema", "machserial", "changed", detail, remedy)
 
 
 def _become_owner(connection: psycopg.Connection) -> None:

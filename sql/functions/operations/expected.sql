@@ -402,20 +402,44 @@ begin
 end
 $$;
 
--- What made the tables must be on record, or it would be run over them. A copy of the schema alone has no
--- records.
-create function machserial._require_records() returns void
+-- Tables that are there, and whose migrations are not on record: a copy of the schema alone has no records.
+create function machserial._unrecorded_tables() returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    there constant text[] := array(
+begin
+    return array(
         select m.found[1]
         from machserial.pending_migrations() as p
         cross join lateral regexp_matches(p.source, '^create [a-z ]*table machserial[.]([a-z0-9_]+)', 'gn') as m (found)
         where to_regclass('machserial.' || m.found[1]) is not null
         order by p.version, 1
     );
+end
+$$;
+
+-- What to do about pending migrations.
+create function machserial._remedy_for_pending() returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case
+        when cardinality(machserial._unrecorded_tables()) > 0
+            and not exists (select from machserial._applied_migrations() as a)
+            then 'select machserial.adopt_schema();'
+        else 'select machserial.migrate();'
+    end;
+end
+$$;
+
+-- What made the tables must be on record, or it would be run over them.
+create function machserial._require_records() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    there constant text[] := machserial._unrecorded_tables();
     pending text[];
     filled text[];
 begin
@@ -444,7 +468,9 @@ begin
         hint = case
             when filled = '{}'::text[] then 'To use the copy by itself: select machserial.adopt_schema(); '
                 'to have the rows as well, restore a whole dump, with data, into an empty database.'
-            else 'Restore the rows of machserial.schema_migrations from a backup, or a whole dump into an empty database.'
+            else 'Restore the rows of machserial.schema_migrations from a backup, or a whole dump into an empty '
+                'database. If it is a copy of the schema, make it anew, and call machserial.adopt_schema() before '
+                'anything is written to it.'
         end;
 end
 $$;
@@ -472,7 +498,8 @@ end
 $$;
 
 -- Makes again what should be there, after drop extension ... cascade, say. Returns what that was.
-create function machserial._make_missing() returns text[]
+-- kinds: only of these; null: of all.
+create function machserial._make_missing(kinds text[] default null) returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -484,7 +511,7 @@ begin
     for missing in
         select m.statement, format('%s %s on %s', m.kind, m.name, m.relation) as name
         from machserial._missing_objects() as m
-        where m.statement is not null
+        where m.statement is not null and (kinds is null or m.kind = any(kinds))
         order by
             array_position(
                 '{view,not null,default,constraint,index,trigger,policy,row security}'::text[], m.kind
@@ -514,8 +541,8 @@ begin
 end
 $$;
 
--- Functions and privileges that go with rows, and went with the code.
-create function machserial._make_missing_of_rows() returns text[]
+-- The functions of formats, which went with the code.
+create function machserial._make_missing_renderers() returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -537,6 +564,19 @@ begin
         );
         made := made || format('function _render_%s', missing.id);
     end loop;
+    return made;
+end
+$$;
+
+-- The marks of limited roles, which went with the type.
+create function machserial._limit_again() returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing record;
+    made text[] := '{}'::text[];
+begin
     for missing in select u.role from machserial._unlimited_roles() as u loop
         execute format('grant usage on type machserial.limited_to_sites to %s', missing.role);
         made := made || format('limits of role %s', missing.role);
@@ -548,19 +588,12 @@ begin
 end
 $$;
 
--- Whatever is missing is made again; that it was missing is put on record.
-create function machserial._mend_schema() returns void
+-- That rules were missing is put on record, and said.
+create function machserial._tell_made_again(made text[], hint text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    made constant text[] := machserial._make_missing() || machserial._make_missing_of_rows();
-    unattached constant text[] := array(
-        select f.remedy from machserial._faults_of_attachments() as f
-        where f.name = 'attachment_missing' and cardinality(made) > 0
-    );
 begin
-    perform machserial._put_pause_triggers_right();
     if cardinality(made) = 0 then
         return;
     end if;
@@ -568,7 +601,26 @@ begin
     raise warning using
         message = format('%s rules of machserial were missing and have been made again', cardinality(made)),
         detail = machserial._first_of(made) || '.',
-        hint = 'What was written meanwhile may have broken them: select * from machserial.integrity();';
+        hint = hint;
+end
+$$;
+
+-- Whatever is missing is made again.
+create function machserial._mend_schema() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    made constant text[] := machserial._make_missing() || machserial._make_missing_renderers()
+        || machserial._limit_again();
+    unattached constant text[] := array(
+        select f.remedy from machserial._faults_of_attachments() as f where f.name = 'attachment_missing'
+    );
+begin
+    perform machserial._put_pause_triggers_right();
+    perform machserial._tell_made_again(
+        made, 'What was written meanwhile may have broken them: select * from machserial.integrity();'
+    );
     if cardinality(unattached) > 0 then
         raise warning using
             message = 'tables that were attached have lost their triggers: inserts there are no events',

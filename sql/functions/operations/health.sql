@@ -206,7 +206,7 @@ begin
     if pending > 0 then
         result.status := 'CRITICAL';
         result.message := format('migrations pending: %s', pending);
-        result.remedy := 'select machserial.migrate();';
+        result.remedy := machserial._remedy_for_pending();
     elsif machserial._strange_migrations() > 0 then
         result.status := 'CRITICAL';
         result.message := 'the schema is not that of the installed code';

@@ -20,10 +20,10 @@ declare
         when 0 then 'no migration is pending'
         else format('pending: %s', machserial._first_of(pending))
     end;
-    remedy constant text := 'select machserial.migrate();';
+    remedy constant text := machserial._remedy_for_pending();
 begin
-    -- The thresholds come with a migration.
-    if to_regclass('machserial.health_thresholds') is null then
+    -- The thresholds come with a migration, and are not in a copy of the schema without rows.
+    if to_regclass('machserial.health_thresholds') is null or cardinality(machserial._unrecorded_tables()) > 0 then
         return ('pending_migrations', 'CRITICAL', cardinality(pending), null, 1, message, remedy)
             ::machserial.health_result;
     end if;

@@ -1063,6 +1063,14 @@ begin
 
     return query
     select
+        'migrations_not_recorded', 'CRITICAL', 'table schema_migrations',
+        format('tables are here whose migrations are not on record: %s', machserial._first_of(u.tables)),
+        machserial._remedy_for_pending()
+    from machserial._unrecorded_tables() as u (tables)
+    where u.tables <> '{}'::text[];
+
+    return query
+    select
         'unlimited_role', 'CRITICAL', format('role %s', g.role),
         format('role %s was granted sites and is not limited to them', g.role),
         format('grant usage on type machserial.limited_to_sites to %s;', g.role)
