@@ -267,6 +267,7 @@ begin
         _objects_per_call
         _close_functions
         _may_grant
+        _statements_for_roles
         _tell_who_may_grant
         _drop_leftovers
         _finish_migration

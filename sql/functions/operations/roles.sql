@@ -477,7 +477,10 @@ begin
         raise warning using
             message = format('%I may not grant %s to others', current_user, array_to_string(out_of_reach, ', ')),
             detail = format(
-                'These roles belong to the whole cluster; who may grant them: superusers%s.',
+                'These roles belong to the whole cluster; who may grant them: superusers%s%s.',
+                case
+                    when current_setting('server_version_num')::integer < 160000 then ', roles with CREATEROLE'
+                end,
                 ', ' || nullif(array_to_string(others, ', '), '')
             ),
             hint = format(
@@ -485,6 +488,18 @@ begin
                 array_to_string(out_of_reach, ', '), current_user
             );
     end if;
+end
+$$;
+
+-- What makes the roles that are missing, for somebody who may.
+create function machserial._statements_for_roles(names text[]) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return string_agg(format('create role %I nologin', n.name), '; ')
+    from unnest(names) as n (name)
+    where n.name not in (select r.rolname::text from pg_roles as r);
 end
 $$;
 
@@ -527,8 +542,8 @@ begin
                         message = format('role %I cannot be made', role),
                         detail = format('%I lacks CREATEROLE: roles belong to the whole cluster.', current_user),
                         hint = format(
-                            'A superuser may say: alter role %I createrole; or make the roles: create role %I '
-                            'nologin, and so on; then call machserial.create_roles() again.', current_user, role
+                            'A superuser runs: alter role %I createrole; or: %s; then call '
+                            'machserial.create_roles() again.', current_user, machserial._statements_for_roles(names)
                         );
             end;
         end if;
