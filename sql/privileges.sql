@@ -268,6 +268,7 @@ begin
         _close_functions
         _may_grant
         _statements_for_roles
+        _tell_two_owners
         _tell_who_may_grant
         _drop_leftovers
         _finish_migration

@@ -184,6 +184,7 @@ begin
     end if;
     perform machserial._mend_schema();
     perform machserial._apply_privileges();
+    perform machserial._tell_two_owners();
 end
 $$;
 

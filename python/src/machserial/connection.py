@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, sql
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
 
@@ -237,7 +237,32 @@ def _explained(connection: psycopg.Connection, error: psycopg.Error) -> Exceptio
     expected = errors.from_database(error)
     if expected and error.sqlstate == errors.READ_ONLY_STATE and not error.diag.message_hint:
         expected.remedy = _remedy_for_read_only(connection)
+    if error.sqlstate == errors.PRIVILEGE_STATE and not error.diag.message_hint:
+        return _two_owners(connection) or expected
     return expected or error
+
+
+def _two_owners(connection: psycopg.Connection) -> ExpectedError | None:
+    """The cause where a superuser has restored an extension: the owner of the tables may not call its functions."""
+    connection.rollback()
+    row = connection.execute(
+        """
+        select pg_get_userbyid(p.proowner) as of_code, pg_get_userbyid(c.relowner) as of_tables
+        from pg_namespace as n
+        inner join pg_proc as p on p.pronamespace = n.oid and p.proname = 'migrate'
+        inner join pg_class as c on c.relnamespace = n.oid and c.relname = 'schema_migrations'
+        where n.nspname = 'machserial' and p.proowner <> c.relowner
+        """
+    ).fetchone()
+    if row is None:
+        return None
+    return ExpectedError(
+        "a superuser has restored machserial: its owner can call nothing",
+        detail=f"the code belongs to {row['of_code']}, the tables to {row['of_tables']}",
+        remedy=f"as a superuser: select machserial.change_owner({sql.Literal(row['of_tables']).as_string()});",
+        code=Exit.PRIVILEGE,
+        sqlstate=errors.PRIVILEGE_STATE,
+    )
 
 
 def _remedy_for_read_only(connection: psycopg.Connection) -> str:

@@ -1096,6 +1096,15 @@ begin
         format('policies and views name %s %s, and their owner %I lacks %s on it', u.kind, u.name, u.owner, u.privilege),
         format('grant %s on %s %s to %I;', u.privilege, u.kind, u.name, u.owner)
     from machserial._unusable_by_owner() as u
+    where machserial._owner_of_tables() is null
+    union all
+    -- One cause, and one remedy.
+    select
+        'two_owners', 'CRITICAL', 'schema machserial', 'the code does not belong to ' || quote_ident(o.name)
+        || ', as the tables do: a superuser has restored them',
+        format('select machserial.change_owner(%L);', o.name)
+    from machserial._owner_of_tables() as o (name)
+    where o.name is not null
     union all
     select
         'constraint_not_valid', 'CRITICAL', format('constraint %s', k.conname),

@@ -589,6 +589,22 @@ begin
 end
 $$;
 
+create function machserial._tell_two_owners() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner_of_tables constant name := machserial._owner_of_tables();
+begin
+    if owner_of_tables is not null then
+        raise warning using
+            message = format('the code of machserial does not belong to %I, as the tables do', owner_of_tables),
+            detail = 'A superuser has restored them: PostgreSQL gives an extension to the role that restores it.',
+            hint = format('As a superuser: select machserial.change_owner(%L);', owner_of_tables);
+    end if;
+end
+$$;
+
 create function machserial.change_owner(new_owner text) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
