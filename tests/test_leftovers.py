@@ -138,3 +138,20 @@ def test_one_number_at_a_time_leaves_no_lock(connection, watched, allocation):
     for _ in range(2):
         watched.commits("select machserial.generate('P')")
     assert generated(connection) == ["F000502"]
+
+
+@pytest.mark.parametrize("quantity", [1, 20, 200])
+def test_giving_up_while_the_sequence_is_altered_leaves_no_lock(connection, watched, quantity):
+    """The only wait of these calls: integrity() tells its reader to alter a sequence."""
+    make_part(connection)
+    make_format(connection, "F", "F{SEQ:6}")
+    call(connection, "assign_format", part_id="P", format="F")
+    [(sequence,)] = connection.execute("select 'machserial.counter_' || id from machserial.counters").fetchall()
+    connection.commit()
+    watched.commits(f"select count(*) from machserial.generate('P', {quantity})")
+    connection.execute(f"alter sequence {sequence} no cycle")
+    watched.session.execute("set lock_timeout = '50ms'")
+    watched.before = left_behind(watched.session)
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        watched.session.execute("select count(*) from machserial.generate('P', %s)", (quantity,))
+    assert left_behind(watched.session) == watched.before

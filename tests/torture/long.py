@@ -39,6 +39,8 @@ SO_MANY_IN_SHORT, ALWAYS = 15, "report_block"
 LOADED_AT_ONCE = 2_000
 # From so many seconds on latencies are judged: so many times as long, and by so many milliseconds.
 JUDGED_FROM, TIMES_SLOWER, MILLISECONDS_SLOWER = 120, 4, 20
+# What a serial takes on disk, with all that belongs to it, may become so many times as much.
+TIMES_LARGER = 1.5
 # Writers may meet: that is what these are for.
 MEETINGS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 
@@ -76,12 +78,21 @@ class Worker:
 
 @dataclass
 class State:
-    """What is looked at after the first tenth and at the end."""
+    """What is looked at after the first tenth and at the end. bytes: of all tables with their indexes."""
 
     pages: dict[str, int]
     plans: dict[str, str]
     serials: int
     bytes: int
+
+    @property
+    def of_each(self) -> float:
+        return float(self.bytes) / self.serials
+
+
+def is_long(run: Run) -> bool:
+    """Long enough to judge figures: others use the machine as well."""
+    return run.most_cycles is None and run.seconds >= JUDGED_FROM
 
 
 def chosen(run: Run) -> list[Verb]:
@@ -133,14 +144,17 @@ def compare_latencies(run: Run, workers: list[Worker], verbs: list[Verb]) -> Non
         if first and last:
             was, became = statistics.median(first), statistics.median(last)
             ratios.append((became / was, verb.name, was, became))
-    for ratio, name, was, became in sorted(ratios, reverse=True)[:8]:
+    ratios.sort(reverse=True)
+    for ratio, name, was, became in ratios[:8]:
         run.tell(f"{run.name}: {ratio:5.2f} times as long as at first: {name}, {was:.1f} ms and now {became:.1f} ms")
     if ratios:
+        others = ", ".join(f"{name} {ratio:.2f}" for ratio, name, *_ in ratios[8:])
+        run.tell(f"{run.name}: the other verbs in the same terms: {others}")
         run.tell(
             f"{run.name}: half of the verbs take {statistics.median(r[0] for r in ratios):.2f} times as long, or less"
         )
     for ratio, name, was, became in ratios:
-        if run.seconds >= JUDGED_FROM and ratio > TIMES_SLOWER and became - was > MILLISECONDS_SLOWER:
+        if is_long(run) and ratio > TIMES_SLOWER and became - was > MILLISECONDS_SLOWER:
             run.finding(f"{name} has become slower: {was:.1f} ms at first, {became:.1f} ms now")
 
 
@@ -152,13 +166,17 @@ def compare(run: Run, before: State, after: State) -> None:
     for where in changed[:8]:
         run.tell(f"{run.name}: {where}: was {before.plans[where]}; is {after.plans[where]}")
     for name, state in (("first", before), ("last", after)):
-        run.tell(
-            f"{run.name}: {name}: {state.serials:,} serials, {state.bytes / state.serials:,.0f} bytes for each of them"
-        )
+        run.tell(f"{run.name}: {name}: {state.serials:,} serials, {state.of_each:,.0f} bytes for each of them")
+    if is_long(run) and after.of_each > TIMES_LARGER * before.of_each:
+        run.finding(f"a serial takes more: {before.of_each:,.0f} bytes at first, {after.of_each:,.0f} bytes now")
 
 
 def look_for_dead_rows(run: Run, connection: psycopg.Connection) -> None:
     """Vacuum has come last less than a minute ago, or more rows are alive than dead."""
+    [(dead,)] = connection.execute(
+        "select sum(n_dead_tup) from pg_stat_user_tables where schemaname = 'machserial'"
+    ).fetchall()
+    run.tell(f"{run.name}: {dead:,} dead rows in all tables together")
     for name, live, dead in connection.execute(
         "select relname, n_live_tup, n_dead_tup from pg_stat_user_tables"
         " where schemaname = 'machserial' and n_dead_tup > 1000 order by n_dead_tup desc limit 5"
