@@ -156,6 +156,22 @@ def test_the_schema_alone_of_a_database_can_be_dumped(owner, server, mode):
     write_on(restored)
 
 
+def test_what_a_dump_of_the_schema_alone_lacks_is_made_by_deploy(owner, server):
+    """Without -e: psql goes on after each error, as it does unless it is told otherwise."""
+    connection = owner.installed("plant", "extension")
+    populate(connection)
+    restored = owner.empty("restored")
+    script = owner.dump("plant", "--schema=machserial")
+    server.psql("restored", script, "--set=ON_ERROR_STOP=0", user="plant")
+    assert Command(owner.dsn("restored")).run("deploy").exit_code == 0
+    assert differences(catalog(connection), catalog(restored)) == []
+    numbers = "select array_agg(s.serial_number order by s.id) from machserial.serials as s"
+    assert value(restored, numbers) == value(connection, numbers)
+    assert call(restored, "integrity") == []
+    restored.autocommit = False
+    write_on(restored)
+
+
 @BOTH_MODES
 def test_rows_alone_come_back_with_triggers_off(owner, server, mode):
     """Only a superuser can switch off those of foreign keys. Without that, nothing comes in."""
