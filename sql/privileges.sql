@@ -165,6 +165,8 @@ begin
         reject_vendor_serial report_block retire_serial return_block split transform
     '),
     ('operator', 'execute', 'function', '
+        _new_serial_id
+        _register_received
         _active_format _actor _assign_serials _attached_queries _block _changes _columns_of
         _compile_vendor_pattern _context_columns _context_value _count_executions _described
         _end_serial _fire_each _generate_each _generate_for _hold_gapless _hold_triggers _key_of
@@ -177,7 +179,8 @@ begin
         _raise_unclaimed
         _require_claimed
         _raise_unchangeable_trigger _read_sequence_values _receipt_fault _received_date
-        _record_conflicts _refers_back _refuse_serial _register_for _register_vendor_serial
+        _record_conflicts _refers_back _refuse_serial _register_for
+        _raise_not_registered
         _reported_part _require_assignment_type _require_batch_size _require_columns
         _require_conditions _require_different_serials _require_distinct_periods
         _require_fitting_serial _require_in_order _require_length _require_name _require_operation
@@ -261,6 +264,7 @@ begin
         create_roles
     '),
     ('owner', 'none', 'function', '
+        _told_of_vendor_serial
         _counting_keys
         _is_being_dumped
         _make_due_counters

@@ -25,6 +25,8 @@ BROKEN_CHECK = "23514"
 
 SCOPES = ("ENTERPRISE", "SITE", "PART_TYPE")
 SOURCES = ("MANUAL", "IMPORT", "SYSTEM_GENERATED", "VENDOR", "LATE_ASSIGNMENT")
+# The event that tells of a serial's beginning; of every other source it is SERIAL_REGISTERED.
+BEGINNINGS = {"SYSTEM_GENERATED": "SERIAL_GENERATED", "VENDOR": "VENDOR_RECEIVED"}
 NEXT_STATUSES = {
     "PENDING": ("ACTIVE", "CONFLICT", "REJECTED", "RETIRED", "INVALID"),
     "ACTIVE": ("CONFLICT", "RETIRED", "INVALID"),
@@ -382,7 +384,7 @@ class Model:
         assert self.is_free(serial), f"{serial} claims what another has"
         assert serial.id not in self.state.serials, f"id {serial.id} is given twice"
         self.state.serials[serial.id] = serial
-        self.event("SERIAL_GENERATED" if serial.source == "SYSTEM_GENERATED" else "SERIAL_REGISTERED")
+        self.event(BEGINNINGS.get(serial.source, "SERIAL_REGISTERED"))
 
     def record_conflict(
         self, number: str, part: str, site: str, scopes: frozenset, source: str, serial: int | None = None
@@ -800,17 +802,14 @@ class Model:
             self.event("SERIAL_UPDATED")
         else:
             events = {"RETIRED": "SERIAL_RETIRED", "INVALID": "SERIAL_INVALIDATED"}
-            self.event(events.get(status, "SERIAL_UPDATED"))
-            self.follow_receipt(serial.id, status)
+            if receipt and status in ("ACTIVE", "REJECTED"):
+                accepted = "VENDOR_UPDATED" if receipt.was_accepted else "VENDOR_ACCEPTED"
+                self.event("VENDOR_REJECTED" if status == "REJECTED" else accepted)
+                was_accepted = receipt.was_accepted or status == "ACTIVE"
+                self.state.receipts[serial.id] = replace(receipt, was_accepted=was_accepted)
+            else:
+                self.event(events.get(status, "SERIAL_UPDATED"))
             self.follow_conflict(serial, becomes)
-
-    def follow_receipt(self, serial_id: int, status: str) -> None:
-        receipt = self.state.receipts.get(serial_id)
-        if receipt and status == "ACTIVE" and not receipt.was_accepted:
-            self.state.receipts[serial_id] = replace(receipt, was_accepted=True)
-            self.event("VENDOR_ACCEPTED")
-        elif receipt and status == "REJECTED":
-            self.event("VENDOR_REJECTED")
 
     def follow_conflict(self, was: Serial, becomes: Serial) -> None:
         if becomes.status == "CONFLICT":
@@ -981,7 +980,6 @@ class Model:
             work_order=text(context.get("work_order_id")), operation=text(context.get("operation_code")),
         ))
         self.state.receipts[serial_id] = Receipt(vendor, rule is not None and not rule.allows(number))
-        self.event("VENDOR_RECEIVED")
 
     def accept(self, serial_id: int, internal: int | None) -> None:
         if serial_id not in self.state.receipts:

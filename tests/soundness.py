@@ -121,14 +121,17 @@ FAULTS = {
             select
                 e.id, e.serial_id, e.details -> 'status' ->> 'old' as was, e.details -> 'status' ->> 'new' as becomes
             from machserial.audit_events as e
-            where e.event_type ~ '^SERIAL_(UPDATED|RETIRED|INVALIDATED)$' and e.details ? 'status'
+            where
+                e.event_type ~ '^(SERIAL_(UPDATED|RETIRED|INVALIDATED)|VENDOR_(ACCEPTED|REJECTED|UPDATED))$'
+                and e.details ? 'status'
             union all
             select e.id, e.serial_id, null, coalesce(
                 e.details ->> 'status',
                 (select case s.source when 'VENDOR' then 'PENDING' else 'ACTIVE' end
                 from machserial.serials as s where s.id = e.serial_id)
             )
-            from machserial.audit_events as e where e.event_type in ('SERIAL_REGISTERED', 'SERIAL_GENERATED')
+            from machserial.audit_events as e
+            where e.event_type in ('SERIAL_REGISTERED', 'SERIAL_GENERATED', 'VENDOR_RECEIVED')
         ),
         told as (
             select
@@ -148,7 +151,7 @@ FAULTS = {
         from machserial.serials as s
         full join (
             select serial_id, count(*) as events from machserial.audit_events
-            where event_type in ('SERIAL_REGISTERED', 'SERIAL_GENERATED') group by serial_id
+            where event_type in ('SERIAL_REGISTERED', 'SERIAL_GENERATED', 'VENDOR_RECEIVED') group by serial_id
         ) as e on e.serial_id = s.id
         where s.id is null or e.events is distinct from 1""",
     "not one event for a step of something else": """

@@ -140,6 +140,9 @@ def one_serial(condition: str) -> str:
 
 
 ACTIVE = one_serial("status = 'ACTIVE' and source = 'SYSTEM_GENERATED'")
+ACCEPTED, REJECTED, PENDING = (
+    one_serial(f"source = 'VENDOR' and status = '{status}'") for status in ("ACTIVE", "REJECTED", "PENDING")
+)
 LAST = "(select max(id) from machserial.serials where format_id = 1)"
 COUNTER = "(select min(id) from machserial.counters where format_id = 1)"
 GAPLESS = "(select c.id from machserial.counters as c where c.format_id = 2 and c.site_id = 'BER')"
@@ -200,6 +203,30 @@ FAULTS = {
     "event gone": (
         "missing_event", "serial",
         around(TRIGGERS_OFF, f"delete from machserial.audit_events where serial_id = {ACTIVE}"),
+    ),
+    "receipt's event gone": (
+        "missing_event", "serial",
+        around(TRIGGERS_OFF, f"delete from machserial.audit_events where serial_id = {ACCEPTED}"),
+    ),
+    "acceptance taken back": (
+        "status", "serial",
+        around(TRIGGERS_OFF, f"update machserial.serials set status = 'PENDING' where id = {ACCEPTED}; "
+               f"update machserial.vendor_serials set status = 'PENDING' where id = {ACCEPTED}"),
+    ),
+    "rejection taken back": (
+        "status", "serial",
+        around(TRIGGERS_OFF, f"update machserial.serials set status = 'ACTIVE' where id = {REJECTED}; "
+               f"update machserial.vendor_serials set status = 'ACTIVE' where id = {REJECTED}"),
+    ),
+    "acceptance slipped in": (
+        "status", "serial",
+        around(TRIGGERS_OFF, f"update machserial.serials set status = 'ACTIVE' where id = {PENDING}; "
+               f"update machserial.vendor_serials set status = 'ACTIVE' where id = {PENDING}"),
+    ),
+    "receipt without a serial": (
+        "orphan", "table vendor_serials",
+        around(TRIGGERS_OFF, "insert into machserial.vendor_serials (id, serial_number, part_id, site_id, vendor_name, "
+               "status, validated_at) values (999999, 'ASTRAY', 'Q', 'DEFAULT', 'V', 'PENDING', now())"),
     ),
     "serial slipped in": (
         "missing_event", "serial",
@@ -428,6 +455,7 @@ BY_HAND = {
         "reindex index machserial.serials_part_type_key",
     ],
     "orphan": ["delete from machserial.format_assignments where part_id = 'NONE'"],
+    "receipt without a serial": None,
     "request gone": None,
     "serial of no part": ["select machserial.register_part('NONE', 'T')"],
     "serial of no known status": [

@@ -519,47 +519,61 @@ $$;
 
 -- Vendor serials on their table
 
--- A row that names no serial brings its own: the number is claimed with it.
-create function machserial._register_vendor_serial(
-    serial_number text, part_id text, site_id text, status text, reason text default null
-)
-returns bigint
-language plpgsql
+-- A receipt that names no serial brings its own: the number is claimed with it. The receipt comes first, so
+-- that one event, VENDOR_RECEIVED, tells of both. Its id is drawn here.
+create function machserial._new_serial_id(serial_number text) returns bigint
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
-#variable_conflict use_column
 declare
-    number constant text := machserial._trimmed(_register_vendor_serial.serial_number);
-    place record;
-    made_id bigint;
+    drawn constant bigint := nextval('machserial.serials_id_seq');
 begin
-    select p.* into place from machserial._place(
-        _register_vendor_serial.part_id, _register_vendor_serial.site_id
-    ) as p;
-    insert into machserial.serials (
-        serial_number, part_id, part_type, site_id, source, status, status_reason, scopes
-    )
-    values (
-        number, _register_vendor_serial.part_id, place.part_type, place.site_id, 'VENDOR',
-        coalesce(_register_vendor_serial.status, 'PENDING'), _register_vendor_serial.reason, place.scopes
-    )
-    on conflict do nothing
-    returning id into made_id;
-    if made_id is null then
-        perform machserial._require_claimed(
-            array[number], array[number], place.scopes, place.site_id, place.part_type
-        );
-        perform machserial._raise_taken(
-            number,
-            (
-                select c.description
-                from machserial._claimants(number, place.scopes, place.site_id, place.part_type) as c
-            ),
-            'Check the part; machserial.receive_vendor_serials(...) puts the duplicate on record.'
-        );
+    if exists (select from machserial.serials as s where s.id = drawn) then
+        perform machserial._raise_unclaimed(serial_number, array[serial_number]);
     end if;
-    return made_id;
+    return drawn;
+end
+$$;
+
+-- Makes the serials of these receipts. Returns those whose number is taken. An id that was not drawn makes
+-- none. SECURITY DEFINER: which id a serial has is nobody else's to say. It takes nothing of its caller's but
+-- ids: the receipts are on record, at sites that the caller may see.
+create function machserial._register_received(ids bigint[]) returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    last_id constant bigint := pg_sequence_last_value('machserial.serials_id_seq'::regclass);
+    drawn bigint[];
+    made bigint[];
+begin
+    drawn := array(
+        select i.id from unnest(_register_received.ids) as i (id)
+        where
+            -- Of this node.
+            i.id between greatest((last_id >> 48) << 48, 1) and last_id
+            and not exists (select from machserial.serials as s where s.id = i.id)
+    );
+    with recorded as (
+        insert into machserial.serials (
+            id, serial_number, part_id, part_type, site_id, source, status, status_reason, scopes
+        )
+        overriding system value
+        select
+            v.id, v.serial_number, v.part_id, p.part_type, v.site_id, 'VENDOR', v.status, v.rejection_reason,
+            p.default_scopes
+        from machserial.vendor_serials as v
+        inner join machserial.parts as p on p.id = v.part_id
+        where v.id = any(drawn)
+        -- The same order in every insert, so that two which meet cannot deadlock.
+        order by v.serial_number collate "C"
+        on conflict do nothing
+        returning id
+    )
+    select array_agg(r.id) into made from recorded as r;
+    return array(select unnest(drawn) except all select unnest(made));
 end
 $$;
 
@@ -585,6 +599,7 @@ end
 $$;
 
 -- A receipt that leaves anything out: its serial, what the serial says, what the vendor's rule says to it.
+-- A serial of its own is made when the statement's receipts are all on record.
 create function machserial._complete_vendor_serial() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -596,18 +611,19 @@ begin
     new.vendor_name := machserial._trimmed(new.vendor_name);
     perform machserial._require_name('vendor_name', new.vendor_name);
     if new.id is null then
-        new.id := machserial._register_vendor_serial(
-            new.serial_number, new.part_id, new.site_id, new.status, new.rejection_reason
-        );
         new.serial_number := machserial._trimmed(new.serial_number);
-    end if;
-    select
-        coalesce(new.serial_number, s.serial_number), coalesce(new.part_id, s.part_id),
-        coalesce(new.site_id, s.site_id), coalesce(new.status, s.status)
-    into new.serial_number, new.part_id, new.site_id, new.status
-    from machserial.serials as s where s.id = new.id;
-    if not found then
-        perform machserial._raise_unknown('serial', new.id::text, 'machserial.register_serial');
+        new.site_id := (machserial._place(new.part_id, new.site_id)).site_id;
+        new.status := coalesce(new.status, 'PENDING');
+        new.id := machserial._new_serial_id(new.serial_number);
+    else
+        select
+            coalesce(new.serial_number, s.serial_number), coalesce(new.part_id, s.part_id),
+            coalesce(new.site_id, s.site_id), coalesce(new.status, s.status)
+        into new.serial_number, new.part_id, new.site_id, new.status
+        from machserial.serials as s where s.id = new.id;
+        if not found then
+            perform machserial._raise_unknown('serial', new.id::text, 'machserial.register_serial');
+        end if;
     end if;
     if new.validated_at is null then
         new.validated_at := now();
@@ -635,6 +651,33 @@ begin
 end
 $$;
 
+-- Raises why a number could not be registered that a vendor has sent. proposed: all of the statement.
+create function machserial._raise_not_registered(
+    serial_number text, proposed text[], part_id text, site_id text
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place record;
+begin
+    select p.* into place
+    from machserial._place(_raise_not_registered.part_id, _raise_not_registered.site_id) as p;
+    perform machserial._require_claimed(
+        array[serial_number], proposed, place.scopes, place.site_id, place.part_type
+    );
+    perform machserial._raise_taken(
+        serial_number,
+        (
+            select c.description
+            from machserial._claimants(serial_number, place.scopes, place.site_id, place.part_type) as c
+        ),
+        'Check the part; machserial.receive_vendor_serials(...) puts the duplicate on record.'
+    );
+end
+$$;
+
 -- Whatever a receipt brought along, it says what the serial says, and does not get past the gate.
 create function machserial._examine_new_vendor_serials() returns trigger
 language plpgsql
@@ -642,8 +685,25 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 declare
+    lonely bigint[];
+    taken bigint[];
     wrong record;
 begin
+    lonely := array(
+        select v.id from new_vendor_serials as v
+        where not exists (select from machserial.serials as s where s.id = v.id offset 0)
+    );
+    if lonely <> '{}' then
+        taken := machserial._register_received(lonely);
+        perform machserial._raise_not_registered(
+            v.serial_number, array(select n.serial_number from new_vendor_serials as n), v.part_id, v.site_id
+        )
+        from new_vendor_serials as v
+        where v.id = any(taken);
+        perform machserial._raise_unknown('serial', v.id::text, 'machserial.register_serial')
+        from new_vendor_serials as v
+        where not exists (select from machserial.serials as s where s.id = v.id offset 0);
+    end if;
     select
         s.id, row(s.source, s.serial_number, s.part_id, s.site_id, s.status) as is_this,
         row('VENDOR', v.serial_number, v.part_id, v.site_id, v.status) as says_this
@@ -864,7 +924,12 @@ begin
 end
 $$;
 
--- A status that merely follows the serial's is no event: the serial has its own.
+-- That a vendor serial becomes ACTIVE or REJECTED is told here, whichever of the two rows was written; every
+-- other step is told by the event of its serial.
+create function machserial._told_of_vendor_serial(status text) returns boolean
+language sql immutable parallel safe
+return status in ('ACTIVE', 'REJECTED');
+
 create function machserial._audit_changed_vendor_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -880,14 +945,17 @@ begin
     -- Materialized, or the changes would be found out anew wherever they are mentioned.
     with changed as materialized (
         select
-            n.id, n.serial_number, n.part_id, n.site_id, n.vendor_name, n.rejection_reason, n.waived_reason,
+            n.id, n.serial_number, n.part_id, n.site_id, n.vendor_name, n.status, n.rejection_reason,
+            n.waived_reason,
             case
                 when o.accepted_at is distinct from n.accepted_at then 'VENDOR_ACCEPTED'
                 when o.rejected_at is distinct from n.rejected_at then 'VENDOR_REJECTED'
                 when o.waived_at is distinct from n.waived_at then 'VENDOR_WAIVED'
                 else 'VENDOR_UPDATED'
             end as event_type,
-            machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
+            machserial._changes(to_jsonb(o), to_jsonb(n) - left_out - case
+                when machserial._told_of_vendor_serial(n.status) then '' else 'status'
+            end) as changes
         from new_vendor_serials as n
         full join old_vendor_serials as o on o.id = n.id
     )
@@ -900,11 +968,15 @@ begin
             case c.event_type
                 when 'VENDOR_REJECTED' then c.rejection_reason when 'VENDOR_WAIVED' then c.waived_reason
             end,
+            -- If the step came from the serial, its reason is there.
+            case when c.changes ? 'status' then (
+                select s.status_reason from machserial.serials as s where s.id = c.id and s.status = c.status
+            ) end,
             nullif(current_setting('machserial.reason', true), '')
         ),
         coalesce(c.changes, '{}') || jsonb_build_object('vendor_name', c.vendor_name)
     from changed as c
-    where c.event_type <> 'VENDOR_UPDATED' or c.changes - 'status' <> '{}';
+    where c.event_type <> 'VENDOR_UPDATED' or c.changes <> '{}';
     return null;
 end
 $$;
@@ -1042,6 +1114,12 @@ begin
         from unnest(receive_vendor_serials.serial_numbers) with ordinality as n (number, ordinal)
         order by n.ordinal
     );
+    select jsonb_object_agg(e.serial_number, e.errors) into broken
+    from machserial._vendor_rule_errors(
+        array(select distinct n.number from unnest(numbers) as n (number) where n.number <> ''),
+        machserial._vendor_rule_id(receive_vendor_serials.vendor_name, receive_vendor_serials.part_id)
+    ) as e;
+    -- One statement: so one event tells of the serial and of its receipt.
     with recorded as (
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, status, scopes)
         select
@@ -1053,21 +1131,22 @@ begin
         order by n.number collate "C"
         on conflict do nothing
         returning id, serial_number
+    ),
+
+    received as (
+        insert into machserial.vendor_serials (
+            id, serial_number, part_id, site_id, status, vendor_name, received_date, validated_at,
+            validation_errors
+        )
+        select
+            r.id, r.serial_number, receive_vendor_serials.part_id, place.site_id, 'PENDING',
+            receive_vendor_serials.vendor_name, coalesce(receive_vendor_serials.received_date, now()), now(),
+            array(select jsonb_array_elements_text(broken -> r.serial_number))
+        from recorded as r
+        returning id, serial_number
     )
-    select array_agg(r.id) as ids, array_agg(r.serial_number) as numbers into registered from recorded as r;
-    select jsonb_object_agg(e.serial_number, e.errors) into broken
-    from machserial._vendor_rule_errors(registered.numbers, machserial._vendor_rule_id(
-        receive_vendor_serials.vendor_name, receive_vendor_serials.part_id
-    )) as e;
-    insert into machserial.vendor_serials (
-        id, serial_number, part_id, site_id, status, vendor_name, received_date, validated_at,
-        validation_errors
-    )
-    select
-        n.id, n.number, receive_vendor_serials.part_id, place.site_id, 'PENDING',
-        receive_vendor_serials.vendor_name, coalesce(receive_vendor_serials.received_date, now()), now(),
-        array(select jsonb_array_elements_text(broken -> n.number))
-    from unnest(registered.numbers, registered.ids) as n (number, id);
+
+    select array_agg(r.id) as ids, array_agg(r.serial_number) as numbers into registered from received as r;
     select array_agg(r.id order by g.ordinal), array_agg(g.occurrence > 1 order by g.ordinal)
     into ids, is_repeated
     from (

@@ -1,5 +1,6 @@
 create table machserial.vendor_serials (
-    id bigint not null primary key references machserial.serials (id),
+    -- Deferred: a receipt that names no serial comes before the serial that is made of it.
+    id bigint not null primary key references machserial.serials (id) deferrable initially deferred,
     serial_number text collate "C" not null,
     part_id text collate "C" not null,
     site_id text collate "C" not null,

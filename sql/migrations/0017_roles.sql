@@ -85,8 +85,8 @@ using (
 with check (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
     or (
+        -- And so is its serial: new_vendor_serials_are_examined compares the two.
         site_id = any((select machserial._own_sites())::text[])
-        and machserial._sees_serial(id)
         and (internal_serial_id is null or machserial._sees_serial(internal_serial_id))
     )
 );

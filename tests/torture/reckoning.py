@@ -202,7 +202,7 @@ def audit(reckoning: Reckoning) -> Iterator[str]:
     """Each serial has come about once in the trail, each committed transaction is in it, and no other."""
     events = reckoning.rows(
         "select s.id, count(e.id) as events from machserial.serials as s left join machserial.audit_events as e "
-        "on e.serial_id = s.id and e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED') "
+        "on e.serial_id = s.id and e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED') "
         "group by s.id having count(e.id) <> 1"
     )
     if events:

@@ -46,8 +46,8 @@ begin
 end
 $$;
 
--- Not in the details: what the event itself says (when, by whom, why), what follows from the rest, and the
--- rank, which is no fact about the serial.
+-- Not in the details: what the event itself says (when, by whom, why), what follows from the rest, the rank,
+-- which is no fact about the serial, and a step that is told of its vendor serial.
 create function machserial._audit_changed_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -62,7 +62,11 @@ begin
     with changed as materialized (
         select
             n.id, n.serial_number, n.part_id, n.site_id, n.status_reason,
-            machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
+            machserial._changes(to_jsonb(o), to_jsonb(n) - left_out - case
+                when n.source = 'VENDOR' and machserial._told_of_vendor_serial(n.status)
+                    and exists (select from machserial.vendor_serials as v where v.id = n.id)
+                    then 'status' else ''
+            end) as changes
         from new_serials as n
         full join old_serials as o on o.id = n.id
         -- Of the many that a propagation lifts only the rank changes.

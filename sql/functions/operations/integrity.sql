@@ -120,6 +120,7 @@ $$;
 
 -- What the events of each serial say of its status, beside what its row says. Steps are counted, not ordered:
 -- of all statuses only the present one was reached once more than it was left, whatever the order of ids.
+-- VENDOR_RECEIVED is the beginning of a serial that has no other.
 create function machserial._statuses_told()
 returns table (
     serial_id bigint, serial_number text, status text, claim_released boolean, created_at timestamptz,
@@ -134,22 +135,26 @@ begin
     return query
     with told as (
         select
-            e.serial_id, e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED') as is_beginning, e.details
+            e.serial_id, e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED') as is_beginning,
+            e.event_type = 'VENDOR_RECEIVED' as is_receipt, e.details
         from machserial.audit_events as e
         where
             e.serial_id is not null
             and (
-                e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED')
-                or e.event_type in ('SERIAL_UPDATED', 'SERIAL_RETIRED', 'SERIAL_INVALIDATED')
+                e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED')
+                or e.event_type in (
+                    'SERIAL_UPDATED', 'SERIAL_RETIRED', 'SERIAL_INVALIDATED', 'VENDOR_ACCEPTED',
+                    'VENDOR_REJECTED', 'VENDOR_UPDATED'
+                )
                 and e.details ?| '{status,claim_released}'::text[]
             )
     ),
 
     steps as (
         select
-            s.id, s.serial_number, s.status, s.claim_released, s.created_at, t.is_beginning,
+            s.id, s.serial_number, s.status, s.claim_released, s.created_at, t.is_beginning, t.is_receipt,
             case
-                when t.is_beginning then coalesce(
+                when t.is_beginning or t.is_receipt then coalesce(
                     t.details ->> 'status', case s.source when 'VENDOR' then 'PENDING' else 'ACTIVE' end
                 )
                 else t.details -> 'status' ->> 'new'
@@ -162,22 +167,35 @@ begin
             not t.is_beginning and t.details -> 'claim_released' ->> 'old' = 'true' as takes_back
         from machserial.serials as s
         left join told as t on t.serial_id = s.id
+    ),
+
+    counted as (
+        select
+            p.id, p.serial_number, p.status, p.claim_released, p.created_at,
+            count(*) filter (where p.is_beginning) as beginnings,
+            count(*) filter (where p.is_receipt) as receipts,
+            array_agg(p.reached) filter (where p.reached is not null and not p.is_receipt) as reached,
+            array_agg(p.reached) filter (where p.is_receipt) as received,
+            array_agg(p.departed) filter (where p.departed is not null) as departed,
+            count(*) filter (where p.reached = p.status and not p.is_receipt)
+            - count(*) filter (where p.departed = p.status) as balance,
+            count(*) filter (where p.reached = p.status and p.is_receipt) as received_balance,
+            count(*) filter (where p.releases) - count(*) filter (where p.takes_back) as claim_balance
+        from steps as p
+        group by p.id, p.serial_number, p.status, p.claim_released, p.created_at
     )
 
     select
-        p.id, p.serial_number, p.status, p.claim_released, p.created_at,
-        count(*) filter (where p.is_beginning),
-        count(*) filter (where p.reached = p.status) - count(*) filter (where p.departed = p.status),
-        count(*) filter (where p.releases) - count(*) filter (where p.takes_back),
-        array_agg(p.reached) filter (where p.reached is not null),
-        array_agg(p.departed) filter (where p.departed is not null)
-    from steps as p
-    group by p.id, p.serial_number, p.status, p.claim_released, p.created_at
-    having
-        count(*) filter (where p.is_beginning) <> 1
-        or count(*) filter (where p.reached = p.status) - count(*) filter (where p.departed = p.status) <> 1
-        or count(*) filter (where p.releases) - count(*) filter (where p.takes_back)
-        <> p.claim_released::integer;
+        c.id, c.serial_number, c.status, c.claim_released, c.created_at, b.beginnings, b.balance,
+        c.claim_balance, b.reached, c.departed
+    from counted as c
+    cross join lateral (
+        select
+            case when c.beginnings = 0 then c.receipts else c.beginnings end as beginnings,
+            c.balance + case when c.beginnings = 0 then c.received_balance else 0 end as balance,
+            c.reached || case when c.beginnings = 0 then c.received end as reached
+    ) as b
+    where b.beginnings <> 1 or b.balance <> 1 or c.claim_balance <> c.claim_released::integer;
 end
 $$;
 
@@ -879,6 +897,17 @@ begin
     from machserial.serials as s
     left join machserial.generation_requests as r on r.id = s.generation_request_id
     where s.generation_request_id is not null and r.id is null
+    having count(*) > 0
+    union all
+    select
+        'orphan', 'CRITICAL', 'table vendor_serials',
+        format(
+            '%s vendor serials have no serial, such as vendor serial %s', count(*), min(v.id)
+        ),
+        'Bring the rows of machserial.serials back from a backup.'
+    from machserial.vendor_serials as v
+    left join machserial.serials as s on s.id = v.id
+    where s.id is null
     having count(*) > 0;
 end
 $$;

@@ -189,7 +189,8 @@ begin
             where
                 p.part_id = o.part_id and p.site_id = o.site_id and p.part_type = o.part_type
                 and (o.format_id is null or p.format_id = o.format_id) and p.valid_until > now()
-                and o.status <> 'CONFLICT' and current_setting('transaction_isolation') = 'read committed'
+                and o.status <> 'CONFLICT' and o.source <> 'VENDOR'
+                and current_setting('transaction_isolation') = 'read committed'
             offset 0
         )
     );
@@ -198,17 +199,27 @@ begin
         return new;
     end if;
     perform machserial._require_audit_partition();
+    -- A serial that was received from a vendor has the event VENDOR_RECEIVED. Materialized: it is examined too.
+    with admitted as materialized (
+        select
+            n.id, n.serial_number, n.part_id, n.site_id, n.source,
+            machserial._admission_details(
+                n.serial_number, n.source, n.status, n.claim_released, n.scopes,
+                (select machserial._serial_characters())
+            ) as details
+        from new_serials as n
+    )
+
     insert into machserial.audit_events (
         event_type, event_source, serial_id, serial_number, part_id, site_id, details
     )
     select
-        case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
-        current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
-        machserial._admission_details(
-            n.serial_number, n.source, n.status, n.claim_released, n.scopes,
-            (select machserial._serial_characters())
-        )
-    from new_serials as n;
+        case a.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
+        current_setting('application_name'), a.id, a.serial_number, a.part_id, a.site_id, a.details
+    from admitted as a
+    where
+        a.source <> 'VENDOR'
+        or not exists (select from machserial.vendor_serials as v where v.id = a.id offset 0);
     select
         n.part_id, n.part_type, n.site_id, n.format_id, n.status,
         exists (

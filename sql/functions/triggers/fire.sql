@@ -156,14 +156,9 @@ begin
     if is_repeated then
         perform machserial._raise_given_twice(number, 'One event, or several of one statement, bring it.');
     end if;
-    perform machserial._register_vendor_serial(
-        machserial._serial_number(number), part_id, site_id, 'PENDING'
+    perform machserial._raise_not_registered(
+        machserial._serial_number(number), array[number], part_id, site_id
     );
-    raise exception using
-        errcode = 'serialization_failure',
-        message = format('serial number %s was given up by a concurrent transaction', number),
-        detail = 'It was taken when the event began.',
-        hint = 'Run the transaction again.';
 exception when others then
     get stacked diagnostics
         detail = pg_exception_detail, hint = pg_exception_hint, broken_constraint = constraint_name;
@@ -222,21 +217,32 @@ begin
         order by g.number collate "C"
         on conflict do nothing
         returning id, serial_number
+    ),
+
+    -- In the same statement: so one event tells of the serial and of its receipt.
+    received as (
+        insert into machserial.vendor_serials (id, vendor_name, received_date)
+        select
+            r.id, g.context ->> 'vendor_name', coalesce(machserial._received_date(g.context), now())
+        from given as g
+        full join (select id, serial_number, 1::bigint as occurrence from registered) as r
+            on r.serial_number = g.number and r.occurrence = g.occurrence
+        where r.id is not null
+        order by r.id
+        returning id, serial_number
     )
 
     select
         array_agg(r.id) filter (where r.id is not null) as ids,
         array_agg(g.number) filter (where r.id is not null) as numbers,
         array_agg(g.ordinal) filter (where r.id is not null) as ordinals,
-        array_agg(g.context ->> 'vendor_name') filter (where r.id is not null) as vendors,
-        array_agg(machserial._received_date(g.context)) filter (where r.id is not null) as dates,
         count(*) filter (where r.id is null) as refused,
         (array_agg(g.number order by g.ordinal) filter (where r.id is null))[1] as refused_number,
         (array_agg(g.label order by g.ordinal) filter (where r.id is null))[1] as refused_label
     into received
     from given as g
     -- A full join is never a loop in a loop, whatever the planner expects of the numbers.
-    full join (select id, serial_number, 1::bigint as occurrence from registered) as r
+    full join (select id, serial_number, 1::bigint as occurrence from received) as r
         on r.serial_number = g.number and r.occurrence = g.occurrence;
     if received.refused > 0 then
         perform machserial._raise_not_received(
@@ -244,10 +250,6 @@ begin
             received.refused_number = any(received.numbers), received.refused_label
         );
     end if;
-    insert into machserial.vendor_serials (id, vendor_name, received_date)
-    select r.id, r.vendor_name, coalesce(r.received_date, now())
-    from unnest(received.ids, received.vendors, received.dates) as r (id, vendor_name, received_date)
-    order by r.id;
     return query
     select r.* from unnest(received.ordinals, received.ids, received.numbers) as r;
 end

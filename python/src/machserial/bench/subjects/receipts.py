@@ -16,7 +16,7 @@ from machserial.errors import ExpectedError
 NAME = "receipts"
 TITLE = "vendors' numbers in bulk"
 BULK, EACH, BARE = "receive_vendor_serials()", "a call each", "bare rows"
-# Four rows a number: the serial, what is known of its receipt, and an event of each.
+# Three rows a number: the serial, what is known of its receipt, and an event.
 BARE_ROWS = f"""
 with made as (
     insert into bare.serials (serial_number, part_id, part_type, site_id, source, status, scopes)
@@ -32,10 +32,6 @@ received as (
     returning id, serial_number, part_id, site_id, vendor_name, received_date, validation_errors
 ),
 told as (
-    insert into bare.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
-    select 'SERIAL_REGISTERED', current_setting('application_name'), id, serial_number, part_id, site_id from made
-),
-told_of_receipt as (
     insert into bare.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id, details)
     select
         'VENDOR_RECEIVED', current_setting('application_name'), id, serial_number, part_id, site_id,
