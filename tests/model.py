@@ -25,8 +25,6 @@ BROKEN_CHECK = "23514"
 
 SCOPES = ("ENTERPRISE", "SITE", "PART_TYPE")
 SOURCES = ("MANUAL", "IMPORT", "SYSTEM_GENERATED", "VENDOR", "LATE_ASSIGNMENT")
-# The event that tells of a serial's beginning; of every other source it is SERIAL_REGISTERED.
-BEGINNINGS = {"SYSTEM_GENERATED": "SERIAL_GENERATED", "VENDOR": "VENDOR_RECEIVED"}
 NEXT_STATUSES = {
     "PENDING": ("ACTIVE", "CONFLICT", "REJECTED", "RETIRED", "INVALID"),
     "ACTIVE": ("CONFLICT", "RETIRED", "INVALID"),
@@ -380,11 +378,12 @@ class Model:
         found = {k: s for k, s in self.keys(number, scopes, site, part_type).items() if k in claims}
         return tuple(sorted({claims[key] for key in found})), frozenset(found.values())
 
-    def add(self, serial: Serial) -> None:
+    def add(self, serial: Serial, is_received: bool = False) -> None:
         assert self.is_free(serial), f"{serial} claims what another has"
         assert serial.id not in self.state.serials, f"id {serial.id} is given twice"
         self.state.serials[serial.id] = serial
-        self.event(BEGINNINGS.get(serial.source, "SERIAL_REGISTERED"))
+        registered = "SERIAL_GENERATED" if serial.source == "SYSTEM_GENERATED" else "SERIAL_REGISTERED"
+        self.event("VENDOR_RECEIVED" if is_received else registered)
 
     def record_conflict(
         self, number: str, part: str, site: str, scopes: frozenset, source: str, serial: int | None = None
@@ -978,7 +977,7 @@ class Model:
         self.add(Serial(
             serial_id, number, part, known.part_type, site, "VENDOR", known.scopes, "PENDING",
             work_order=text(context.get("work_order_id")), operation=text(context.get("operation_code")),
-        ))
+        ), is_received=True)
         self.state.receipts[serial_id] = Receipt(vendor, rule is not None and not rule.allows(number))
 
     def accept(self, serial_id: int, internal: int | None) -> None:

@@ -842,7 +842,7 @@ RULES = {
     "policy": "drop policy own_sites_only on machserial.serials",
     "row-level security": "alter table machserial.serials disable row level security",
     "check": "alter table machserial.parts drop constraint parts_part_type_is_given",
-    "foreign key": "alter table machserial.vendor_serials drop constraint vendor_serials_id_fkey",
+    "foreign key": "alter table machserial.vendor_serials drop constraint vendor_serials_internal_serial_id_fkey",
     "not null": "alter table machserial.serials alter column part_id drop not null",
     "default": "alter table machserial.serials alter column status drop default",
     "view": "drop view machserial.blocks",

@@ -210,18 +210,18 @@ FAULTS = {
     ),
     "acceptance taken back": (
         "status", "serial",
-        around(TRIGGERS_OFF, f"update machserial.serials set status = 'PENDING' where id = {ACCEPTED}; "
-               f"update machserial.vendor_serials set status = 'PENDING' where id = {ACCEPTED}"),
+        around(TRIGGERS_OFF, f"update machserial.vendor_serials set status = 'PENDING' where id = {ACCEPTED}; "
+               f"update machserial.serials set status = 'PENDING' where id = {ACCEPTED}"),
     ),
     "rejection taken back": (
         "status", "serial",
-        around(TRIGGERS_OFF, f"update machserial.serials set status = 'ACTIVE' where id = {REJECTED}; "
-               f"update machserial.vendor_serials set status = 'ACTIVE' where id = {REJECTED}"),
+        around(TRIGGERS_OFF, f"update machserial.vendor_serials set status = 'ACTIVE' where id = {REJECTED}; "
+               f"update machserial.serials set status = 'ACTIVE' where id = {REJECTED}"),
     ),
     "acceptance slipped in": (
         "status", "serial",
-        around(TRIGGERS_OFF, f"update machserial.serials set status = 'ACTIVE' where id = {PENDING}; "
-               f"update machserial.vendor_serials set status = 'ACTIVE' where id = {PENDING}"),
+        around(TRIGGERS_OFF, f"update machserial.vendor_serials set status = 'ACTIVE' where id = {PENDING}; "
+               f"update machserial.serials set status = 'ACTIVE' where id = {PENDING}"),
     ),
     "receipt without a serial": (
         "orphan", "table vendor_serials",
@@ -395,8 +395,8 @@ FAULTS = {
         ["alter table machserial.serials enable replica trigger serials_are_kept"],
     ),
     "foreign key gone": (
-        "missing_constraint", "constraint vendor_serials_id_fkey",
-        ["alter table machserial.vendor_serials drop constraint vendor_serials_id_fkey"],
+        "missing_constraint", "constraint vendor_serials_internal_serial_id_fkey",
+        ["alter table machserial.vendor_serials drop constraint vendor_serials_internal_serial_id_fkey"],
     ),
     "check gone": (
         "missing_constraint", "constraint parts_default_scopes_are_known",
@@ -410,16 +410,16 @@ FAULTS = {
         ["alter table machserial.serials alter column part_id drop not null"],
     ),
     "check of a foreign key off": (
-        "disabled_trigger", "the check of vendor_serials_id_fkey",
+        "disabled_trigger", "the check of vendor_serials_internal_serial_id_fkey",
         ["do $$ begin execute (select format('alter table machserial.vendor_serials disable trigger %I', t.tgname) "
          "from pg_trigger as t join pg_constraint as k on k.oid = t.tgconstraint "
-         "where k.conname = 'vendor_serials_id_fkey' and t.tgrelid = k.conrelid "
+         "where k.conname = 'vendor_serials_internal_serial_id_fkey' and t.tgrelid = k.conrelid "
          "and t.tgfoid::regproc::text ~ 'check_ins'); end $$"],
     ),
     "constraint not valid": (
-        "constraint_not_valid", "constraint vendor_serials_id_fkey",
-        ["alter table machserial.vendor_serials drop constraint vendor_serials_id_fkey",
-         "alter table machserial.vendor_serials add constraint vendor_serials_id_fkey foreign key (id) "
+        "constraint_not_valid", "constraint vendor_serials_internal_serial_id_fkey",
+        ["alter table machserial.vendor_serials drop constraint vendor_serials_internal_serial_id_fkey",
+         "alter table machserial.vendor_serials add constraint vendor_serials_internal_serial_id_fkey foreign key (internal_serial_id) "
          "references machserial.serials (id) not valid"],
     ),
     "view gone": ("missing_view", "view system_generated_serials", ["drop view machserial.system_generated_serials"]),

@@ -564,9 +564,11 @@ begin
         select
             v.id, v.serial_number, v.part_id, p.part_type, v.site_id, 'VENDOR', v.status, v.rejection_reason,
             p.default_scopes
-        from machserial.vendor_serials as v
+        from unnest(drawn) as i (id)
+        cross join lateral (
+            select r.* from machserial.vendor_serials as r where r.id = i.id offset 0
+        ) as v
         inner join machserial.parts as p on p.id = v.part_id
-        where v.id = any(drawn)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by v.serial_number collate "C"
         on conflict do nothing
@@ -933,6 +935,7 @@ return status in ('ACTIVE', 'REJECTED');
 create function machserial._audit_changed_vendor_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set jit = off
 as $$
 declare

@@ -1,6 +1,7 @@
 create table machserial.vendor_serials (
-    -- Deferred: a receipt that names no serial comes before the serial that is made of it.
-    id bigint not null primary key references machserial.serials (id) deferrable initially deferred,
+    -- That of a serial, which the trigger new_vendor_serials_are_examined sees to: a receipt that names no
+    -- serial comes before the one that is made of it, and serials are never deleted.
+    id bigint not null primary key,
     serial_number text collate "C" not null,
     part_id text collate "C" not null,
     site_id text collate "C" not null,

@@ -51,6 +51,7 @@ $$;
 create function machserial._audit_changed_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set jit = off
 as $$
 declare
@@ -64,7 +65,7 @@ begin
             n.id, n.serial_number, n.part_id, n.site_id, n.status_reason,
             machserial._changes(to_jsonb(o), to_jsonb(n) - left_out - case
                 when n.source = 'VENDOR' and machserial._told_of_vendor_serial(n.status)
-                    and exists (select from machserial.vendor_serials as v where v.id = n.id)
+                    and exists (select from machserial.vendor_serials as v where v.id = n.id offset 0)
                     then 'status' else ''
             end) as changes
         from new_serials as n
