@@ -419,7 +419,8 @@ FAULTS = {
     "constraint not valid": (
         "constraint_not_valid", "constraint vendor_serials_internal_serial_id_fkey",
         ["alter table machserial.vendor_serials drop constraint vendor_serials_internal_serial_id_fkey",
-         "alter table machserial.vendor_serials add constraint vendor_serials_internal_serial_id_fkey foreign key (internal_serial_id) "
+         "alter table machserial.vendor_serials add constraint vendor_serials_internal_serial_id_fkey "
+         "foreign key (internal_serial_id) "
          "references machserial.serials (id) not valid"],
     ),
     "view gone": ("missing_view", "view system_generated_serials", ["drop view machserial.system_generated_serials"]),

@@ -696,9 +696,12 @@ def test_what_else_is_written_with_a_step_is_told_by_the_serial(plant):
 
 def test_a_serial_of_a_vendor_s_without_a_receipt_tells_of_itself(plant):
     (row,) = register(plant, ["V1"], source="VENDOR")
-    plant.execute("update machserial.serials set status = 'RETIRED', status_reason = 'x' where id = %s", (row.serial_id,))
     plant.execute(
-        "insert into machserial.serials (serial_number, part_id, source, status) values ('V2', 'P', 'VENDOR', 'PENDING')"
+        "update machserial.serials set status = 'RETIRED', status_reason = 'x' where id = %s", (row.serial_id,)
+    )
+    plant.execute(
+        "insert into machserial.serials (serial_number, part_id, source, status) "
+        "values ('V2', 'P', 'VENDOR', 'PENDING')"
     )
     plant.execute("update machserial.serials set status = 'ACTIVE' where serial_number = 'V2'")
     assert plant.execute(TOLD).fetchall() == [
