@@ -19,13 +19,15 @@ class Verb:
     """One thing that a caller can do.
 
     before: statements that make what the call needs. The row that one gives is known to those after it and to the
-    call, by its names. reads_all: why a call costs the more the more is on record.
+    call, by its names. reads_all: why a call costs the more the more is on record. is_planned_anew: each time, for the
+    very tables and arguments.
     """
 
     name: str
     call: str
     before: tuple[str, ...] = ()
     reads_all: str = ""
+    is_planned_anew: bool = False
 
     def prepare(self, connection: psycopg.Connection, n: int, rows: int) -> str:
         """Makes what one call needs; the call as it is sent."""
@@ -37,11 +39,13 @@ class Verb:
             return cursor.mogrify(self.call, known)
 
 
-# What all calls have in common: parts, formats of every kind, triggers, and a table of an application.
+# What all calls have in common: parts (of Z there is nothing), formats of every kind, triggers, and a table of an
+# application.
 FURNITURE = """
 select machserial.register_part('P', 'T');
 select machserial.register_part('N', 'T');
 select machserial.register_part('B', 'T');
+select machserial.register_part('Z', 'Z');
 select machserial.create_format('F', 'F{SEQ:9}');
 select machserial.create_format('G', 'G{SEQ:9}', allocation => 'GAPLESS');
 select machserial.create_format('D', 'D{YYYY}{MM}{DD}-{SEQ:7}', reset => 'DAILY');
@@ -333,6 +337,22 @@ LOOK_UPS = (
     Verb("lineage of a part", "select * from machserial.lineage((%(older)s)[1])", MERGED),
     Verb("explain_triggers", "select * from machserial.explain_triggers('WORK_ORDER_CREATE', 'P', '{}')"),
     Verb("format_for", "select machserial.format_for('P')"),
+    *(
+        Verb(name, f"select * from machserial.{call}", before, is_planned_anew=True)
+        for name, call, before in (
+            ("audit_trail", "audit_trail()", ()),
+            ("audit_trail of a serial", "audit_trail(serial_id => %(holder)s)", TAKEN),
+            ("audit_trail of a part", "audit_trail(part_id => 'B', page_size => 5)", ()),
+            ("pending_conflicts", "pending_conflicts('Z')", ()),
+            ("conflict_history", "conflict_history('Z')", ()),
+            ("pending_placeholders", "pending_placeholders('Z')", ()),
+            ("propagation_history", "propagation_history('Z')", ()),
+            ("uniqueness_statistics", "uniqueness_statistics('Z')", ()),
+            ("placeholder_statistics", "placeholder_statistics('Z')", ()),
+            ("propagation_statistics", "propagation_statistics('Z')", ()),
+            ("trigger_statistics", "trigger_statistics('Z')", ()),
+        )
+    ),
 )
 
 # Public functions that write and have no call here, because they need a whole database as it was at another time.

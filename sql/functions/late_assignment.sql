@@ -685,6 +685,7 @@ create function machserial.pending_placeholders(part_id text default null)
 returns setof machserial.late_assignment_placeholder
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
@@ -714,6 +715,7 @@ create function machserial.placeholder_statistics(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 begin

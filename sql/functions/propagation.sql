@@ -1129,6 +1129,7 @@ create function machserial.propagation_history(
 returns setof machserial.serial_propagation
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 begin
@@ -1189,6 +1190,7 @@ create function machserial.propagation_statistics(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 begin
     perform machserial._require_known_part(part_id);

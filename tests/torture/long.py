@@ -111,7 +111,7 @@ def look(run: Run, session: Session, verbs: list[Verb]) -> State:
         pages[verb.name] = session.pages(verb, FEW)
         seen = session.watched(verb, FEW)
         plans |= {f"{verb.name}: {where}": shape(plan) for where, plan in seen}
-        for reading in sorted(whole_readings(seen)):
+        for reading in [] if verb.is_planned_anew else sorted(whole_readings(seen)):
             run.finding(f"{verb.name} reads a table that grows as a whole: {reading}")
     [(serials, size)] = session.connection.execute(
         "select (select count(*) from machserial.serials), sum(pg_total_relation_size(c.oid))"

@@ -660,6 +660,7 @@ conflict is resolved already, or the serial named is out of use; P0002 there nev
 create function machserial._conflicts(part_id text, status text) returns setof machserial.serial_conflict
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 begin
     if part_id is not null then

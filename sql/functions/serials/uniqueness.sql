@@ -144,6 +144,7 @@ create function machserial.uniqueness_statistics(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 begin
     if part_id is not null then

@@ -315,6 +315,7 @@ create function machserial.trigger_statistics(
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
