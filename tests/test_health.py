@@ -445,6 +445,13 @@ def standby(safe_server, new_session):
         time.sleep(0.05)
 
 
+def await_replay(primary: psycopg.Connection, standby: psycopg.Connection) -> None:
+    """Until the standby has replayed what the primary has written so far."""
+    position = value(primary, "select pg_current_wal_lsn()::text")
+    while not value(standby, "select pg_last_wal_replay_lsn() >= %s::pg_lsn", position):
+        time.sleep(0.05)
+
+
 def test_replication_lag(database, standby):
     threshold(database, "replication_lag", 1 << 20, 64 << 20)
     assert becomes(database, "replication_lag", "OK").message.startswith("slowest is standby")
@@ -457,10 +464,11 @@ def test_replication_lag(database, standby):
         }  # fmt: skip
         assert [(row.name, row.severity) for row in call(there, "integrity")] == [("standby", "UNKNOWN")]
         assert [(row.name, row.severity) for row in call(there, "verify_lineage")] == [("standby", "UNKNOWN")]
+        # So that the thresholds have come over when it stops.
+        await_replay(database, there)
         there.execute("select pg_wal_replay_pause()")
         write_log(database, 2)
         assert becomes(database, "replication_lag", "WARNING").value >= 1 << 20
-        # The thresholds have come over; what is written from now on has not.
         assert becomes(there, "replication_lag", "WARNING").remedy == "select pg_wal_replay_resume();"
         there.execute("select pg_wal_replay_resume()")
         becomes(database, "replication_lag", "OK")
