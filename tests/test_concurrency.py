@@ -10,7 +10,7 @@ from threading import Barrier
 
 import psycopg
 import pytest
-from support import at_once, call, column, generated, make_format, make_part, register, value
+from support import at_once, call, column, generated, make_format, make_part, mostly_slow, register, value
 
 LIMITS = "set statement_timeout = '60s'; set lock_timeout = '60s'"
 NO_WAITING = "set lock_timeout = '1s'"
@@ -111,7 +111,7 @@ def test_a_random_space_is_filled_by_many_at_once(plant, crowd):
     assert sorted(numbers) == [f"R{number:03}" for number in range(1000)]
 
 
-@pytest.mark.parametrize("allocation", ["SEQUENCE", "GAPLESS"])
+@pytest.mark.parametrize("allocation", mostly_slow(["SEQUENCE", "GAPLESS"], ["GAPLESS"]))
 def test_16_clients_exhaust_a_counter_to_its_last_number(plant, crowd, allocation):
     make_format(plant, "F", "F{SEQ:3}", allocation=allocation)
     found = crowd(16, lambda session, _: until_refused(session, format="F"))

@@ -11,6 +11,7 @@ from conftest import install
 from psycopg import errors
 from servers import Server
 from snapshot import catalog, differences, rows
+from support import mostly_slow
 
 pytestmark = [pytest.mark.both_modes, pytest.mark.own_database]
 
@@ -74,7 +75,7 @@ def restore(
         one.close()
 
 
-@pytest.mark.parametrize("kind", DUMPS)
+@pytest.mark.parametrize("kind", mostly_slow(DUMPS, ["custom"]))
 def test_a_restored_database_is_the_same_and_is_written_on(
     connection: psycopg.Connection, restore: Callable[[str], psycopg.Connection], kind: str
 ) -> None:

@@ -14,7 +14,7 @@ from conftest import BUILD, install
 from machserial.functions import call as call_as_the_command
 from psycopg.pq import ExecStatus, PGconn
 from servers import Server, Standby, choose_bin, share_and_library
-from support import call, column, generated, make_format, make_part, refused, value
+from support import call, column, generated, make_format, make_part, mostly_slow, refused, value
 
 # As a plant runs it, as far as the checks look at it: what these say on the command line could not be changed later.
 LEFT_TO_THE_SERVER = ("fsync", "full_page_writes", "synchronous_commit")
@@ -867,27 +867,27 @@ def test_missing_rules(database, kind):
     assert check(database, "missing_rules").status == "OK"
 
 
-@pytest.mark.parametrize(
-    ("fault", "mending"),
-    [
-        (
-            "grant execute on function machserial.reset_counter(text, bigint, text, text, text) to public",
-            "revoke execute on function machserial.reset_counter(text, bigint, text, text, text) from public",
-        ),
-        (
-            "create function machserial.planted() returns integer language sql return 1",
-            "drop function machserial.planted()",
-        ),
-        ("grant insert on machserial.serials to public", "revoke insert on machserial.serials from public"),
-        ("grant create on schema machserial to public", "revoke create on schema machserial from public"),
-        ("alter table machserial.sites owner to stranger", "alter table machserial.sites owner to postgres"),
-        (
-            "alter function machserial.version() owner to stranger",
-            "alter function machserial.version() owner to postgres",
-        ),
-        ("alter schema machserial owner to stranger", "alter schema machserial owner to postgres"),
-    ],
-)
+MENDINGS = [
+    (
+        "grant execute on function machserial.reset_counter(text, bigint, text, text, text) to public",
+        "revoke execute on function machserial.reset_counter(text, bigint, text, text, text) from public",
+    ),
+    (
+        "create function machserial.planted() returns integer language sql return 1",
+        "drop function machserial.planted()",
+    ),
+    ("grant insert on machserial.serials to public", "revoke insert on machserial.serials from public"),
+    ("grant create on schema machserial to public", "revoke create on schema machserial from public"),
+    ("alter table machserial.sites owner to stranger", "alter table machserial.sites owner to postgres"),
+    (
+        "alter function machserial.version() owner to stranger",
+        "alter function machserial.version() owner to postgres",
+    ),
+    ("alter schema machserial owner to stranger", "alter schema machserial owner to postgres"),
+]
+
+
+@pytest.mark.parametrize(("fault", "mending"), mostly_slow(MENDINGS, MENDINGS[::3]))
 def test_privileges(database, fault, mending):
     database.execute("create role stranger")
     assert check(database, "privileges").status == "OK"

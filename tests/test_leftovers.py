@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from scenes import MIXED, SCENES, statement_of
-from support import call, generated, make_format, make_part
+from support import call, generated, make_format, make_part, mostly_slow
 from verbs import LOOK_UPS, VERBS, furnish
 
 # Settings that only exist where somebody has set them are not in pg_settings: those that our functions name.
@@ -115,7 +115,7 @@ def test_every_verb_leaves_nothing(connection, watched):
             watched.commits("select machserial.resume('done')")
 
 
-@pytest.mark.parametrize("scene", (*SCENES, *MIXED), ids=lambda scene: scene.name)
+@pytest.mark.parametrize("scene", mostly_slow((*SCENES, *MIXED), SCENES[::3]), ids=lambda scene: scene.name)
 def test_verbs_that_meet_leave_nothing(connection, watched, scene):
     """The same rows for every verb, as they come: many are refused, and that leaves nothing either."""
     names = scene.prepare(connection, 1)

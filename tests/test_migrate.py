@@ -22,6 +22,7 @@ from machserial import deployment
 from psycopg.conninfo import make_conninfo
 from servers import die_with_parent, server_account
 from snapshot import catalog, differences
+from support import mostly_slow
 from test_install import SOURCE, add_migration, build
 
 SLOW = "create table machserial.slow (id integer);\nselect pg_sleep(20);\ncreate table machserial.slower ();\n"
@@ -238,7 +239,7 @@ class TestKilled:
         command.query("select pg_terminate_backend(%s, 10000)", backend)
         assert command.query("select to_regnamespace('machserial')") == [(None,)]
 
-    @pytest.mark.parametrize("delay", [0.3, 0.5, 0.7, 0.9, 1.2, 1.6])
+    @pytest.mark.parametrize("delay", mostly_slow([0.3, 0.5, 0.7, 0.9, 1.2, 1.6], [0.5, 1.2]))
     def test_deploy_at_any_moment(self, dsn, delay):
         process = run_in_the_background("--dsn", dsn, "deploy", "--plain")
         time.sleep(delay)
@@ -370,7 +371,9 @@ class TestVerify:
         [note] = command.answer("migrate", "verify")
         assert (note["severity"], note["problem"]) == ("NOTE", "extra")
 
-    @pytest.mark.parametrize(("fault", "expected"), FAULTS, ids=[fault[:60] for fault, _ in FAULTS])
+    @pytest.mark.parametrize(
+        ("fault", "expected"), mostly_slow(FAULTS, FAULTS[::5]), ids=[fault[:60] for fault, _ in FAULTS]
+    )
     def test_drift_is_named_and_mended(self, migrated, fault, expected):
         migrated.query(fault)
         result = migrated.run("--json", "migrate", "verify")

@@ -29,7 +29,7 @@ from command import (
 from machserial import errors, output, programs, refusals
 from machserial.cache import UniquenessCache
 from servers import choose_bin
-from support import call
+from support import call, mostly_slow
 from test_cli import PASSWORD, closed_port
 from test_connection_errors import Guarded
 
@@ -66,7 +66,10 @@ def encoded(server):
         server.execute(f"drop database {name} with (force)")
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("SQL_ASCII", DASH), ("LATIN1", "Wellen groß")])
+ENCODINGS = [("SQL_ASCII", DASH), ("LATIN1", "Wellen groß")]
+
+
+@pytest.mark.parametrize(("encoding", "name"), mostly_slow(ENCODINGS, ENCODINGS[:1]))
 def test_text_is_text_in_every_encoding(server, encoded, encoding, name, tmp_path):
     programs = ("--bin", str(server.tool("pg_dump").parent))
     plant = encoded(encoding)
@@ -127,7 +130,7 @@ def in_ascii(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
+@pytest.mark.parametrize("encoding", mostly_slow(["ascii", "latin-1", "ascii:strict"], ["ascii"]))
 @pytest.mark.parametrize(
     "arguments",
     [
