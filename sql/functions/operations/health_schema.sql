@@ -304,10 +304,10 @@ begin
         select p.oid::regprocedure::text as name, coalesce(p.proacl, acldefault('f', p.proowner)) as acl
         from pg_proc as p
         where
-            p.pronamespace = 'machserial'::regnamespace and p.oid not in (
-                select l.oid from machserial._listed_privileges() as l
-                where l.role = 'public' and l.kind = 'function'
-            )
+            p.pronamespace = 'machserial'::regnamespace and p.proname::text <> all(array(
+                select regexp_split_to_table(s.objects, '[[:space:]]+')
+                from machserial._privileges() as s where s.from_role = 'public' and s.kind = 'function'
+            ))
         union all
         select c.oid::regclass::text, c.relacl
         from pg_class as c where c.relnamespace = 'machserial'::regnamespace
