@@ -222,6 +222,7 @@ class TestRestore:
 
     @pytest.mark.both_modes
     def test_an_ordinary_owner(self, server, new_database, second_server, target, tmp_path, mode):
+        programs = ("--bin", str(server.tool("pg_dump").parent))
         for place in (server, second_server):
             place.execute("drop role if exists plant")
             place.execute("create role plant login createdb")
@@ -230,15 +231,15 @@ class TestRestore:
             install(connection, mode)
             fill(connection)
         file = str(tmp_path / "plant.dump")
-        Command(dsn).answer("backup", file)
+        Command(dsn).answer("backup", file, *programs)
         own = target("own", user="plant")
-        assert own.answer("restore", file, "--create")["serials"] == 16
+        assert own.answer("restore", file, "--create", *programs)["serials"] == 16
         own.answer("fence", "--all-known", "--yes")
         with psycopg.connect(own.dsn) as connection:
             assert generated(connection) == ["F000006"]
         # A superuser restores in the owner's name.
         given = target("given")
-        assert given.answer("restore", file, "--create", "--role", "plant")["serials"] == 16
+        assert given.answer("restore", file, "--create", "--role", "plant", *programs)["serials"] == 16
         owners = "select distinct relowner::regrole::text from pg_class where relnamespace = 'machserial'::regnamespace"
         assert given.query(owners) == [("plant",)]
         assert target("given", user="plant").answer("fence", "--all-known", "--yes")
