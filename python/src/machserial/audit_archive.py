@@ -28,7 +28,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from machserial import __version__, audit_files, audit_verifier, errors
+from machserial import __version__, audit_files, audit_verifier, errors, new_files
 from machserial.errors import ExpectedError, one_line
 from machserial.functions import Row, call, call_one
 
@@ -268,7 +268,7 @@ def export_parquet(job: Job) -> None:
         from machserial import audit_parquet
 
         name = job.file_name("events", "parquet")
-        with job.partial(name).open("wb") as file:
+        with new_files.create(job.partial(name)) as file:
             hashing = audit_files.Hashing(file)
             rows = audit_parquet.write(job.partial(job.files[0]["name"]), hashing)
             audit_files.to_disk(file)
@@ -289,9 +289,8 @@ def check_files(job: Job) -> None:
 
 
 def write_manifest(job: Job) -> None:
-    with job.partial(job.manifest_path.name).open("w", encoding="utf-8") as file:
-        json.dump(job.manifest, file, ensure_ascii=False, indent=2)
-        file.write("\n")
+    with new_files.create(job.partial(job.manifest_path.name)) as file:
+        file.write((json.dumps(job.manifest, ensure_ascii=False, indent=2) + "\n").encode())
         audit_files.to_disk(file)
 
 
@@ -574,7 +573,7 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
     literals = {name: sql.Literal(value) for name, value in values.items()}
     filled = sql.SQL(query).format(columns=_columns(columns), relation=relation, **literals)
     name = job.file_name(content, "csv.gz")
-    with job.partial(name).open("wb") as file, job.connection.cursor() as cursor, in_bulk(job.connection):
+    with new_files.create(job.partial(name)) as file, job.connection.cursor() as cursor, in_bulk(job.connection):
         hashing = audit_files.Hashing(file)
         # Without a name and a time in it, the same events give the same file.
         with gzip.GzipFile("", "wb", fileobj=hashing, mtime=0) as zipped, cursor.copy(filled) as copy:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from machserial import new_files
 from machserial.errors import Exit, ExpectedError
 from machserial.functions import Row
 
@@ -33,7 +34,7 @@ SELECT = """
 CONDITIONS = {
     "serial_id": "e.serial_id = {}",
     "part_id": "e.part_id = {}",
-    "event_type": "e.event_type = upper({} collate \"C\")",
+    "event_type": 'e.event_type = upper({} collate "C")',
     "performed_by": "e.performed_by = {}",
     "since": "e.performed_at >= {}::timestamptz",
     "until": "e.performed_at < {}::timestamptz",
@@ -113,8 +114,9 @@ def write_file(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes path as a whole or not at all. Raises ExpectedError."""
     partial = path.with_name(path.name + ".partial")
     try:
+        file = new_files.create(partial)
         try:
-            with partial.open("wb") as file:
+            with file:
                 file.writelines(blocks)
             os.replace(partial, path)
         except BaseException:

@@ -18,7 +18,7 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from machserial import __version__, connection, prerequisites, programs
+from machserial import __version__, connection, new_files, prerequisites, programs
 from machserial.errors import Exit, ExpectedError, NotDeployed
 from machserial.options import Settings
 
@@ -122,9 +122,9 @@ def make(settings: Settings, file: Path, folder: Path | None) -> Backup:
         pg_dump = programs.find("pg_dump", about["server_major"], folder)
         pg_restore = programs.find("pg_restore", programs.major_version(pg_dump), folder)
         place, environment = connection.for_programs(settings.dsn)
+        # Nobody but its owner may read it.
+        new_files.create(partial).close()
         try:
-            # Nobody but its owner may read it.
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             programs.run(
                 pg_dump, "--format=custom", f"--snapshot={snapshot}", f"--file={partial}", "--no-password",
                 f"--dbname={place}", environment=environment,
@@ -164,7 +164,8 @@ def _require_readable(pg_restore: Path, archive: Path) -> None:
 def _publish(partial: Path, file: Path, backup: Backup) -> None:
     """The names appear when everything is on the disk; an older backup stays until then."""
     manifest = partial_of(manifest_of(file))
-    manifest.write_text(json.dumps(asdict(backup), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with new_files.create(manifest) as written:
+        written.write((json.dumps(asdict(backup), indent=2, ensure_ascii=False) + "\n").encode())
     for path in (partial, manifest):
         with path.open("rb") as written:
             os.fsync(written.fileno())

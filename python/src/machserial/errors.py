@@ -15,7 +15,7 @@ import click
 import psycopg
 
 from machserial import __version__
-from machserial.masking import masked
+from machserial.masking import masked, visible
 
 
 class Exit(IntEnum):
@@ -115,12 +115,12 @@ class ExpectedError(click.ClickException):
         print(self.as_json() if self.shown_as_json else self.as_line(), file=sys.stderr)
 
     def as_line(self) -> str:
-        return masked(one_line(f"machserial: {self.message}", self.detail, self.remedy))
+        return visible(masked(one_line(f"machserial: {self.message}", self.detail, self.remedy)))
 
     def as_json(self) -> str:
         fields = ("message", "detail", "remedy", "sqlstate", "exit_code")
         error = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        return masked(json.dumps({"error": error}, ensure_ascii=not takes_any_text(sys.stderr)))
+        return visible(masked(json.dumps({"error": error}, ensure_ascii=not takes_any_text(sys.stderr))))
 
 
 class NotDeployed(ExpectedError):

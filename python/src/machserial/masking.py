@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import unicodedata
 
 MASK = "***"
 
@@ -29,3 +31,14 @@ def masked(text: str) -> str:
         if len(password) > 3:
             text = text.replace(password, MASK)
     return text
+
+
+def visible(text: str) -> str:
+    """text without what a terminal obeys or hides: such characters as escapes, which are also those of JSON."""
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or not _is_hidden(one) else json.dumps(one)[1:-1] for one in text)
+
+
+def _is_hidden(one: str) -> bool:
+    return unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp")

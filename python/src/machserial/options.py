@@ -16,6 +16,7 @@ import psycopg
 
 from machserial import connection, output
 from machserial.errors import Exit, ExpectedError, unexpected
+from machserial.masking import visible
 
 
 @dataclass
@@ -167,7 +168,7 @@ def confirm(question: str, yes: bool) -> None:
     """Goes on if yes, or if somebody answers so. Raises ExpectedError otherwise; Ctrl-C interrupts as always."""
     if yes:
         return
-    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    print(f"{visible(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline() if sys.stdin else ""
     if not answer.endswith("\n"):
         print(file=sys.stderr)

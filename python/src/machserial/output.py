@@ -21,7 +21,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from machserial.errors import Exit, takes_any_text
-from machserial.masking import masked
+from machserial.masking import masked, visible
 
 # Rich measures every cell before it prints the first row: beyond this many rows that takes too long.
 LARGEST_RICH_TABLE = 2000
@@ -62,7 +62,7 @@ def message_console() -> Console:
 
 def message(text: str) -> None:
     """Tells people something that is not a result."""
-    message_console().print(masked(text))
+    message_console().print(visible(masked(text)))
 
 
 @contextmanager
@@ -86,8 +86,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(text_of(item) for item in value)
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+        return visible(json.dumps(value, ensure_ascii=False))
+    return visible(str(value))
 
 
 def _as_json(value: Any) -> Any:
@@ -156,7 +156,7 @@ def print_lines(lines: Iterable[str]) -> None:
     """Bare lines, for files and pipes."""
     try:
         for line in lines:
-            print(line)
+            print(visible(line))
         sys.stdout.flush()
     except BrokenPipeError:
         ResultConsole(file=sys.stdout).on_broken_pipe()
@@ -173,7 +173,7 @@ def print_blocks(blocks: Iterable[bytes]) -> None:
 
 def print_text(text: str) -> None:
     """A paragraph for people, among the results. It is never folded, so that it can be copied."""
-    result_console().print(Text(text), soft_wrap=True)
+    result_console().print(Text(visible(text)), soft_wrap=True)
 
 
 def _heading(name: str) -> str:
@@ -194,7 +194,7 @@ def _print_titled(table: Table, title: str | None) -> None:
     console = result_console()
     if title:
         # rich would fold it into the width of the table.
-        console.print(Text(title, style="bold"))
+        console.print(Text(visible(title), style="bold"))
     console.print(table)
 
 
@@ -202,7 +202,7 @@ def plain_table(rows: Sequence[Row]) -> list[str]:
     """A table as lines of text: for files, and for more rows than rich can take."""
     lines = [
         [_heading(name) for name in rows[0]],
-        *([text_of(value) for value in row.values()] for row in rows),
+        *([text_of(value).replace("\n", "\\n") for value in row.values()] for row in rows),
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
 import re
 import tarfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import psycopg
 
-from machserial import __version__, deployment, drift
+from machserial import __version__, deployment, drift, new_files
 from machserial.errors import ExpectedError
 from machserial.options import Settings
 
@@ -115,8 +114,7 @@ def write(settings: Settings, file: Path) -> list[str]:
     sections, missing = _sections(settings)
     sections["missing"] = missing
     partial = file.with_name(file.name + ".partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as target, tarfile.open(fileobj=target, mode="w:gz") as archive:
+    with new_files.create(partial) as target, tarfile.open(fileobj=target, mode="w:gz") as archive:
         _add(archive, "README.txt", READ_ME)
         for name, content in sections.items():
             _add(archive, f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -175,14 +173,14 @@ def _traces() -> list[dict]:
         {
             "name": path.name,
             "modified": datetime.fromtimestamp(_modified(path), timezone.utc).isoformat(timespec="seconds"),
-            "bytes": path.stat().st_size,
+            "bytes": path.lstat().st_size,
         }
         for path in found[:20]
     ]
 
 
 def _modified(path: Path) -> float:
-    return path.stat().st_mtime
+    return path.lstat().st_mtime
 
 
 def _rows(query: str, **parameters: object) -> Callable[[psycopg.Connection], object]:

@@ -10,6 +10,7 @@ from machserial import output
 from machserial.commands.integrity import report
 from machserial.commands.serial import the_serial
 from machserial.functions import Row, call
+from machserial.masking import visible
 from machserial.options import ID, Group, Settings, pass_settings
 
 DIRECTIONS = {"ANCESTOR": "comes from", "DESCENDANT": "became"}
@@ -77,4 +78,4 @@ def grow(branch: Tree, serial_id: int, related: list[Row]) -> None:
 def label(row: Row) -> Text:
     """Number and part; then how it is connected with the serial that it hangs on."""
     edge = " ".join(filter(None, (row["propagation_type"], row["operation_code"])))
-    return Text("  ".join(filter(None, (row["serial_number"], row["part_id"], edge))))
+    return Text(visible("  ".join(filter(None, (row["serial_number"], row["part_id"], edge)))))
