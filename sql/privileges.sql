@@ -176,6 +176,7 @@ begin
         _raise_given_twice
         _raise_finished _raise_not_received _raise_number_taken _raise_taken
         _is_claim
+        _claimed_elsewhere
         _raise_unclaimed
         _require_claimed
         _raise_unchangeable_trigger _read_sequence_values _receipt_fault _received_date
@@ -318,6 +319,11 @@ begin
         _faults_of_references _faults_of_placeholders _faults_of_schema
         _faults_of_serials _faults_of_vendors _first_liftable _first_value _fold_executions
         _faults_of_numbers
+        _faults_of_scopes
+        _refuse_shared_numbers
+        _rescoped
+        _scopes_beyond
+        _is_claimed_elsewhere
         _forget_plans _free_positions _generate _give_back _given_privileges _gives_ids_in_order
         _granted_sites _has_audit_partition _has_roles _hold_audit_trail _hold_sequence _in_stretch
         _incarnations _index_problems _is_continued _is_other_cluster _is_over
@@ -363,6 +369,7 @@ begin
         _copy_status_to_vendor_serials _equip_format _examine_block _examine_format _examine_internal_serial
         _examine_new_vendor_serials _examine_setting _examine_time_zone _examine_trigger _examine_usages _examine_vendor_rule
         _finish_placeholder _mark_limited _outdate_plans_by_change _outdate_plans_by_counter
+        _give_scopes
         _outdate_plans_by_part _outdate_plans_by_site _record_conflict_of_serial _refuse_audit_change
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes

@@ -373,10 +373,25 @@ class Model:
         claims = self.claims() if claims is None else claims
         return not serial.holds or all(claims.get(key, serial.id) == serial.id for key in self.keys_of(serial))
 
-    def claimants(self, number: str, scopes: frozenset, site: str, part_type: str) -> tuple[tuple, frozenset]:
-        claims = self.claims()
-        found = {k: s for k, s in self.keys(number, scopes, site, part_type).items() if k in claims}
-        return tuple(sorted({claims[key] for key in found})), frozenset(found.values())
+    def shared(self, serial: Serial, scopes: frozenset, site: str, part_type: str) -> set:
+        """The scopes in which its number is taken for others. ENTERPRISE is everywhere, which no index knows."""
+        wanted = self.keys(serial.number, scopes, site, part_type)
+        return {"ENTERPRISE"} & (scopes | serial.scopes) | {wanted[key] for key in wanted.keys() & self.keys_of(serial)}
+
+    def holders(self) -> dict[str, list[Serial]]:
+        found: dict[str, list[Serial]] = {}
+        for serial in self.state.serials.values():
+            if serial.holds:
+                found.setdefault(serial.number, []).append(serial)
+        return found
+
+    def claimants(
+        self, number: str, scopes: frozenset, site: str, part_type: str, holders: dict | None = None
+    ) -> tuple[tuple, frozenset]:
+        holders = self.holders() if holders is None else holders
+        found = {s.id: self.shared(s, scopes, site, part_type) for s in holders.get(number, [])}
+        found = {key: scopes for key, scopes in found.items() if scopes}
+        return tuple(sorted(found)), frozenset().union(*found.values())
 
     def add(self, serial: Serial, is_received: bool = False) -> None:
         assert self.is_free(serial), f"{serial} claims what another has"
@@ -415,13 +430,37 @@ class Model:
         known = self.state.parts.get(part_id)
         if known and known.part_type != part_type and any(s.part == part_id for s in self.state.serials.values()):
             faults.add(WRONG_STATE)
+        wanted = frozenset(SCOPES[1:]) if known is None else known.scopes
+        if scopes is not None:
+            wanted = frozenset(scopes)
+        given = self.rescoped(part_id, known.scopes, wanted) if known and not faults else {}
+        if self.puts_in_the_way(given):
+            faults.add(TAKEN)
         self.decide(faults)
-        wanted = frozenset(scopes) if scopes is not None else known.scopes if known else frozenset(SCOPES[1:])
+        self.state.serials |= given
+        self.event("SERIAL_UPDATED", len(given))
         if known is None:
             self.event("PART_REGISTERED")
         else:
             self.event("PART_UPDATED", (known.part_type != part_type) + (known.scopes != wanted))
         self.state.parts[part_id] = Part(part_type, wanted)
+
+    def rescoped(self, part: str, was: frozenset, becomes: frozenset) -> dict[int, Serial]:
+        """The part's serials that change with its scopes; what they have beyond their part they keep."""
+        after = {
+            s.id: replace(s, scopes=becomes | s.scopes - was) for s in self.state.serials.values() if s.part == part
+        }
+        return {key: s for key, s in after.items() if was != becomes and s.scopes != self.state.serials[key].scopes}
+
+    def puts_in_the_way(self, given: dict[int, Serial]) -> bool:
+        """Whether serials with other scopes meet where they did not before."""
+        after = self.state.serials | given
+        return any(
+            self.shared(after[other.id], s.scopes, s.site, s.part_type)
+            - self.shared(other, self.state.serials[s.id].scopes, s.site, s.part_type)
+            for s in given.values() if s.holds
+            for other in self.with_number(s.number) if other.id != s.id and other.holds
+        )
 
     # Formats and counters
 
@@ -601,7 +640,7 @@ class Model:
         self, made: Format, part: str | None, site: str, scopes: frozenset, part_type: str, context: dict
     ) -> Iterator[tuple[int | None, str]]:
         """What the format can give, in the order in which it counts; random numbers in any order."""
-        claims = self.claims()
+        holders = self.holders()
         at = self.local(site)
         if made.highest is None:
             values = [None]
@@ -610,7 +649,7 @@ class Model:
             values = range(self.reached(key) + made.step, made.highest + 1, made.step)
         for value in values:
             for number in made.numbers(value, at, site, part, context):
-                if not any(k in claims for k in self.keys(number, scopes, site, part_type)):
+                if not self.claimants(number, scopes, site, part_type, holders)[0]:
                     yield value, number
 
     def issue(self, made: Format, part: str, site: str, contexts: list[dict], rows: list[tuple] | None) -> list[int]:
@@ -658,19 +697,22 @@ class Model:
     def resolve_format(self, part: str, name: str | None, pattern: str | None, site: str) -> Format:
         """The named one, else the ad-hoc pattern, else the part's."""
         faults = self.place_faults(part, site)
+        paused = {WRONG_STATE} if self.state.flags["paused"] else set()
         if name is not None:
-            self.judge(faults | self.named_faults(name))
+            faults |= self.named_faults(name)
+            self.judge(faults and faults | paused)
             return self.active(name)
         if pattern is None:
             assigned = self.format_for(part)
             faults = faults if assigned else {UNKNOWN}
-            self.judge(faults | ({WRONG_STATE} if faults and self.state.flags["paused"] else set()))
+            self.judge(faults and faults | paused)
             return assigned
         if parse(pattern) is None:
-            self.judge(faults | {BAD_ARGUMENT})
+            self.judge(faults | {BAD_ARGUMENT} | paused)
         known = [f for f in self.state.formats.values() if f.is_ad_hoc and f.pattern == pattern]
         active = next((f for f in known if f.is_active), None)
-        self.judge(faults | ({WRONG_STATE} if known and not active else set()))
+        faults |= {WRONG_STATE} if known and not active else set()
+        self.judge(faults and faults | paused)
         if active:
             return active
         name = pattern + " (ad hoc)" if self.latest(pattern) else pattern
@@ -732,9 +774,9 @@ class Model:
 
     def divide(self, numbers: list[str], scopes: frozenset, site: str, part_type: str) -> tuple[list, list]:
         """Those that are free, each once, and the others."""
-        claims, fresh, duplicates = self.claims(), [], []
+        holders, fresh, duplicates = self.holders(), [], []
         for number in numbers:
-            is_taken = number in fresh or any(k in claims for k in self.keys(number, scopes, site, part_type))
+            is_taken = number in fresh or self.claimants(number, scopes, site, part_type, holders)[0]
             (duplicates if is_taken else fresh).append(number)
         return fresh, duplicates
 
@@ -864,9 +906,10 @@ class Model:
         found = set()
         for conflict in conflicts:
             part_type = self.state.parts[conflict.part].part_type
-            wanted = self.keys(number, conflict.scopes, conflict.site, part_type)
             for serial in self.with_number(number):
-                if serial.id in (conflict.serial, *conflict.with_serials) or self.keys_of(serial).keys() & wanted:
+                if serial.id in (conflict.serial, *conflict.with_serials) or self.shared(
+                    serial, conflict.scopes, conflict.site, part_type
+                ):
                     found.add(serial.id)
         return found
 
@@ -875,7 +918,7 @@ class Model:
         return {
             s.id for s in self.with_number(kept.number)
             if s.id != kept.id and (s.holds or s.status == "CONFLICT")
-            and self.keys_of(s).keys() & self.keys_of(kept).keys()
+            and self.shared(s, kept.scopes, kept.site, kept.part_type)
         }
 
     def resolve_conflict(
@@ -1090,8 +1133,11 @@ class Model:
                 "LATE_ASSIGNMENT", known.scopes, work_order=text(context.get("work_order_id")),
                 operation=text(context.get("operation_code")),
             ))
-        claims = self.claims()
+        claims, holders = self.claims(), self.holders()
         for serial in serials:
+            if self.claimants(serial.number, serial.scopes, serial.site, serial.part_type, holders)[0]:
+                faults.add(TAKEN)
+            # In one call only the indexes see the others.
             if any(claims.setdefault(key, serial.id) != serial.id for key in self.keys_of(serial)):
                 faults.add(TAKEN)
         self.judge(faults)

@@ -45,8 +45,7 @@ CALLS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def plant(connection):
+def build_plant(connection: psycopg.Connection) -> None:
     make_part(connection, "P")
     make_format(connection, "plain", "A{SEQ:6}")
     make_format(connection, "gapless", "G{SEQ:6}", allocation="GAPLESS")
@@ -59,7 +58,14 @@ def plant(connection):
     register(connection, [f"THERE-{n}" for n in range(3000)], "P")
     generated(connection, "P", 3)
     generated(connection, "P", 3, format="gapless")
-    connection.commit()
+
+
+# Sequences are never rolled back.
+pytestmark = [pytest.mark.own_database, pytest.mark.prepared(setup=build_plant)]
+
+
+@pytest.fixture
+def plant(connection):
     return connection
 
 

@@ -231,7 +231,7 @@ FAULTS = {
     "serial slipped in": (
         "missing_event", "serial",
         around(TRIGGERS_OFF, "insert into machserial.serials (serial_number, part_id, part_type, scopes) "
-               "values ('SLIPPED', 'P', 'PUMP', '{SITE}')"),
+               "values ('SLIPPED', 'P', 'PUMP', '{SITE,PART_TYPE}')"),
     ),
     "vendor status": (
         "vendor_serial", "vendor serial",
@@ -315,6 +315,19 @@ FAULTS = {
         "counter_sequence_altered", "counter",
         ["do $$ begin execute 'alter sequence machserial.counter_' || " + COUNTER + " || ' increment by 2'; end $$"],
     ),
+    "number of the whole enterprise": (
+        "claim_across_scopes", "serial number OLD",
+        ["insert into machserial.serials (serial_number, part_id, site_id, scopes, source) "
+         "values ('OLD', 'Q', 'BER', '{ENTERPRISE,SITE,PART_TYPE}', 'IMPORT')"],
+    ),
+    "fewer scopes than the part": (
+        "scopes_not_covered", "serial",
+        ["select machserial.register_serial('NARROW', 'P', scopes => '{SITE}')"],
+    ),
+    "scopes that did not reach a serial": (
+        "scopes_not_covered", "serial",
+        around(TRIGGERS_OFF, "update machserial.serials set scopes = '{PART_TYPE}' where serial_number = 'OLD'"),
+    ),
     "ids behind": (
         "sequence_behind", "table serials", ["select setval('machserial.serials_id_seq', 3)"],
     ),
@@ -343,7 +356,7 @@ FAULTS = {
     "serial of no part": (
         "orphan", "serial",
         around(TRIGGERS_OFF, "insert into machserial.serials (serial_number, part_id, part_type, scopes, source, "
-               "created_at) select 'ASTRAY', 'NONE', 'T', '{{SITE}}', 'IMPORT', '2000-01-01'; "
+               "created_at) select 'ASTRAY', 'NONE', 'T', '{SITE,PART_TYPE}', 'IMPORT', '2000-01-01'; "
                "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number) "
                "select 'SERIAL_REGISTERED', 'x', id, serial_number from machserial.serials "
                "where serial_number = 'ASTRAY'"),
@@ -455,6 +468,12 @@ BY_HAND = {
         "keep_serial_id => " + one_serial("serial_number = 'OLD'") + ", reason => 'first come')",
         "reindex index machserial.serials_part_type_key",
     ],
+    "number of the whole enterprise": [
+        "update machserial.serials set status = 'CONFLICT', status_reason = 'found by integrity()' "
+        "where serial_number = 'OLD' and site_id = 'BER'",
+        "select machserial.resolve_conflict(serial_number => 'OLD', part_id => 'Q', resolution => 'KEEP', "
+        "keep_serial_id => " + one_serial("serial_number = 'OLD'") + ", reason => 'first come')",
+    ],
     "orphan": ["delete from machserial.format_assignments where part_id = 'NONE'"],
     "receipt without a serial": None,
     "request gone": None,
@@ -491,7 +510,7 @@ def test_a_fault_is_found_by_its_name_alone_and_mended_by_its_remedy(plant, faul
     found = findings(plant)
     assert [(row[0], row[2].startswith(object_)) for row in found] == [(name, True)], found
     _, severity, _, message, remedy = found[0]
-    assert severity == ("WARNING" if name.startswith(("inactive", "attachment")) else "CRITICAL")
+    assert severity == ("WARNING" if name.startswith(("inactive", "attachment", "scopes")) else "CRITICAL")
     assert message and remedy
     remedy = remedy.rpartition("if it is this one: ")[2].replace("reason => ...", "reason => 'found'")
     steps = BY_HAND.get(fault, [remedy])

@@ -95,10 +95,20 @@ def test_a_number_is_unique_within_its_scope_and_free_outside(plant, scope):
                         insert(plant, "N", part_id, site_id, scopes)
 
 
-def test_different_scopes_do_not_meet(plant):
-    for scope in SCOPES:
+def test_different_scopes_do_not_meet_unless_one_of_them_is_the_whole_enterprise(plant):
+    for scope in ("SITE", "PART_TYPE"):
         register_one(plant, "N", scopes=[scope])
-    assert len(call(plant, "find_serial", serial_number="N")) == 3
+    with refused(plant, "23505") as refusal:
+        register_one(plant, "N", "Q", site_id="BER", scopes=["ENTERPRISE"])
+    assert "scope SITE by serial" in refusal.detail and "scope PART_TYPE by serial" in refusal.detail
+    register_one(plant, "E", "Q", site_id="BER", scopes=["ENTERPRISE"])
+    for scope in ("SITE", "PART_TYPE"):
+        with refused(plant, "23505") as refusal:
+            register_one(plant, "E", scopes=[scope])
+        assert "scope ENTERPRISE by serial" in refusal.detail
+    # A plain INSERT knows the indexes only: integrity() finds what it brings in.
+    insert(plant, "E", scopes=["SITE"])
+    assert len(call(plant, "find_serial", serial_number="E")) == 2
 
 
 def test_a_serial_may_claim_several_scopes(plant):

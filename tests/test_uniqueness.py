@@ -78,7 +78,8 @@ def test_a_number_that_is_taken_says_by_whom_and_in_which_scope(plant):
     assert check(plant, part_id="P2", site_id="BER")[:3] == (True, [holder], ["PART_TYPE"])
     assert check(plant, part_id="Q")[:3] == (True, [holder], ["SITE"])
     assert check(plant, part_id="Q", site_id="BER")[:4] == (False, [], [], "NONE")
-    assert check(plant, part_id="P", scopes=["enterprise"])[:4] == (False, [], [], "NONE")
+    assert check(plant, part_id="P", scopes=["enterprise"])[:4] == (True, [holder], ["ENTERPRISE"], "DUPLICATE")
+    assert check(plant, part_id="Q", site_id="BER", scopes=["enterprise"])[:2] == (True, [holder])
     everywhere = make(plant, "N", "Q", site_id="BER", scopes=["ENTERPRISE"])
     assert check(plant, scopes=["ENTERPRISE", "PART_TYPE"])[:3] == (
         True, [holder, everywhere], ["ENTERPRISE", "PART_TYPE"],
@@ -99,7 +100,12 @@ def test_the_part_says_the_scopes_unless_told_otherwise(plant):
     make_part(plant, "E", "V", scopes=["ENTERPRISE"])
     make(plant, "N", "E", site_id="BER")
     assert check(plant, part_id="E").conflicting_scopes == ["ENTERPRISE"]
-    assert check(plant, part_id="E", scopes=["SITE"]).conflict_type == "NONE"
+    assert check(plant, part_id="E", scopes=["SITE"]).conflicting_scopes == ["ENTERPRISE"]
+    make(plant, "S", "P", site_id="BER", scopes=["SITE"])
+    assert check(plant, "S", part_id="P").conflict_type == "NONE"
+    assert check(plant, "S", part_id="P", scopes=["SITE", "PART_TYPE", "ENTERPRISE"]).conflicting_scopes == [
+        "ENTERPRISE"
+    ]
 
 
 def test_the_answer_is_advice_and_the_index_decides(plant, connect):
@@ -242,7 +248,7 @@ def test_the_report_tells_everybody_who_has_had_or_wanted_a_number(plant):
     plant.execute("set local machserial.actor = 'Ada'")
     gone = make(plant, status="RETIRED", claim_released=True, status_reason="worn", created_at="2020-01-01")
     holder = make(plant, scopes=["SITE"], created_at="2020-01-02")
-    make(plant, "N", "Q", site_id="BER", created_at="2020-01-03", scopes=["ENTERPRISE"])
+    everywhere = make(plant, "N", "Q", site_id="BER", created_at="2020-01-03", scopes=["ENTERPRISE"])
     at_other_site = make(plant, "N", "Q", site_id="BER", created_at="2020-01-04", scopes=["SITE"])
     newcomer = make(plant, "N", "P2", "CONFLICT", created_at="2020-01-05")
     (duplicate,) = register(plant, ["N"], "P2", on_conflict="RECORD", source="IMPORT")
@@ -250,27 +256,30 @@ def test_the_report_tells_everybody_who_has_had_or_wanted_a_number(plant):
     assert [(row.serial_id, row.part_id, row.status, row.holds_claim) for row in rows] == [
         (gone, "P", "RETIRED", False),
         (holder, "P", "ACTIVE", True),
+        (everywhere, "Q", "ACTIVE", True),
         (at_other_site, "Q", "ACTIVE", True),
         (newcomer, "P2", "CONFLICT", False),
         (None, "P2", "CONFLICT", False),
     ]
     assert {row.serial_number for row in rows} == {"N"} and {row.entered_by for row in rows} == {"Ada"}
     assert (rows[0].reason, rows[0].part_type, rows[0].site_id, rows[0].since.year) == ("worn", "T", "DEFAULT", 2020)
-    assert (rows[1].scopes, rows[4].scopes, rows[4].source) == (["SITE"], ["SITE", "PART_TYPE"], "IMPORT")
+    assert (rows[1].scopes, rows[5].scopes, rows[5].source) == (["SITE"], ["SITE", "PART_TYPE"], "IMPORT")
     of_newcomer = value(plant, "select id from machserial.serial_conflicts where serial_id = %s", newcomer)
     assert [row.conflict_ids for row in rows] == [
-        [], [of_newcomer, duplicate.conflict_id], [], [of_newcomer], [duplicate.conflict_id],
+        [], [of_newcomer, duplicate.conflict_id], [of_newcomer, duplicate.conflict_id], [], [of_newcomer],
+        [duplicate.conflict_id],
     ]  # fmt: skip
     plant.execute("set local machserial.reason = 'theirs'")
     call(plant, "resolve_conflict", serial_number="N", part_id="P2", resolution="KEEP", keep_serial_id=newcomer)
     rows = call(plant, "uniqueness_report", serial_number="N", part_id="P2")
     assert [(row.status, row.holds_claim, row.reason) for row in rows[1:]] == [
         ("RETIRED", False, "theirs"),
+        ("RETIRED", False, "theirs"),
         ("ACTIVE", True, None),
         ("ACTIVE", True, "theirs"),
         ("RESOLVED", False, "theirs"),
     ]
-    assert rows[3].conflict_ids == rows[1].conflict_ids == [of_newcomer, duplicate.conflict_id]
+    assert rows[4].conflict_ids == rows[1].conflict_ids == [of_newcomer, duplicate.conflict_id]
 
 
 def test_the_report_is_empty_for_a_number_that_nobody_wanted_and_refuses_bad_questions(plant):

@@ -298,6 +298,9 @@ $$;
 
 comment on function machserial.register_part(text, text, text, text[]) is
 'Registers a part, or changes the one with this id; what is left out stays. scopes: where its numbers must not
-repeat, of ENTERPRISE, SITE, PART_TYPE (a new part: {SITE,PART_TYPE}).
+repeat, of ENTERPRISE, SITE, PART_TYPE (a new part: {SITE,PART_TYPE}). Other scopes go to the part''s serials in
+the same statement. That waits for all transactions that write serials, and they wait for it.
 part_id and part_type: at most 255 characters.
-Errors: 22023 a missing, unknown or too long argument; 55000 another part_type for a part that has serials.';
+Errors: 22023 a missing, unknown or too long argument; 55000 another part_type for a part that has serials; with
+other scopes 23505 for numbers that would be claimed twice (the detail names them), 42501 for a role that is limited
+to sites, 0A000 in REPEATABLE READ or SERIALIZABLE.';

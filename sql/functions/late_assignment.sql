@@ -496,7 +496,14 @@ begin
             u.context ->> 'work_order_id', u.context ->> 'lot_number', u.context ->> 'operation_code',
             nullif(u.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
         from units as u
-        where u.is_first
+        where
+            u.is_first
+            -- The placeholders may be of several parts.
+            and not case
+                when 'ENTERPRISE' = any(u.scopes)
+                    then (select machserial._claimed_elsewhere(numbers, '{ENTERPRISE}'))
+                else (select machserial._claimed_elsewhere(numbers, '{SITE}'))
+            end ? u.serial_number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by u.serial_number collate "C"
         on conflict do nothing

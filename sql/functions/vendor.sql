@@ -569,6 +569,7 @@ begin
             select r.* from machserial.vendor_serials as r where r.id = i.id offset 0
         ) as v
         inner join machserial.parts as p on p.id = v.part_id
+        where not machserial._is_claimed_elsewhere(v.serial_number, p.default_scopes)
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by v.serial_number collate "C"
         on conflict do nothing
@@ -1125,11 +1126,14 @@ begin
     -- One statement: so one event tells of the serial and of its receipt.
     with recorded as (
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, status, scopes)
-        select
-            n.number, receive_vendor_serials.part_id, place.part_type, place.site_id, 'VENDOR', 'PENDING',
-            place.scopes
+        select n.number, p.id, p.part_type, place.site_id, 'VENDOR', 'PENDING', p.default_scopes
         from unnest(numbers) as n (number)
-        where machserial._is_serial_number(n.number, characters)
+        inner join machserial.parts as p on p.id = receive_vendor_serials.part_id
+        where machserial._is_serial_number(n.number, characters) and not (
+            select machserial._claimed_elsewhere(array_remove(numbers, null), p.default_scopes)
+            from machserial.parts as p
+            where p.id = receive_vendor_serials.part_id
+        ) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing

@@ -102,6 +102,11 @@ before update of scopes on machserial.serials
 for each row when (new.scopes <> old.scopes)
 execute function machserial._refuse_narrower_scopes();
 
+create trigger changed_scopes_reach_serials
+after update on machserial.parts
+referencing old table as old_rows new table as new_rows
+for each statement execute function machserial._give_scopes();
+
 create trigger serials_keep_the_reason_of_their_step
 before update of status_reason, status_changed_at, status_changed_by on machserial.serials
 for each row when (

@@ -487,6 +487,11 @@ begin
         where
             (not in_enterprise or (
                 select s.id from machserial.serials as s
+                where s.serial_number = n.number and s.holds_claim
+                limit 1
+            ) is null)
+            and (in_enterprise or (
+                select s.id from machserial.serials as s
                 where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
                 limit 1
             ) is null)

@@ -418,7 +418,7 @@ begin
         perform machserial._require_known_part(part);
     end if;
     select
-        part, p.part_type, coalesce(p.default_scopes, '{ENTERPRISE,SITE}'), site, issued_at, f.id, f.name,
+        part, p.part_type, coalesce(p.default_scopes, '{SITE}'), site, issued_at, f.id, f.name,
         f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space,
         machserial._present_counter(active, part, site, issued_at), '{}'::jsonb, _resolve_block.quantity,
         null::bigint
@@ -767,9 +767,15 @@ begin
             serial_number, sequence_number, part_id, part_type, site_id, source, scopes, format_id
         )
         select
-            n.number, n.sequence_value, part.id, part.part_type, issue.site_id, 'SYSTEM_GENERATED',
-            part.default_scopes, issue.format_id
+            n.number, n.sequence_value, p.id, p.part_type, issue.site_id, 'SYSTEM_GENERATED', p.default_scopes,
+            issue.format_id
         from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, sequence_value)
+        inner join machserial.parts as p on p.id = part.id
+        where not (
+            select machserial._claimed_elsewhere(_use_numbers.serial_numbers, p.default_scopes)
+            from machserial.parts as p
+            where p.id = part.id
+        ) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing

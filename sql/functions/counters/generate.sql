@@ -409,7 +409,8 @@ begin
             );
         end if;
         -- Every insert goes through its numbers in one and the same order, so that two which meet cannot
-        -- deadlock.
+        -- deadlock. It asks the part for its scopes: a change of them waits for this statement, or this
+        -- statement for the change.
         if is_trusting then
             begin
                 with recorded as (
@@ -419,10 +420,16 @@ begin
                     )
                     select
                         n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id,
-                        'SYSTEM_GENERATED', issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
-                        issue.context ->> 'lot_number', issue.context ->> 'operation_code',
-                        remarks, request_number
+                        'SYSTEM_GENERATED',
+                        (select p.default_scopes from machserial.parts as p where p.id = issue.part_id),
+                        issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
+                        issue.context ->> 'operation_code', remarks, request_number
                     from unnest(numbers, sequence_values) as n (number, sequence_value)
+                    where not (
+                        select machserial._claimed_elsewhere(numbers, p.default_scopes)
+                        from machserial.parts as p
+                        where p.id = issue.part_id
+                    ) ? n.number
                     order by n.number collate "C"
                     returning id, serial_number, sequence_number
                 )
@@ -453,9 +460,15 @@ begin
             )
             select
                 n.number, n.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
-                issue.scopes, issue.format_id, issue.context ->> 'work_order_id',
-                issue.context ->> 'lot_number', issue.context ->> 'operation_code', remarks, request_number
+                (select p.default_scopes from machserial.parts as p where p.id = issue.part_id),
+                issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
+                issue.context ->> 'operation_code', remarks, request_number
             from unnest(numbers, sequence_values) as n (number, sequence_value)
+            where not (
+                select machserial._claimed_elsewhere(numbers, p.default_scopes)
+                from machserial.parts as p
+                where p.id = issue.part_id
+            ) ? n.number
             order by n.number collate "C"
             on conflict do nothing
             returning id, serial_number, sequence_number;
@@ -492,14 +505,7 @@ begin
             work_order_id, lot_number, operation_code, context
         )
         select
-            case
-                when n.width is not null then n.head || lpad(d.value::text, n.width, '0') || n.tail
-                else machserial._render_one(
-                    n.format_id, n.format_name, d.value, n.random_space, n.time_zone, n.site_id, n.part_id,
-                    generate.context
-                )
-            end,
-            d.value, n.part_id, n.part_type, n.site_id, 'SYSTEM_GENERATED', n.scopes, n.format_id,
+            r.number, d.value, n.part_id, n.part_type, n.site_id, 'SYSTEM_GENERATED', n.scopes, n.format_id,
             generate.context ->> 'work_order_id', generate.context ->> 'lot_number',
             generate.context ->> 'operation_code',
             nullif(generate.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
@@ -527,6 +533,17 @@ begin
             -- Once.
             offset 0
         ) as d
+        cross join lateral (
+            select case
+                when d.value is null then null
+                when n.width is not null then n.head || lpad(d.value::text, n.width, '0') || n.tail
+                else machserial._render_one(
+                    n.format_id, n.format_name, d.value, n.random_space, n.time_zone, n.site_id, n.part_id,
+                    generate.context
+                )
+            end as number
+            offset 0
+        ) as r
         where
             n.part_id = case
                 when
@@ -545,6 +562,7 @@ begin
             and n.valid_from <= now() and n.valid_until > now()
             and (n.valid_on is null or n.valid_on = (now() at time zone n.time_zone)::date)
             and d.value is not null
+            and not machserial._is_claimed_elsewhere(r.number, n.scopes)
         on conflict do nothing
         returning id, serial_number, sequence_number;
         if found then

@@ -83,7 +83,11 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    proposed text[];
+    proposed constant text[] := array(
+        select distinct u.number
+        from unnest(_record_each.drawn) as d
+        cross join lateral unnest(d.numbers) as u (number)
+    );
 begin
     with fresh as materialized (
         -- Units of different contexts may come to the same number: then it is the first one's.
@@ -101,12 +105,17 @@ begin
         )
         select
             f.number, f.sequence_value, issue.part_id, issue.part_type, issue.site_id, 'SYSTEM_GENERATED',
-            issue.scopes, issue.format_id, c.context ->> 'work_order_id', c.context ->> 'lot_number',
-            c.context ->> 'operation_code',
+            (select p.default_scopes from machserial.parts as p where p.id = issue.part_id), issue.format_id,
+            c.context ->> 'work_order_id', c.context ->> 'lot_number', c.context ->> 'operation_code',
             nullif(c.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
         from fresh as f
         inner join unnest(_record_each.contexts) with ordinality as c (context, ordinal)
             on c.ordinal = f.ordinal
+        where not (
+            select machserial._claimed_elsewhere(proposed, p.default_scopes)
+            from machserial.parts as p
+            where p.id = issue.part_id
+        ) ? f.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by f.number collate "C"
         on conflict do nothing
@@ -119,11 +128,6 @@ begin
     into ordinals, ids, numbers, sequence_values
     from recorded as r
     inner join fresh as f on f.number = r.serial_number;
-    proposed := array(
-        select distinct n.number
-        from unnest(_record_each.drawn) as d
-        cross join lateral unnest(d.numbers) as n (number)
-    );
     if cardinality(ordinals) < cardinality(proposed) then
         perform machserial._require_claimed(
             proposed, proposed, issue.scopes, issue.site_id, issue.part_type

@@ -96,6 +96,56 @@ begin
         )
     from duplicates as d
     order by d.serial_number, d.scope;
+
+    -- No index compares ENTERPRISE with the other scopes.
+    return query
+    select
+        'claim_across_scopes', 'CRITICAL', format('serial number %s', s.serial_number),
+        format(
+            'serials %s claim the number %s, %s of them in the whole enterprise',
+            array_to_string(array_agg(s.id order by s.id), ', '), s.serial_number,
+            array_to_string(array_agg(s.id order by s.id) filter (where 'ENTERPRISE' = any(s.scopes)), ', ')
+        ),
+        format(
+            'update machserial.serials set status = ''CONFLICT'', status_reason = ''found by integrity()'' '
+            'where id in (%s); then for each of them: select machserial.resolve_conflict('
+            'serial_number => %L, part_id => ..., resolution => ''KEEP'', keep_serial_id => %s, reason => ...);',
+            array_to_string((array_agg(s.id order by s.id))[2:], ', '), s.serial_number, min(s.id)
+        )
+    from machserial.serials as s
+    where s.status not in ('REJECTED', 'CONFLICT') and not s.claim_released
+    group by s.serial_number
+    having count(*) > 1 and bool_or('ENTERPRISE' = any(s.scopes)) and not bool_and('ENTERPRISE' = any(s.scopes))
+    order by s.serial_number;
+end
+$$;
+
+-- Serials that claim their number in fewer scopes than their part says: registered so, or behind the back of
+-- the trigger of parts. Others may get the number where the part's must not repeat. ENTERPRISE is everywhere.
+create function machserial._faults_of_scopes() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set jit = off
+as $$
+begin
+    return query
+    select
+        'scopes_not_covered', 'WARNING', format('serial %s', s.id),
+        format(
+            'serial %s claims its number in %s, its part %s says %s', s.serial_number,
+            array_to_string(s.scopes, ', '), s.part_id, array_to_string(p.default_scopes, ', ')
+        ),
+        format(
+            'update machserial.serials set scopes = %L where id = %s;',
+            machserial._known_scopes(p.default_scopes || array(select unnest(s.scopes))), s.id
+        )
+    from machserial.serials as s
+    inner join machserial.parts as p on p.id = s.part_id
+    where
+        not s.scopes @> p.default_scopes and not 'ENTERPRISE' = any(s.scopes)
+        and s.status <> 'REJECTED' and not s.claim_released
+    order by s.id;
 end
 $$;
 

@@ -141,9 +141,10 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- FOR SHARE: the part's scopes matter as well.
     perform from machserial.parts as p
     where p.id = _require_locked_references.part_id and p.part_type = _require_locked_references.part_type
-    for key share;
+    for share;
     if not found then
         perform machserial._raise_no_part(part_id, part_type);
     end if;

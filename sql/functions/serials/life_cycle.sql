@@ -90,13 +90,16 @@ begin
 end
 $$;
 
--- A number that has been kept from others in a scope is not let go there by the way.
+-- A number that has been kept from others in a scope is not let go there by the way, but together with those
+-- of its whole part: the trigger of parts does that, which acts as the owner.
 create function machserial._refuse_narrower_scopes() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if new.scopes @> old.scopes then
+    if new.scopes @> old.scopes or pg_trigger_depth() > 1 and current_user = (
+        select pg_get_userbyid(c.relowner) from pg_class as c where c.oid = tg_relid
+    ) then
         if not new.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] then
             perform machserial._refuse_serial(
                 new.serial_number, new.source, new.status, new.claim_released, new.scopes

@@ -75,27 +75,34 @@ begin
         string_agg(
             case
                 when c.id is null then format('scope %s by a serial at a site that you may not see', c.scope)
-                else format('scope %s by serial %s of part %s at site %s', c.scope, c.id, c.part_id, c.site_id)
+                else format('scope %s by serial %s of part %s at site %s', c.held, c.id, c.part_id, c.site_id)
             end,
             ', ' order by c.scope, c.id
         )
     from unnest(_claims_on.serial_numbers) with ordinality as n (number, ordinal)
     cross join lateral (
         select
-            h.scope, case when coalesce(h.site_id = any(own_sites), true) then h.id end as id, h.part_id,
-            h.site_id
+            h.scope, h.held, case when coalesce(h.site_id = any(own_sites), true) then h.id end as id,
+            h.part_id, h.site_id
         from (
-            select 'ENTERPRISE'::text as scope, s.id, s.part_id, s.site_id
+            select 'ENTERPRISE'::text as scope, 'ENTERPRISE'::text as held, s.id, s.part_id, s.site_id
             from machserial.serials as s
             where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
             union all
-            select 'SITE', s.id, s.part_id, s.site_id
+            -- Whoever wants it in the whole enterprise wants it where others have it, too.
+            select 'ENTERPRISE', array_to_string(s.scopes, ', '), s.id, s.part_id, s.site_id
+            from machserial.serials as s
+            where
+                s.serial_number = n.number and s.holds_claim and not 'ENTERPRISE' = any(s.scopes)
+                and 'ENTERPRISE' = any(_claims_on.scopes)
+            union all
+            select 'SITE', 'SITE', s.id, s.part_id, s.site_id
             from machserial.serials as s
             where
                 s.serial_number = n.number and s.site_id = _claims_on.site_id
                 and s.holds_claim and 'SITE' = any(s.scopes)
             union all
-            select 'PART_TYPE', s.id, s.part_id, s.site_id
+            select 'PART_TYPE', 'PART_TYPE', s.id, s.part_id, s.site_id
             from machserial.serials as s
             where
                 s.serial_number = n.number and s.part_type = _claims_on.part_type
@@ -103,7 +110,7 @@ begin
             offset 0
         ) as h
     ) as c
-    where c.scope = any(_claims_on.scopes)
+    where c.scope = any(_claims_on.scopes) or c.scope = 'ENTERPRISE'
     group by n.ordinal;
 end
 $$;
@@ -258,6 +265,9 @@ as $$
 declare
     numbers constant text[] := machserial._serial_numbers(register_serials.serial_numbers);
     place record;
+    own_scopes constant text[] := case
+        when register_serials.scopes is not null then machserial._known_scopes(register_serials.scopes)
+    end;
     wanted_scopes text[];
     registered record;
     duplicates text[];
@@ -268,13 +278,20 @@ begin
     );
     select p.* into place
     from machserial._place(register_serials.part_id, register_serials.site_id) as p;
-    wanted_scopes := machserial._known_scopes(coalesce(register_serials.scopes, place.scopes));
+    wanted_scopes := coalesce(own_scopes, place.scopes);
     with recorded as (
         insert into machserial.serials (serial_number, part_id, part_type, site_id, source, scopes)
         select
-            n.number, register_serials.part_id, place.part_type, place.site_id,
-            upper(register_serials.source collate "C"), wanted_scopes
+            n.number, p.id, p.part_type, place.site_id, upper(register_serials.source collate "C"),
+            -- The part's scopes now: a change of them waits for this statement, or this statement for it.
+            coalesce(own_scopes, p.default_scopes)
         from unnest(numbers) as n (number)
+        inner join machserial.parts as p on p.id = register_serials.part_id
+        where not (
+            select machserial._claimed_elsewhere(numbers, coalesce(own_scopes, p.default_scopes))
+            from machserial.parts as p
+            where p.id = register_serials.part_id
+        ) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing

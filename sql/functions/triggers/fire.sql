@@ -208,11 +208,20 @@ begin
             operation_code, context
         )
         select
-            g.number, _make_receipts.part_id, place.part_type, place.site_id, 'VENDOR', 'PENDING',
-            place.scopes, g.context ->> 'work_order_id', g.context ->> 'lot_number',
-            g.context ->> 'operation_code', nullif(g.context - told, '{}')
+            g.number, p.id, p.part_type, place.site_id, 'VENDOR', 'PENDING', p.default_scopes,
+            g.context ->> 'work_order_id', g.context ->> 'lot_number', g.context ->> 'operation_code',
+            nullif(g.context - told, '{}')
         from given as g
-        where g.occurrence = 1 and machserial._is_serial_number(g.number, characters)
+        inner join machserial.parts as p on p.id = _make_receipts.part_id
+        where
+            g.occurrence = 1 and machserial._is_serial_number(g.number, characters)
+            and not (
+                select machserial._claimed_elsewhere(
+                    array(select o.number from given as o where o.number <> ''), p.default_scopes
+                )
+                from machserial.parts as p
+                where p.id = _make_receipts.part_id
+            ) ? g.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by g.number collate "C"
         on conflict do nothing
