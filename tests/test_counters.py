@@ -513,8 +513,8 @@ def test_only_numbers_that_are_taken_in_a_scope_of_the_part_are_stepped_over(con
     register(connection, ["A001"], "P", site_id="BER")
     register(connection, ["A002"], "Q")
     register(connection, ["A003"], "R")
-    # None of these claims its number where P is numbered: at DEFAULT, within that site.
-    assert generated(connection, "P", 3, pattern="A{SEQ:3}") == ["A001", "A002", "A003"]
+    # The first two are not claimed where P is numbered, at DEFAULT, within that site; the third is claimed everywhere.
+    assert generated(connection, "P", 3, pattern="A{SEQ:3}") == ["A001", "A002", "A004"]
     register(connection, ["B001"], "P")
     assert generated(connection, "P", 1, pattern="B{SEQ:3}") == ["B002"]
 
