@@ -58,6 +58,11 @@ begin
         _check_lock_table
         _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
         _check_missing_rules
+        _check_foreign_locks
+        _advisory_locks
+        _foreign_locks
+        _lock_holders
+        _suspected_locks
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots
@@ -266,6 +271,7 @@ begin
     '),
     ('owner', 'none', 'function', '
         _told_of_vendor_serial
+        _wait_for_lock
         _counting_keys
         _is_being_dumped
         _make_due_counters

@@ -388,6 +388,17 @@ def test_idle_in_transaction(database, new_session):
     becomes(database, "idle_in_transaction", "OK")
 
 
+def test_foreign_locks(database, new_session):
+    """Who holds what for how long: test_foreign_locks.py."""
+    database.execute("update machserial.settings set value = '1' where name = 'lock_wait'")
+    session = new_session(application_name="planted")
+    session.execute("select pg_advisory_lock(hashtext('machserial.seal'), 0)")
+    row = becomes(database, "foreign_locks", "WARNING")
+    assert "(planted)" in row.message and row.remedy == f"select pg_terminate_backend({session.info.backend_pid});"
+    session.execute("select pg_advisory_unlock_all()")
+    becomes(database, "foreign_locks", "OK")
+
+
 def test_longest_transaction(database, new_session):
     threshold(database, "longest_transaction", 0.1, 0.3)
     busy = new_session(autocommit=False)

@@ -15,6 +15,11 @@ insert into machserial.settings (name, value, description) values
     'How long audit events stay in the database before machserial audit archive takes them, in days.'
 ),
 ('batch_size', '100', 'How many serial numbers machserial vendor receive sends in one call.'),
+(
+    'lock_wait', '5',
+    'How long a call waits for an advisory lock that another session holds, in seconds; then it ends with '
+    || '55P03.'
+),
 ('propagation_depth_limit', '50', 'How many steps machserial.lineage() goes unless it is told.'),
 (
     'serial_characters', 'ASCII',

@@ -65,6 +65,11 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'Used share of the fullest counter, of those that are not reset before they are exhausted.'
 ),
 (
+    'foreign_locks', 1, null, false, 'sessions',
+    'Sessions that hold an advisory lock of machserial longer than a call and the setting lock_wait say; one '
+    || 'that stops numbering is CRITICAL.'
+),
+(
     'id_sequences', 50, 80, false, 'percent',
     'Used share of the ids of this database''s node, of the table that has used most.'
 ),

@@ -171,7 +171,9 @@ declare
 begin
     perform machserial._require_sane_clock(month);
     perform set_config('default_tablespace', machserial._tablespace_of_trail(), true);
-    perform pg_advisory_xact_lock(hashtext('machserial.audit_partition'), to_char(month, 'YYYYMM')::integer);
+    perform machserial._wait_for_lock(
+        'machserial.audit_partition', to_char(month, 'YYYYMM')::integer, false
+    );
     if machserial._own_audit_table(partition) is not null then
         return false;
     elsif to_regclass('machserial.' || partition) is not null then

@@ -98,8 +98,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_advisory_xact_lock(hashtext('machserial.counter'), hashint8(counter_id));
-    perform pg_advisory_xact_lock(hashtext('machserial.block'), hashint8(counter_id));
+    perform machserial._wait_for_lock('machserial.counter', hashint8(counter_id), false);
+    perform machserial._wait_for_lock('machserial.block', hashint8(counter_id), false);
 end
 $$;
 
@@ -635,9 +635,9 @@ begin
         return;
     end if;
     begin
-        perform pg_advisory_xact_lock(hashtext('machserial.counter'), hashint8(issue.counter_id));
+        perform machserial._wait_for_lock('machserial.counter', hashint8(issue.counter_id), false);
         select l.* into ahead from machserial._look_ahead(issue, wanted) as l;
-        perform pg_advisory_xact_lock_shared(hashtext('machserial.block'), hashint8(issue.counter_id));
+        perform machserial._wait_for_lock('machserial.block', hashint8(issue.counter_id), true);
         drawn := array(
             select nextval(machserial._sequence_of(issue.counter_id)::regclass)
             from generate_series(1, ahead.distance)
@@ -726,7 +726,7 @@ begin
         raise;
     end;
     begin
-        perform pg_advisory_xact_lock_shared(lock_class, lock_object);
+        perform machserial._wait_for_lock('machserial.block', lock_object, true);
         if pg_sequence_last_value(sequence) < trusted_until then
             drawn := array(select nextval(sequence) from generate_series(1, wanted));
         end if;

@@ -222,7 +222,16 @@ begin
     else
         result := machserial._check_paused();
         if result.status = 'OK' then
-            result.message := 'reads and gives numbers';
+            select format('%s holds the advisory lock for %s', f.holder, f.purpose), f.ending
+            into result.message, result.remedy
+            from machserial._foreign_locks() as f
+            where not f.is_hidden and f.purpose in ('numbering', 'sealing')
+            limit 1;
+            if found then
+                result.status := 'WARNING';
+            else
+                result.message := 'reads and gives numbers';
+            end if;
         end if;
     end if;
     return (
@@ -233,6 +242,6 @@ $$;
 
 comment on function machserial.ready() is
 'Whether applications can work now, as a row like those of machserial.health(). OK: yes; WARNING: they can
-read only, as this is a standby, or transactions are read-only, or machserial is paused; CRITICAL: the schema
-is not that of the code.
+read only, as this is a standby, or transactions are read-only, or machserial is paused, or a session that the
+message names keeps an advisory lock of machserial; CRITICAL: the schema is not that of the code.
 Errors: 42501 the role may not see that.';

@@ -46,6 +46,7 @@ begin
     return query values
         ('audit_retention_days', '2555', 1::bigint, 36500::bigint, null::text[]),
         ('batch_size', '100', 1, 100000, null),
+        ('lock_wait', '5', 1, 3600, null),
         -- Not below the default of lineage(): that call must stay possible.
         ('propagation_depth_limit', '50', 1, 1000000, null),
         ('serial_characters', 'ASCII', null, null, '{ASCII,UNICODE}'),

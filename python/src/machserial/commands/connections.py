@@ -30,6 +30,13 @@ LIMITS = """
         (select count(*)::integer from pg_stat_activity where backend_type = 'client backend') as used
 """
 
+# Where machserial is, and to whom may look.
+CAN_SEE_LOCKS = """
+    select coalesce(has_function_privilege(p.oid, 'execute'), false)
+    from (select to_regprocedure('machserial._foreign_locks()')) as p (oid)
+"""
+LOCKS = "select distinct f.holder, f.purpose, f.since, f.ending from machserial._foreign_locks() as f"
+
 IDLE = """
     select
         a.pid, a.usename as user, a.application_name as application, a.client_addr::text as client, a.state_change,
@@ -65,7 +72,7 @@ TERMINATE = """
 @yes_option
 @pass_settings
 def connections(settings: Settings, idle: str | None, yes: bool) -> None:
-    """Show who is connected, in which state, and how many connections are left.
+    """Show who is connected, in which state, how many connections are left, and who keeps locks of machserial.
 
     --terminate-idle ends sessions of this database that have been idle, outside of a transaction, for longer than
     DURATION, never its own. It asks first. Exit code 1 if some may not be ended by you.
@@ -81,16 +88,26 @@ def show(settings: Settings, connection: psycopg.Connection) -> None:
     limits = connection.execute(LIMITS).fetchone()
     rows = connection.execute(BY_STATE).fetchall()
     limits["free"] = limits["max_connections"] - limits["reserved"] - limits["used"]
+    locks = foreign_locks(connection)
     if settings.json:
-        output.print_json({**limits, "connections": rows})
+        output.print_json({**limits, "connections": rows, "locks": locks})
         return
     output.print_rows(rows, as_json=False)
     output.print_text(
         "{used} connections are used and {free} free, of max_connections = {max_connections} less {reserved} "
         "reserved".format(**limits)
     )
+    for lock in locks:
+        output.print_text("{holder} holds the advisory lock for {purpose}; what ends it: {ending}".format(**lock))
     if any(row["state"] == "hidden" for row in rows):
         output.message("what sessions of others do is hidden from you: grant pg_monitor to your role")
+
+
+def foreign_locks(connection: psycopg.Connection) -> list[Row]:
+    """Who keeps an advisory lock of machserial longer than a call may."""
+    if not next(iter(connection.execute(CAN_SEE_LOCKS).fetchone().values())):
+        return []
+    return connection.execute(LOCKS).fetchall()
 
 
 def terminate_idle(settings: Settings, connection: psycopg.Connection, idle: str, yes: bool) -> None:
