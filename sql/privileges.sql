@@ -73,6 +73,7 @@ begin
         _read_only_places
         _remedy_for_read_only
         _time_at
+        _time_at_site
         _zones_of_sites
         _check_schema_version
         _check_sequence_behind

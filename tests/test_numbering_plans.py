@@ -126,7 +126,8 @@ def test_a_plan_is_for_its_day(plant):
     assert generated(plant, format="D")[0].endswith("-0001")
     # As if it had been made yesterday.
     plant.execute(
-        "update machserial.numbering_plans set head = 'YESTERDAY-', valid_on = valid_on - 1 where format = 'D'"
+        "update machserial.numbering_plans set head = 'YESTERDAY-', valid_from = valid_from - interval '1 day', "
+        "valid_until = valid_until - interval '1 day' where format = 'D'"
     )
     assert generated(plant, format="D")[0] == value(
         plant, "select to_char(now(), 'YYYYMMDD-0002')"

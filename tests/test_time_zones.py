@@ -68,14 +68,26 @@ class TestGone:
         call(upgraded, "unfenced_counters")
         call(upgraded, "fence", format="D", reason="nothing left")
 
-    def test_there_it_says_why(self, upgraded):
+    @pytest.mark.parametrize("statement", [
+        "generate('P', site_id => 'OLD')",
+        "generate('P', 3, site_id => 'OLD')",
+        "generate('P', format => 'S', site_id => 'OLD', context => '{\"note\": \"x\"}')",
+        "generate('P', site_id => 'OLD', request_id => 'once')",
+        "generate('P', pattern => 'NEW-{YYYY}-{SEQ:3}', site_id => 'OLD')",
+        "generate('P', format => 'CHECKED', site_id => 'OLD')",
+        "preview('{YYYY}-{SEQ:3}', site_id => 'OLD')",
+        "allocate_block('D', 5, 'LINE', site_id => 'OLD', part_id => 'P')",
+        "reset_counter('S', 100, site_id => 'OLD', reason => 'r')",
+        "fence('D', '100', site_id => 'OLD', reason => 'r')",
+        "fire('WORK_ORDER_CREATE', 'P', '{\"site_id\": \"OLD\"}', 2)",
+    ])  # fmt: skip
+    def test_there_it_says_why(self, upgraded, statement):
+        make_format(upgraded, "CHECKED", "C{SEQ:4}{CHECK:luhn}")
+        call(upgraded, "create_trigger", part_id="P", trigger_type="WORK_ORDER_CREATE",
+             assignment_type="SYSTEM_GENERATED")  # fmt: skip
         with refused(upgraded, "55000") as why:
-            call(upgraded, "reset_counter", format="S", next_value=100, site_id="OLD", reason="r")
-        assert "OLD" in why.message and GONE in why.message and "register_site" in why.hint
-        with refused(upgraded, "55000"):
-            call(upgraded, "fence", format="D", highest="100", site_id="OLD", reason="r")
-        with pytest.raises(psycopg.errors.InvalidParameterValue, match=GONE), upgraded.transaction():
-            generated(upgraded, site_id="OLD")
+            upgraded.execute(f"select machserial.{statement}")
+        assert "OLD" in why.message and GONE in why.message and "register_site('OLD'" in why.hint and why.detail
 
     def test_maintain_warns(self, upgraded):
         (warning,) = told(upgraded, lambda: call(upgraded, "maintain"))

@@ -12,6 +12,25 @@ exception when invalid_parameter_value then
 end
 $$;
 
+-- The local time of a moment at a site; 55000 if the server does not know its time zone.
+create function machserial._time_at_site(site_id text, time_zone text, moment timestamptz) returns timestamp
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return moment at time zone time_zone;
+exception when invalid_parameter_value then
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format('the server does not know %L, the time zone of site %s', time_zone, site_id),
+        detail = 'Time zones come with its operating system (tzdata).',
+        hint = format(
+            'Give the site one that it knows: select machserial.register_site(%L, time_zone => ...); '
+            'or install the package with the older names (tzdata-legacy).', site_id
+        );
+end
+$$;
+
 -- Names that are only links to present ones, which an operating system may leave out (Debian: tzdata-legacy).
 -- PostgreSQL does not tell them from others. From the file "backward" of the IANA time zone database, 2025b:
 -- its links whose names are those of no country in zone.tab, without UTC and GMT.

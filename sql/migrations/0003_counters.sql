@@ -88,7 +88,6 @@ create unlogged table machserial.numbering_plans (
     head text collate "C",
     width integer,
     tail text collate "C",
-    valid_on date,
     valid_from timestamptz not null,
     valid_until timestamptz not null,
     configuration numeric not null,
@@ -127,11 +126,10 @@ comment on column machserial.numbering_plans.head is
 comment on column machserial.numbering_plans.width is
 'Digits of the sequence number, if nothing else varies.';
 comment on column machserial.numbering_plans.tail is 'What stands after the sequence number.';
-comment on column machserial.numbering_plans.valid_on is
-'The day, at the site, that the plan is for; null: every day.';
-comment on column machserial.numbering_plans.valid_from is 'Since when this format is assigned.';
+comment on column machserial.numbering_plans.valid_from is
+'Since when this format is assigned; of what goes by dates since the day began at the site.';
 comment on column machserial.numbering_plans.valid_until is
-'Until when, exclusive; not longer than there are partitions for the events.';
+'Until when, exclusive; not longer than the day at the site, and than there are partitions for the events.';
 comment on column machserial.numbering_plans.configuration is
 'How often the configuration had changed when the plan was made: with one change more it no longer holds.';
 

@@ -125,16 +125,7 @@ begin
     if zone is null then
         perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
     end if;
-    return now() at time zone zone;
-exception when invalid_parameter_value then
-    raise exception using
-        errcode = 'object_not_in_prerequisite_state',
-        message = format('the server does not know %L, the time zone of site %s', zone, site_id),
-        detail = 'Time zones come with its operating system (tzdata).',
-        hint = format(
-            'Give the site one that it knows: select machserial.register_site(%L, time_zone => ...); '
-            'or install the package with the older names (tzdata-legacy).', site_id
-        );
+    return machserial._time_at_site(site_id, zone, now());
 end
 $$;
 

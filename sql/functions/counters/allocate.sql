@@ -456,7 +456,7 @@ begin
     using
         array[sequence_value],
         array[case when random_space > 1 then machserial._random_number(random_space) else 0 end],
-        now() at time zone time_zone, site_id, part_id, context;
+        machserial._time_at_site(site_id, time_zone, now()), site_id, part_id, context;
     if not machserial._is_serial_number(number, 'ASCII') then
         perform machserial._require_writable(format_name, number);
     end if;

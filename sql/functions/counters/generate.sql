@@ -131,11 +131,14 @@ begin
     select
         p.part_type, p.default_scopes, s.id as site_id, f.id as format_id, f.name as format_name, f.reset,
         f.counter_per, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space,
-        k.part_id as key_part, k.site_id as key_site, now() at time zone s.time_zone as issued_at,
+        k.part_id as key_part, k.site_id as key_site, l.issued_at,
         c.id as counter_id, c.has_runway, c.retired_at
     into known
     from machserial.parts as p
     inner join machserial.sites as s on s.id = site
+    cross join lateral (
+        select machserial._time_at_site(s.id, s.time_zone, now()) as issued_at offset 0
+    ) as l
     inner join machserial.serial_formats as f
         on f.id = coalesce(wanted_format, machserial._format_id_for(p.id, p.part_type, now()))
     cross join lateral (
@@ -146,7 +149,7 @@ begin
     left join machserial.counters as c
         on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id
         and c.period = case f.reset
-            when 'NEVER' then '' else machserial._period(f.reset, now() at time zone s.time_zone)
+            when 'NEVER' then '' else machserial._period(f.reset, l.issued_at)
         end
     where p.id = _resolve.part_id;
     if known.format_id is null then
@@ -353,8 +356,7 @@ begin
         and n.format = coalesce(_generate.format, '')
         and n.pattern = case when _generate.format is null then coalesce(_generate.pattern, '') else '' end
         and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
-        and n.valid_from <= now() and n.valid_until > now()
-        and (n.valid_on is null or n.valid_on = (now() at time zone n.time_zone)::date);
+        and n.valid_from <= now() and n.valid_until > now();
     if _generate.request_id is not null then
         select c.id, c.is_repeated into request_number, is_repeated
         from machserial._claim_request(_generate.request_id, jsonb_build_object(
@@ -369,7 +371,8 @@ begin
     end if;
     if plan.format_id is not null then
         issue := (
-            _generate.part_id, plan.part_type, plan.scopes, plan.site_id, now() at time zone plan.time_zone,
+            _generate.part_id, plan.part_type, plan.scopes, plan.site_id,
+            machserial._time_at_site(plan.site_id, plan.time_zone, now()),
             plan.format_id, plan.format_name, plan.allocation, plan.sequence_increment,
             plan.sequence_maximum, plan.random_space, plan.counter_id,
             machserial._require_context(_generate.context), _generate.quantity, null
@@ -560,7 +563,6 @@ begin
             and n.pattern = case when generate.format is null then coalesce(generate.pattern, '') else '' end
             and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
             and n.valid_from <= now() and n.valid_until > now()
-            and (n.valid_on is null or n.valid_on = (now() at time zone n.time_zone)::date)
             and d.value is not null
             and not machserial._is_claimed_elsewhere(r.number, n.scopes)
         on conflict do nothing

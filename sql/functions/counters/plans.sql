@@ -153,7 +153,7 @@ begin
     insert into machserial.numbering_plans as n (
         part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
         sequence_increment, sequence_maximum, random_space, counter_id, sequence, trusted_until, head, width,
-        tail, valid_on, valid_from, valid_until, configuration
+        tail, valid_from, valid_until, configuration
     )
     select
         p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
@@ -161,8 +161,7 @@ begin
         case when f.allocation = 'SEQUENCE' then machserial._sequence_of(c.id)::regclass end,
         -- Not near the end: a thousand more cover what others may take meanwhile.
         f.sequence_maximum - 1002 * f.sequence_increment::numeric, w.head, w.width, w.tail,
-        case when f.reset <> 'NEVER' or d.is_dated then l.local_time::date end,
-        coalesce(a.since, '-infinity'), least(a.until, machserial._audited_until()),
+        greatest(a.since, d.begins, '-infinity'), least(a.until, d.ends, machserial._audited_until()),
         (select sum(v.changes) from machserial.configuration_changes as v)
     from machserial.parts as p
     inner join machserial.sites as s on s.id = _keep_plan.site_id
@@ -179,10 +178,16 @@ begin
         else machserial._format_id_for(p.id, p.part_type, now())
     end
     cross join lateral (select now() at time zone s.time_zone as local_time) as l
-    cross join lateral (
-        select bool_or(t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')) as is_dated
-        from machserial._tokenize(f.pattern) as t
-    ) as d
+    left join lateral (
+        -- What goes by dates is for one day at the site.
+        select
+            date_trunc('day', l.local_time) at time zone s.time_zone as begins,
+            (date_trunc('day', l.local_time) + interval '1 day') at time zone s.time_zone as ends
+        where f.reset <> 'NEVER' or exists (
+            select from machserial._tokenize(f.pattern) as t
+            where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+        )
+    ) as d on true
     cross join lateral machserial._plain_parts(f.id, f.pattern, l.local_time, s.id, p.id) as w
     cross join lateral (
         select
@@ -207,7 +212,7 @@ begin
         random_space = excluded.random_space, counter_id = excluded.counter_id,
         sequence = excluded.sequence,
         trusted_until = excluded.trusted_until, head = excluded.head, width = excluded.width,
-        tail = excluded.tail, valid_on = excluded.valid_on, valid_from = excluded.valid_from,
+        tail = excluded.tail, valid_from = excluded.valid_from,
         valid_until = excluded.valid_until, configuration = excluded.configuration;
 end
 $$;
@@ -227,7 +232,7 @@ begin
         from machserial.numbering_plans as o
         where
             o.configuration <> (select sum(c.changes) from machserial.configuration_changes as c)
-            or o.valid_until <= now() or o.valid_on < coalesce(machserial._time_at(o.time_zone, now())::date, 'infinity')
+            or o.valid_until <= now()
         for update skip locked
     ) as outdated
     where

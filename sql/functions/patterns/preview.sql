@@ -66,7 +66,7 @@ begin
             select machserial._random_number(coalesce(compiled.random_space, 1))
             from generate_series(1, quantity)
         ),
-        preview.at at time zone zone, site, preview.part_id, preview.context;
+        machserial._time_at_site(site, zone, preview.at), site, preview.part_id, preview.context;
     perform machserial._require_writable(pattern, numbers[1]);
     return query select n.number from unnest(numbers) with ordinality as n (number, ordinal) order by n.ordinal;
 end

@@ -346,7 +346,7 @@ begin
             f.id as format_id,
             case when f.counter_per in ('PART', 'SITE_PART') then u.part_id else '' end as part_id,
             case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id,
-            now() at time zone s.time_zone as local_time
+            machserial._time_at_site(s.id, s.time_zone, now()) as local_time
         from (
             select distinct e.part_id, coalesce(e.context ->> 'site_id', 'DEFAULT') as site_id, d.format
             from unnest(part_ids, contexts) as e (part_id, context)
