@@ -70,6 +70,7 @@ begin
         _check_time_zones
         _old_time_zones
         _raise_unknown_time_zone
+        _raise_unknown_site
         _read_only_places
         _remedy_for_read_only
         _time_at

@@ -247,7 +247,7 @@ class TestLiveAndReady:
 
     def test_ready(self, fresh):
         (row,) = examined(OK, fresh, "--ready").values()
-        assert (row["name"], row["status"]) == ("ready", "OK")
+        assert (row["name"], row["status"], row["remedy"]) == ("ready", "OK", None)
 
     def test_ready_is_one_query(self, safe_server, fresh):
         safe_server.execute("alter database fresh set log_statement = 'all'")

@@ -433,7 +433,10 @@ def test_set_role_leads_out_of_no_limits(plant):
         assert heard(connection, "select * from machserial.find_serial('ZZZ-000001')") == "[]"
         assert value(connection, HOLDERS) == [None], statement
         refused = heard(connection, "select * from machserial.generate('P', site_id => 'ZZZ')")
-        assert "unknown" in refused, statement
+        assert "unknown" in refused and "None of the sites of this role" in refused, statement
+        # There is no difference to a site that does not exist.
+        nowhere = heard(connection, "select * from machserial.generate('P', site_id => 'NOWHERE')")
+        assert nowhere.replace("NOWHERE", FOREIGN) == refused, statement
     connection.execute("select set_config('role', 'machserial_operator', false)")
     assert sites_seen(connection) == [OWN]
     for statement in ("set role all_operator", "set session authorization all_operator", "set row_security = off"):

@@ -79,6 +79,26 @@ begin
 end
 $$;
 
+-- A role that is limited to sites is not told whether there are others.
+create function machserial._raise_unknown_site(site_id text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if machserial._caller_sites() is not null then
+        raise exception using
+            errcode = 'foreign_key_violation',
+            message = format('site %s is unknown', coalesce(quote_literal(machserial._shown(site_id)), 'null')),
+            detail = 'None of the sites of this role has this id.',
+            hint = format(
+                'Name one of them: select id from machserial.sites; or have it granted: '
+                'select machserial.grant_site(..., %L).', machserial._shown(site_id)
+            );
+    end if;
+    perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+end
+$$;
+
 create function machserial._require_known_part(part_id text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -96,7 +116,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not exists (select from machserial.sites as s where s.id = _require_known_site.site_id) then
-        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+        perform machserial._raise_unknown_site(site_id);
     end if;
 end
 $$;

@@ -123,7 +123,7 @@ declare
     zone constant text := (select s.time_zone from machserial.sites as s where s.id = _local_time.site_id);
 begin
     if zone is null then
-        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+        perform machserial._raise_unknown_site(site_id);
     end if;
     return machserial._time_at_site(site_id, zone, now());
 end

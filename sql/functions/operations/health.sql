@@ -235,7 +235,8 @@ begin
         end if;
     end if;
     return (
-        'ready', result.status, null, null, null, result.message, result.remedy
+        'ready', result.status, null, null, null, result.message,
+        case when result.status <> 'OK' then result.remedy end
     )::machserial.health_result;
 end
 $$;

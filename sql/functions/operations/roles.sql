@@ -155,7 +155,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if site_id <> '' and site_id <> all(machserial._caller_sites()) then
-        perform machserial._raise_unknown('site', site_id, 'machserial.register_site');
+        perform machserial._raise_unknown_site(site_id);
     end if;
 end
 $$;

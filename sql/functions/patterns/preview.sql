@@ -57,7 +57,7 @@ begin
             detail = format('Its highest is %s.', coalesce(compiled.sequence_maximum, 9223372036854775807)),
             hint = 'Give {SEQ:n} more characters, or begin lower.';
     elsif zone is null then
-        perform machserial._raise_unknown('site', site, 'machserial.register_site');
+        perform machserial._raise_unknown_site(site);
     end if;
     execute format('select array(%s)', machserial._preview_query(compiled)) into numbers
     using

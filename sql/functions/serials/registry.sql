@@ -67,7 +67,7 @@ declare
     own_sites constant text[] := machserial._caller_sites();
 begin
     if _claims_on.site_id <> all(own_sites) then
-        perform machserial._raise_unknown('site', _claims_on.site_id, 'machserial.register_site');
+        perform machserial._raise_unknown_site(_claims_on.site_id);
     end if;
     return query
     select
