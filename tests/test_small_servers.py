@@ -208,6 +208,16 @@ def locked(plant: psycopg.Connection) -> int:
     )
 
 
+def await_fullest(count: Callable[[], int], still: float = 0.5) -> None:
+    """Until the count is more than nothing, and has not changed for so many seconds."""
+    last, since = 0, time.monotonic()
+    while not last or time.monotonic() - since < still:
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+        assert time.monotonic() - since < 60, "nothing is locked"
+        time.sleep(0.01)
+
+
 def test_a_backup_that_runs_is_not_robbed_of_its_sequences(plant, command, usual_server):
     make_part(plant)
     make_format(plant, "F", PATTERN, counter_per="PART", reset="DAILY")
@@ -219,16 +229,16 @@ def test_a_backup_that_runs_is_not_robbed_of_its_sequences(plant, command, usual
     with subprocess.Popen(
         [usual_server.tool("pg_dump"), "--dbname", usual_server.dsn("plant")], stdout=subprocess.PIPE
     ) as pg_dump:
-        while locked(plant) < expected:
-            assert pg_dump.poll() is None
-            time.sleep(0.01)
+        await_fullest(lambda: locked(plant))
+        assert pg_dump.poll() is None
         assert value(plant, "select machserial._is_being_dumped()")
         result = command.run("maintain")
         assert result.exit_code == OK
         assert "a backup is running" in result.stderr
         assert value(plant, SEQUENCES) == 1
-        # What the formula says is what is locked.
-        assert locked(plant) == expected
+        # What the formula says is what is locked, and from PostgreSQL 18 on the views, which are not.
+        views = value(plant, "select count(*) from pg_views where schemaname = 'machserial'")
+        assert expected - views <= locked(plant) <= expected
         pg_dump.stdout.read()
     assert pg_dump.returncode == 0
     assert command.run("maintain").stderr == ""
