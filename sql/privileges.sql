@@ -274,6 +274,7 @@ begin
     ('owner', 'none', 'function', '
         _told_of_vendor_serial
         _wait_for_lock
+        _lower_parents
         _counting_keys
         _is_being_dumped
         _make_due_counters

@@ -406,6 +406,32 @@ def test_a_long_line_against_the_order_of_the_ids_is_no_cycle(plant):
     assert value(plant, "select count(*) from machserial.audit_events") == events + ends
 
 
+def test_a_lineage_that_is_recorded_backwards_moves_each_serial_once(plant):
+    def changes_of(record) -> int:
+        # Counted within the transaction.
+        query = "select n_tup_upd from pg_stat_xact_user_tables where relid = 'machserial.serials'::regclass"
+        before = value(plant, query)
+        record()
+        return value(plant, query) - before
+
+    ids, others = serials(plant, 40), serials(plant, 40)
+
+    def backwards() -> None:
+        for parent, child in zip(ids[1:], ids, strict=False):
+            insert(plant, (parent, child))
+
+    def where_each_comes_of_something() -> None:
+        for parent, child in zip(others[1:39], others, strict=False):
+            insert(plant, (others[39], parent), (parent, child))
+
+    assert changes_of(backwards) == 39
+    # Negative control: what comes of something itself cannot be lowered, and is lifted with all that came of it.
+    assert changes_of(where_each_comes_of_something) > 300
+    assert call(plant, "_lineage_problems") == []
+    with refused(plant, "22023"):
+        insert(plant, (ids[0], ids[-1]))
+
+
 def test_exactly_the_cycles_are_refused(plant):
     """Random graphs in random statements, against a check that looks at all edges."""
     chance = random.Random(20)

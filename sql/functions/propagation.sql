@@ -2,11 +2,12 @@
 --
 -- Nothing may become part of itself. Each serial has a rank (lineage_rank, else its id), and whatever comes
 -- of it ranks above it. Most serials come of older ones, and nothing is to be done; where one comes of a
--- younger one, it and what has come of it are lifted until the order holds again. If it never does, there is
--- a cycle.
+-- younger one that comes of nothing, that one is lowered, so that a long lineage that is recorded backwards costs
+-- no more than one that is not; else it and what has come of it are lifted until the order holds again. If it
+-- never does, there is a cycle.
 --
 -- Between sessions: who adds a propagation holds its serials FOR SHARE to the end of the transaction, who
--- lifts a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just being made,
+-- lifts or lowers a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just being made,
 -- and who waited for it sees what has been made. Nobody else waits.
 
 create type machserial.serial_propagation as (
@@ -345,6 +346,59 @@ begin
 end
 $$;
 
+-- Lowers the parents that rank too high for their children and come of nothing. Waits for nobody: returns null
+-- if that is done, else the serials to be locked before it is tried again.
+create function machserial._lower_parents(parent_ids bigint[], child_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    too_high constant bigint[] := array(
+        select distinct e.parent_id
+        from unnest(parent_ids, child_ids) as e (parent_id, child_id)
+        where
+            (select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_id)
+            >= (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_id)
+            and (
+                select b.id from machserial.serial_propagations as b where b.child_serial_id = e.parent_id limit 1
+            ) is null
+            -- To lift a child of which nothing has come costs as little, and keeps nobody from the parent.
+            and exists (
+                select from machserial.serial_propagations as a
+                where a.parent_serial_id = e.child_id and a.child_serial_id is not null
+                offset 0
+            )
+    );
+    locked integer;
+begin
+    if too_high = '{}' then
+        return null;
+    end if;
+    perform machserial._require_sight_of_others(too_high[1]);
+    select count(*) into locked
+    from (
+        select from machserial.serials as s where s.id = any(too_high) for no key update of s skip locked
+    ) as l;
+    if locked < cardinality(too_high) then
+        return too_high;
+    end if;
+    -- Looked at again: it may have come of something until it was locked.
+    update machserial.serials as p set lineage_rank = (
+        select min((
+            select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_serial_id
+        )) - 1
+        from machserial.serial_propagations as e
+        where e.parent_serial_id = p.id and e.child_serial_id is not null
+    )
+    where
+        p.id = any(too_high) and not exists (
+            select from machserial.serial_propagations as b where b.child_serial_id = p.id offset 0
+        );
+    return null;
+end
+$$;
+
 -- Lifts the children that do not rank above their parents, what has come of them, and so on: each when what
 -- it comes of has been lifted, so that mostly once is enough. Waits for nobody: returns null if the order
 -- holds, else the serials to be locked before it is tried again.
@@ -446,7 +500,10 @@ begin
         begin
             perform machserial._lock_serials(serial_ids, to_be_lifted);
             perform machserial._require_propagable(serial_ids);
-            to_be_lifted := machserial._lift_children(edges.parent_ids, edges.child_ids);
+            to_be_lifted := coalesce(
+                machserial._lower_parents(edges.parent_ids, edges.child_ids),
+                machserial._lift_children(edges.parent_ids, edges.child_ids)
+            );
             exit when to_be_lifted is null;
             -- Another session holds one of them, and may wait for one of ours: let go of all, and wait for
             -- them in the order in which everybody does.

@@ -173,6 +173,21 @@ begin
     if quantity = 0 then
         return;
     end if;
+    if cardinality(_generate_each.contexts) is distinct from cardinality(_generate_each.quantities)
+        or exists (
+            select from unnest(_generate_each.quantities) as q (quantity)
+            where (q.quantity >= 0) is not true
+        )
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'quantities and contexts do not belong together',
+            detail = format(
+                'There are %s quantities and %s contexts; no quantity is null or negative.',
+                cardinality(_generate_each.quantities), coalesce(cardinality(_generate_each.contexts), 0)
+            ),
+            hint = 'Give each unit its quantity and its context, {} if it has none.';
+    end if;
     concerned := array(select generate_series(1, cardinality(_generate_each.quantities)));
     perform machserial._require_quantity(least(quantity, 2147483647)::integer);
     wanted := array(
