@@ -124,6 +124,8 @@ begin
         _number_hint
         _raise_faulty_pattern
         _raise_no_number
+        _raise_too_long
+        _require_short_actor
         _require_writable
         _sample
         _serial_characters
@@ -383,6 +385,7 @@ begin
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
         _refuse_orphaned_serials _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change
+        _refuse_long_text
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
         _refuse_conflicts_about_no_number
         _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver

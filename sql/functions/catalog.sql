@@ -55,6 +55,66 @@ begin
 end
 $$;
 
+-- Raises 54000 about a text of which only so much is kept.
+create function machserial._raise_too_long(what text, value text, longest integer, unit text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'program_limit_exceeded',
+        message = format('%s is too long', what),
+        detail = format(
+            'It has %s %s, %s is the most: %L.',
+            case unit when 'bytes' then octet_length(value) else length(value) end, unit, longest,
+            machserial._shown(value)
+        ),
+        hint = 'Keep long texts elsewhere, and give what refers to them.';
+end
+$$;
+
+-- The trigger of tables that keep a context, a reason or notes; its condition has found one that is too long.
+create function machserial._refuse_long_text() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept constant jsonb := to_jsonb(new);
+    fault record;
+begin
+    select k.key, k.value into fault
+    from jsonb_each_text(kept) as k
+    where
+        k.key = 'context' and octet_length(k.value) > 8192
+        or (k.key = 'notes' or k.key like '%reason') and length(k.value) > 2000
+    order by k.key
+    limit 1;
+    if fault.key = 'context' then
+        perform machserial._raise_too_long('the context', fault.value, 8192, 'bytes');
+    elsif fault.key is not null then
+        perform machserial._raise_too_long(fault.key, fault.value, 2000, 'characters');
+    end if;
+    return new;
+end
+$$;
+
+-- The session's actor and reason, which become part of what is written.
+create function machserial._require_short_actor() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    actor constant text := current_setting('machserial.actor', true);
+    reason constant text := current_setting('machserial.reason', true);
+begin
+    if length(actor) > 255 then
+        perform machserial._raise_too_long('machserial.actor', actor, 255, 'characters');
+    elsif length(reason) > 2000 then
+        perform machserial._raise_too_long('machserial.reason', reason, 2000, 'characters');
+    end if;
+end
+$$;
+
 -- A name by which something is known.
 create function machserial._require_name(argument text, value text) returns void
 language plpgsql immutable

@@ -2,13 +2,13 @@
 --
 -- Nothing may become part of itself. Each serial has a rank (lineage_rank, else its id), and whatever comes
 -- of it ranks above it. Most serials come of older ones, and nothing is to be done; where one comes of a
--- younger one that comes of nothing, that one is lowered, so that a long lineage that is recorded backwards costs
--- no more than one that is not; else it and what has come of it are lifted until the order holds again. If it
--- never does, there is a cycle.
+-- younger one that comes of nothing, that one is lowered, so that a long lineage that is recorded backwards
+-- costs no more than one that is not; else it and what has come of it are lifted until the order holds
+-- again. If it never does, there is a cycle.
 --
 -- Between sessions: who adds a propagation holds its serials FOR SHARE to the end of the transaction, who
--- lifts or lowers a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just being made,
--- and who waited for it sees what has been made. Nobody else waits.
+-- lifts or lowers a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just
+-- being made, and who waited for it sees what has been made. Nobody else waits.
 
 create type machserial.serial_propagation as (
     id bigint,
@@ -346,8 +346,8 @@ begin
 end
 $$;
 
--- Lowers the parents that rank too high for their children and come of nothing. Waits for nobody: returns null
--- if that is done, else the serials to be locked before it is tried again.
+-- Lowers the parents that rank too high for their children and come of nothing. Waits for nobody: returns
+-- null if that is done, else the serials to be locked before it is tried again.
 create function machserial._lower_parents(parent_ids bigint[], child_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -712,7 +712,8 @@ comment on function machserial.pass_through(bigint, text, integer, text, numeric
 'Puts on record that a serial has gone through an operation and is the same as before. operation_code,
 routing_sequence (0 or more), work_center_id: where. quantity: how much of it, more than 0, in the unit of
 the part. Returns the row of serial_propagations.
-Errors: 22023 a bad argument; 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such
+Errors: 54000 a text that is too long;
+22023 a bad argument; 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such
 serial.';
 
 create function machserial.split(
@@ -737,7 +738,8 @@ comment on function machserial.split(bigint, bigint[], text, integer, text, nume
 'Puts on record that one serial has become several: a bar cut up, a panel separated. One target is
 allowed: the others may follow in another call. quantity: how much of the source went into each target;
 the other arguments as in pass_through(). Returns a row for each target, in their order.
-Errors: 22023 a bad argument, a serial given twice, a target that the source itself comes from; 0A000 a
+Errors: 54000 a text that is too long;
+22023 a bad argument, a serial given twice, a target that the source itself comes from; 0A000 a
 target older than the source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT,
 REJECTED, RETIRED or INVALID; P0002 no such serial.';
 
@@ -763,7 +765,8 @@ comment on function machserial.merge(bigint[], bigint, text, integer, text, nume
 'Puts on record that several serials have become one: an assembly, a batch. One source is allowed: the
 others may follow in another call. quantity: how much of each source went into the target; the other
 arguments as in pass_through(). Returns a row for each source, in their order.
-Errors: 22023 a bad argument, a serial given twice, a target that a source itself comes from; 0A000 a
+Errors: 54000 a text that is too long;
+22023 a bad argument, a serial given twice, a target that a source itself comes from; 0A000 a
 target older than a source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED,
 RETIRED or INVALID; P0002 no such serial.';
 
@@ -789,7 +792,8 @@ comment on function machserial.transform(bigint, text, integer, bigint, text, nu
 'Puts on record that a serial has become something else: a casting machined, a unit converted.
 target_serial_id: the number that it bears now; null: it keeps its own. The other arguments as in
 pass_through(). Returns the row of serial_propagations.
-Errors: 22023 a bad argument, a target that the source itself comes from; 0A000 a target older than the
+Errors: 54000 a text that is too long;
+22023 a bad argument, a target that the source itself comes from; 0A000 a target older than the
 source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED, RETIRED or INVALID;
 P0002 no such serial.';
 

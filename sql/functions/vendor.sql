@@ -1336,7 +1336,8 @@ $$;
 comment on function machserial.reject_vendor_serial(bigint, text) is
 'Sends a PENDING vendor serial back: it becomes REJECTED and its number is free. The vendor may send it again,
 as a new vendor serial. reason: why; null means machserial.reason. Returns the vendor serial.
-Errors: P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING.';
+Errors: 54000 a text that is too long;
+P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING.';
 
 create function machserial.waive_vendor_rule(vendor_serial_id bigint, reason text)
 returns machserial.vendor_serial
@@ -1369,7 +1370,8 @@ $$;
 comment on function machserial.waive_vendor_rule(bigint, text) is
 'Lets a PENDING vendor serial be accepted although it breaks its vendor''s rule. reason: why; null means
 machserial.reason. Returns the vendor serial.
-Errors: P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING, broke no rule, or the rule is
+Errors: 54000 a text that is too long;
+P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING, broke no rule, or the rule is
 waived already.';
 
 create function machserial.validate_vendor_serial(

@@ -81,6 +81,11 @@ comment on column machserial.serials.created_at is 'When it was put on record: s
 comment on column machserial.serials.created_by is
 'Who put it on record: machserial.actor, else the session''s user.';
 
+create trigger serials_keep_texts_short
+before update of context, status_reason on machserial.serials
+for each row when (octet_length(new.context::text) > 8192 or length(new.status_reason) > 2000)
+execute function machserial._refuse_long_text();
+
 create trigger serials_are_completed
 before insert on machserial.serials
 for each row when (new.part_type is null or new.scopes is null)

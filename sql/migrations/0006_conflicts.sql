@@ -67,6 +67,11 @@ comment on column machserial.serial_conflicts.resolved_by is
 comment on column machserial.serial_conflicts.reason is
 'Why it was resolved like this: given with the change, else machserial.reason.';
 
+create trigger conflicts_keep_texts_short
+before insert or update on machserial.serial_conflicts
+for each row when (length(new.reason) > 2000)
+execute function machserial._refuse_long_text();
+
 create trigger conflicts_arrive_resolved_with_a_reason
 before insert on machserial.serial_conflicts
 for each row when (new.status = 'RESOLVED')

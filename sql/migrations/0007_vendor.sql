@@ -137,6 +137,11 @@ for each statement execute function machserial._refuse_removal(
     'vendor rules', 'Drop a rule with machserial.delete_vendor_rule(vendor_name, part_id).'
 );
 
+create trigger vendor_serials_keep_texts_short
+before insert or update on machserial.vendor_serials
+for each row when (length(new.waived_reason) > 2000 or length(new.rejection_reason) > 2000)
+execute function machserial._refuse_long_text();
+
 create trigger vendor_serials_are_completed
 before insert on machserial.vendor_serials
 for each row when (

@@ -77,6 +77,13 @@ comment on column machserial.late_assignment_placeholders.created_at is
 comment on column machserial.late_assignment_placeholders.created_by is
 'Who created it: machserial.actor, else the session''s user.';
 
+create trigger placeholders_keep_texts_short
+before insert or update on machserial.late_assignment_placeholders
+for each row when (
+    octet_length(new.context::text) > 8192 or length(new.notes) > 2000 or length(new.failure_reason) > 2000
+)
+execute function machserial._refuse_long_text();
+
 create trigger placeholders_are_completed
 before insert on machserial.late_assignment_placeholders
 for each row when (new.status <> 'PENDING' or new.serial_id is not null)

@@ -52,6 +52,11 @@ comment on column machserial.serial_propagations.created_at is
 comment on column machserial.serial_propagations.created_by is
 'Who put it on record: machserial.actor, else the session''s user.';
 
+create trigger propagations_keep_texts_short
+before insert or update on machserial.serial_propagations
+for each row when (length(new.notes) > 2000)
+execute function machserial._refuse_long_text();
+
 create trigger propagations_keep_what_they_say
 before update on machserial.serial_propagations
 for each row execute function machserial._refuse_propagation_change();

@@ -84,6 +84,11 @@ comment on column machserial.block_usages.serial_id is 'The serial that the numb
 comment on column machserial.block_usages.conflict_id is
 'The conflict that was recorded instead, because somebody else had registered the number.';
 
+create trigger blocks_keep_texts_short
+before insert or update on machserial.number_blocks
+for each row when (length(new.closing_reason) > 2000)
+execute function machserial._refuse_long_text();
+
 create trigger blocks_are_examined
 before insert on machserial.number_blocks
 for each row execute function machserial._examine_block();

@@ -220,13 +220,15 @@ begin
 end
 $$;
 
--- What every function that writes events calls first. The month's partition is there but for a database that
+-- What every function that writes events calls first: the actor and the reason can be kept, and the month's
+-- partition is there. The month's partition is there but for a database that
 -- nobody has looked after for months, or whose clock is wrong.
 create function machserial._require_audit_partition() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform machserial._require_short_actor();
     if not machserial._has_audit_partition() then
         perform machserial._make_audit_partitions(now(), 0);
     end if;

@@ -967,7 +967,8 @@ $$;
 comment on function machserial.return_block(bigint) is
 'Closes a block: what has not been reported is never used, and counts as returned in the view blocks. Set
 machserial.reason to say why. Returns the block.
-Errors: 55000 the block is closed already; P0002 no such block.';
+Errors: 54000 a text that is too long;
+55000 the block is closed already; P0002 no such block.';
 
 -- Closes the blocks whose time is over; returns how many. One that is being reported is left for the next
 -- time.

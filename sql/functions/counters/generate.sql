@@ -28,6 +28,9 @@ begin
         -- These have columns of their own, with an index or more.
         perform machserial._require_short(k.key, context ->> k.key)
         from unnest('{work_order_id,lot_number,operation_code}'::text[]) as k (key);
+        if octet_length(context::text) > 8192 then
+            perform machserial._raise_too_long('the context', context::text, 8192, 'bytes');
+        end if;
         return coalesce(context, '{}');
     end if;
     raise exception using
@@ -593,4 +596,4 @@ same request_id gives the same serials and consumes nothing. Numbers that are ta
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs or makes no serial number of it, a
 request_id used for something else; 23503 unknown part, site or format, a site that the role is not granted, no
-format assigned; 55000 a deactivated format; 2200H no numbers left.';
+format assigned; 54000 a context that is too long; 55000 a deactivated format; 2200H no numbers left.';

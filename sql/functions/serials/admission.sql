@@ -194,12 +194,28 @@ begin
                 and current_setting('transaction_isolation') = 'read committed'
             offset 0
         )
+        -- Too long, or may be.
+        or octet_length(o.created_by) > 255 or octet_length(o.status_reason) > 2000
+        or octet_length(current_setting('machserial.reason', true)) > 2000
+        or octet_length(o.context::text) > 8192
     );
     if found then
         -- Nothing, without an expression.
         return new;
     end if;
     perform machserial._require_audit_partition();
+    select n.context::text as context, n.created_by, n.status_reason into given
+    from new_serials as n
+    where
+        octet_length(n.context::text) > 8192 or length(n.created_by) > 255 or length(n.status_reason) > 2000
+    limit 1;
+    if octet_length(given.context) > 8192 then
+        perform machserial._raise_too_long('the context', given.context, 8192, 'bytes');
+    elsif length(given.created_by) > 255 then
+        perform machserial._raise_too_long('created_by', given.created_by, 255, 'characters');
+    elsif found then
+        perform machserial._raise_too_long('status_reason', given.status_reason, 2000, 'characters');
+    end if;
     -- A serial that was received from a vendor has the event VENDOR_RECEIVED. Materialized: it is examined too.
     with admitted as materialized (
         select

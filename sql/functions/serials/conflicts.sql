@@ -650,7 +650,8 @@ retired_serial_id becomes RETIRED or INVALID and its claim is released, so that 
 anew; left out, it is all others than keep_serial_id, or else the only serial that holds the number. What is
 kept and was in CONFLICT becomes ACTIVE (a vendor''s, if not yet accepted, PENDING). reason: why; null means
 machserial.reason. Returns the conflicts. Everything happens or nothing, and leaves its events.
-Errors: 22023 a missing or faulty argument, or a serial that has no part in it; 23503 unknown part; 23505
+Errors: 54000 a text that is too long;
+22023 a missing or faulty argument, or a serial that has no part in it; 23503 unknown part; 23505
 the serial to be kept cannot have the number, because another claims it that was not to give way; 55000 the
 conflict is resolved already, or the serial named is out of use; P0002 there never was such a conflict.';
 

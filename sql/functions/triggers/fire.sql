@@ -492,7 +492,8 @@ context brings (vendor_name, serial_number or an array serial_numbers, received_
 create_trigger(). context: an object that may hold work_order_id, lot_number, operation_code, site_id, what
 {CTX:...} names and what conditions ask for. quantity: 1 to 1,000,000. Returns what was made, in the order of
 the triggers; no rows: no trigger fired, and explain_triggers() with the same arguments tells why.
-Errors: 22023 a bad argument, a context that lacks what the trigger needs; 23503 unknown part or site, no
+Errors: 54000 a context that is too long;
+22023 a bad argument, a context that lacks what the trigger needs; 23503 unknown part or site, no
 format assigned; 23505 a vendor''s number is taken; 55000 a deactivated format; 2200H no numbers left.';
 
 -- A condition's own words for what the context has instead, key by key.
@@ -631,4 +632,5 @@ comment on function machserial.explain_triggers(text, text, jsonb) is
 'Why fire() with the same arguments makes what it makes: a row for each trigger of the part, whatever its type
 and state, with whether it fires and if not, everything that keeps it from that. A part without triggers: one
 row that says so.
-Errors: 22023 a bad argument; 23503 unknown part.';
+Errors: 54000 a context that is too long;
+22023 a bad argument; 23503 unknown part.';

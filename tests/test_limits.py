@@ -1,0 +1,161 @@
+"""What a caller could make grow without end, and where it ends: texts, ad-hoc formats, records of requests and runs."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from support import call, generated, make_format, make_part, refused, register, value
+
+ONE_MODE = True
+# In bytes, as text: {"k": "…"} has nine more.
+LONGEST = {"k": "x" * (8192 - 9)}
+TOO_LONG = {"k": "x" * (8192 - 8)}
+
+
+@pytest.fixture
+def operator(connection):
+    """The least who could do it: a session of an operator."""
+    call(connection, "create_roles")
+    make_format(connection, "F", "F-{SEQ:8}")
+    make_part(connection)
+    call(connection, "assign_format", part_id="P", format="F")
+    for assignment in ("SYSTEM_GENERATED", "LATE_ASSIGNMENT", "VENDOR"):
+        call(
+            connection, "create_trigger", part_id="P", trigger_type="WORK_ORDER_CREATE", assignment_type=assignment,
+            conditions={"for": assignment},
+        )  # fmt: skip
+    generated(connection)
+    connection.execute("set role machserial_operator")
+    return connection
+
+
+def ways_of_a_context(connection):
+    """Each way by which an operator's context comes to be kept, as a function of the context."""
+    columns = "insert into machserial.{} (serial_number, part_id, source, context) values (%s, 'P', 'MANUAL', %s)"
+    number = iter(f"N-{n}" for n in range(1000))
+    (placeholder,) = call(connection, "create_placeholders", part_id="P", quantity=1)
+    (made,) = register(connection, ["HERE"])
+    return {
+        "generate": lambda context: call(connection, "generate", part_id="P", context=context),
+        "many": lambda context: call(connection, "generate", part_id="P", quantity=200, context=context),
+        "fire": lambda context: call(
+            connection, "fire", trigger_type="WORK_ORDER_CREATE", part_id="P",
+            context=context | {"for": "SYSTEM_GENERATED"},
+        ),
+        "fire late": lambda context: call(
+            connection, "fire", trigger_type="WORK_ORDER_CREATE", part_id="P",
+            context=context | {"for": "LATE_ASSIGNMENT"},
+        ),
+        "fire vendor": lambda context: call(
+            connection, "fire", trigger_type="WORK_ORDER_CREATE", part_id="P",
+            context=context | {"for": "VENDOR", "vendor_name": "V", "serial_number": next(number)},
+        ),
+        "insert": lambda context: connection.execute(columns.format("serials"), (next(number), Jsonb(context))),
+        "update": lambda context: connection.execute(
+            "update machserial.serials set context = %s where id = %s", (Jsonb(context), made.serial_id)
+        ),
+        "insert placeholder": lambda context: connection.execute(
+            "insert into machserial.late_assignment_placeholders (part_id, context) values ('P', %s)", (Jsonb(context),)
+        ),
+        "update placeholder": lambda context: connection.execute(
+            "update machserial.late_assignment_placeholders set context = %s where id = %s",
+            (Jsonb(context), placeholder.id),
+        ),
+        # A value that a table keeps compressed takes less room than it has.
+        "from a table": lambda context: connection.execute(
+            "create temporary table kept (context jsonb) on commit drop; truncate kept; "
+            "insert into kept select " + sql.Literal(Jsonb(context)).as_string(connection) + "; "
+            "insert into machserial.serials (serial_number, part_id, context) select 'KEPT-1', 'P', context from kept; "
+            "drop table kept"
+        ),
+        "generate from a table": lambda context: connection.execute(
+            "create temporary table kept (context jsonb) on commit drop; truncate kept; "
+            "insert into kept select " + sql.Literal(Jsonb(context)).as_string(connection) + "; "
+            "select g.* from kept, machserial.generate('P', context => kept.context) as g; "
+            "drop table kept"
+        ),
+    }  # fmt: skip
+
+
+def test_a_context_has_at_most_8_kb_by_every_way_in(operator):
+    ways = ways_of_a_context(operator)
+    for way, keep in ways.items():
+        with refused(operator, "54000") as refusal:
+            keep(TOO_LONG)
+        assert "the context" in refusal.message and "8192" in refusal.detail, way
+    for way, keep in ways.items():
+        if not way.startswith("fire"):
+            keep(LONGEST)
+    # Negative control: what has been kept is as long as it may be.
+    assert value(operator, "select max(octet_length(context::text)) from machserial.serials") == 8192
+
+
+@pytest.mark.parametrize(("name", "longest"), [("actor", 255), ("reason", 2000)])
+def test_who_acts_and_why_is_said_in_so_many_characters(operator, name, longest):
+    numbers = iter(f"A-{n}" for n in range(1000))
+    ways = {
+        "generate": lambda: generated(operator),
+        "many": lambda: generated(operator, quantity=200),
+        "register": lambda: register(operator, [next(numbers)]),
+        "insert": lambda: operator.execute(
+            "insert into machserial.serials (serial_number, part_id) values (%s, 'P')", (next(numbers),)
+        ),
+        "receive": lambda: call(
+            operator, "receive_vendor_serial", serial_number=next(numbers), vendor_name="V", part_id="P"
+        ),
+        "placeholders": lambda: call(operator, "create_placeholders", part_id="P", quantity=1),
+        "block": lambda: call(operator, "allocate_block", format="F", quantity=1, holder="line"),
+        "retire": lambda: operator.execute(
+            "update machserial.serials set status = 'RETIRED' where id = (select max(id) from machserial.serials)"
+        ),
+        "pass": lambda: call(
+            operator, "pass_through", operation_code="OP", routing_sequence=1,
+            serial_id=value(operator, "select min(id) from machserial.serials"),
+        ),
+    }  # fmt: skip
+    operator.execute("select set_config('machserial.reason', 'why', true)")
+    for way, write in ways.items():
+        # Characters, not bytes.
+        operator.execute("select set_config(%s, %s, true)", (f"machserial.{name}", "ä" * (longest + 1)))
+        with refused(operator, "54000") as refusal:
+            write()
+        assert str(longest) in refusal.detail, way
+        operator.execute("select set_config(%s, %s, true)", (f"machserial.{name}", "ä" * longest))
+        write()
+
+
+def test_a_reason_that_is_given_is_no_longer(operator):
+    first, second = (row.serial_id for row in register(operator, ["R-1", "R-2"]))
+    (placeholder,) = call(operator, "create_placeholders", part_id="P", quantity=1)
+    (received,) = call(operator, "receive_vendor_serial", serial_number="R-3", vendor_name="V", part_id="P")
+    for write in (
+        lambda reason: call(operator, "retire_serial", serial_id=first, reason=reason),
+        lambda reason: call(operator, "invalidate_serial", serial_id=second, reason=reason),
+        lambda reason: call(operator, "fail_placeholder", placeholder_id=placeholder.id, reason=reason),
+        lambda reason: call(operator, "reject_vendor_serial", vendor_serial_id=received.id, reason=reason),
+        lambda notes: call(
+            operator, "pass_through", serial_id=first, operation_code="OP", routing_sequence=1, notes=notes
+        ),
+        lambda reason: operator.execute(
+            "update machserial.serials set status = 'RETIRED', status_reason = %s where serial_number = 'R-2'",
+            (reason,),
+        ),
+    ):  # fmt: skip
+        with refused(operator, "54000"):
+            write("x" * 2001)
+    call(operator, "retire_serial", serial_id=first, reason="x" * 2000)
+    call(operator, "fail_placeholder", placeholder_id=placeholder.id, reason="x" * 2000)
+
+
+def test_units_without_a_context_are_refused_and_not_looked_for_for_ever(operator):
+    operator.execute("set local statement_timeout = '20s'")
+    both = '{"{}","{}"}'
+    for quantities, contexts in (("{1,1}", '{"{}"}'), ("{1}", "{}"), ("{1,null}", both), ("{3,-2}", both)):
+        with refused(operator, "22023") as refusal:
+            operator.execute(
+                "select machserial._generate_each('P', null, null, %s::integer[], %s::jsonb[])", (quantities, contexts)
+            )
+        assert "contexts" in refusal.message
+    query = "select count(*) from machserial._generate_each('P', null, null, '{1,2}', array['{}', '{}']::jsonb[])"
+    assert value(operator, query) == 3
