@@ -253,7 +253,7 @@ begin
         account_for_serial
         adopt_schema
         audit_months drop_archived fence grant_site integrity
-        lift_site_limits limited_roles migrate migration_script pause record_archive reset_counter
+        lift_site_limits limited_roles migrate migration_script pause reset_counter
         preview_fence
         verify_lineage
         restore_archived resume revoke_site set_node unfenced_counters verify_archived write_test
@@ -272,6 +272,7 @@ begin
     ('owner', 'none', 'function', '
         change_owner
         create_roles
+        record_archive
     '),
     ('owner', 'none', 'function', '
         _told_of_vendor_serial
@@ -365,6 +366,7 @@ begin
         _is_archived
         _remember_leaves
         _require_archivable
+        _require_archivist
         _stretch_of
     '),
     -- Called by triggers only.

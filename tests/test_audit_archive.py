@@ -479,6 +479,63 @@ class TestRefusals:
                 connection.execute("select machserial.drop_archived('2025-11-01')")
         assert len(history.events("audit_events_2025_11_archived")) == 22
 
+    def test_only_who_archives_may_record(self, history, folder):
+        """An administrator who could would say that a month is in files of his own, and have the owner drop it."""
+        forged = (
+            "select machserial.record_archive(month, first_seal_id, last_seal_id, event_count, merkle_root, "
+            "repeat('0', 64), '/tmp/of-the-forger.json') from machserial.audit_archives"
+        )
+        archive(history, folder)
+        with history.connect() as connection, connection.transaction(force_rollback=True):
+            connection.execute("select machserial.create_roles()")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute("set local role machserial_admin")
+                connection.execute(forged)
+            # The owner may: what keeps the administrator out is not the archive.
+            connection.execute(forged)
+
+    def test_a_month_is_dropped_only_if_each_of_its_seals_is_in_an_archive(self, history, folder):
+        archive(history, folder)
+        with history.connect() as connection:
+            connection.execute("alter table machserial.audit_archives disable trigger user")
+            connection.execute(
+                "update machserial.audit_archives set first_seal_id = last_seal_id, "
+                "merkle_root = machserial._archive_root(month, last_seal_id, last_seal_id), "
+                "event_count = (select event_count from machserial.audit_seals as s where s.id = last_seal_id) "
+                "where month = '2025-11-01'"
+            )
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+                connection.execute("select machserial.drop_archived('2025-11-01')")
+            assert "is in no archive on record" in refused.value.diag.message_detail
+            assert history.value("select machserial.drop_archived('2025-10-01')") is True
+
+    def test_files_that_agree_with_their_record_and_not_with_the_seals_are_not_relied_upon(self, history, folder):
+        """Record and files may be forged together; the seals in the database are asked as well."""
+        archive(history, folder)
+        manifest = folder / "audit_2025_11.json"
+        content = json.loads(manifest.read_text())
+        with history.connect() as connection:
+            job = next(job for job in audit_archive.due(connection, folder, "30 days", True)[0] if job.label == NOVEMBER)
+            (copies,) = audit_archive.archives_on_record(job)
+            audit_archive._require_kept(job, copies)
+            connection.execute("alter table machserial.audit_seals disable trigger user")
+            connection.execute(
+                "update machserial.audit_seals set event_count = event_count + 1 where id = %s",
+                [content["last_seal_id"]],
+            )
+            with pytest.raises(ExpectedError) as refused:
+                audit_archive._require_kept(job, copies)
+            assert "than the seals in the database say" in refused.value.detail
+
+    def test_archives_join_up(self, history, folder):
+        """Whatever seals lie between two months: none is left out, and a missing archive shows."""
+        archive(history, folder)
+        first, second = (audit_verifier.Archive(audit_verifier.read_manifest(path), folder) for path in
+                         audit_verifier.manifests_in(folder))
+        last = [int(seal["id"]) for seal in first.seals()][-1]
+        assert [int(seal["id"]) for seal in second.seals()][0] <= last + 1
+        assert verify(folder) == []
+
     def test_one_archiver_at_a_time(self, history, folder):
         with history.connect() as other, audit_archive.exclusively(other):
             for work in (lambda: archive(history, folder), lambda: self.restore_something(history, folder)):

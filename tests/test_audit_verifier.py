@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -343,7 +344,7 @@ class TestTampering:
 
     def test_an_edited_first_seal(self, archive):
         archive.write_manifest(first_seal_id=1)
-        self.check(archive, ("SEAL_MISSING", 1, None))
+        self.check(archive, ("SEAL_MISSING", 1, None), ("MANIFEST_DIFFERS", None, None))
 
     @pytest.mark.parametrize("place", [0, 1])
     def test_an_edited_number_of_rows(self, archive, place):
@@ -414,6 +415,37 @@ class TestFiles:
         assert found.problem == "MANIFEST_DAMAGED"
         assert complaint in found.detail and archive.path.name in found.detail
 
+    @pytest.mark.parametrize(
+        ("written", "complaint"),
+        [(b"[" * 200_000, "recursion"), (b" " * (audit_verifier.LONGEST_MANIFEST + 1), "longer than")],
+    )
+    def test_a_manifest_that_would_exhaust_the_reader(self, archive, written, complaint):
+        archive.path.write_bytes(written)
+        (found,) = problems(archive)
+        assert found.problem == "MANIFEST_DAMAGED" and complaint in found.detail
+
+    def test_a_row_that_would_exhaust_the_reader(self, archive, monkeypatch):
+        monkeypatch.setattr(audit_verifier, "LONGEST_RECORD", 2000)
+        assert problems(archive) == []
+        for line in (b"x" * 2001, b'"' + b"x\n" * 1000):
+            archive.write()
+            archive.rewrite("events", lambda content, line=line: content + line)
+            assert any("longer than 2000" in problem.detail for problem in problems(archive))
+
+    def test_what_is_no_ordinary_file(self, archive):
+        """A pipe would wait for its writer, a device never end."""
+        events = archive.file("events")
+        events.unlink()
+        os.mkfifo(events)
+        (found,) = problems(archive)
+        assert (found.problem, found.detail) == ("FILE_MISSING", f"{events.name}: it is not an ordinary file")
+        events.unlink()
+        events.symlink_to("/dev/zero")
+        assert names(problems(archive)) == {("FILE_MISSING", None, None)}
+        archive.path.unlink()
+        os.mkfifo(archive.path)
+        assert names(problems(archive)) == {("MANIFEST_DAMAGED", None, None)}
+
     @pytest.mark.parametrize("name", ["/etc/passwd", "../audit_events_2025_11.csv.gz", "..", "a\\b"])
     def test_a_manifest_that_leads_elsewhere(self, archive, name):
         archive.manifest["files"][0]["name"] = name
@@ -446,6 +478,23 @@ class TestSeveralArchives:
 
     def test_the_anchor_is_in_none(self, both):
         assert self.check(both, "9:" + "0" * 64) == {("ANCHOR_NOT_REACHED", 9, None)}
+
+    def test_a_missing_archive_between_two(self, both):
+        """Where the chain leaves the files, nobody knows what became of the events."""
+        december = both[1]
+        january = ArchiveOnDisk(december.folder, month="2026-01", seals=[dict(seal) for seal in december.seals])
+        for number, month in ((7, "2026-02"), (8, "2026-02"), (9, None)):
+            moment = f"{month or january.month}-03T00:00:00.000000Z"
+            january.add_seal([an_event(number + 10, transaction_id=900, performed_at=moment)], month=month)
+        chain = january.seals
+        for first, expected in ((5, set()), (7, set()), (8, {("ARCHIVE_MISSING", 7, None)}), (9, {("ARCHIVE_MISSING", 7, None)})):
+            january.seals = [seal for seal in chain if seal["id"] >= first]
+            three = [*both, january.write()]
+            assert self.check(three) == self.check(three, january.anchor) == expected
+            # In whatever order they are given; alone, or as pieces, nothing lies between.
+            assert self.check([january, *both]) == expected
+            pieces = Verification(is_whole=False).problems(archive.path for archive in three)
+            assert list(pieces) == [] and self.check([january]) == set()
 
     def test_two_chains(self, both):
         december = both[1]
@@ -481,11 +530,18 @@ class TestOnItsOwn:
 
     def test_intact(self, archive, copy):
         result = self.run("-I", "-S", copy, archive.path, "--anchor", archive.anchor)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "intact: archives: 1, events: 10\n", "")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "intact: archives: 1, events: 10, seals: 2 to 5\n", "")
 
     def test_as_a_module_on_a_folder(self, archive):
         result = self.run("-m", "machserial.audit_verifier", archive.folder)
-        assert (result.returncode, result.stdout) == (0, "intact: archives: 1, events: 10\n")
+        assert (result.returncode, result.stdout) == (0, "intact: archives: 1, events: 10, seals: 2 to 5\n")
+
+    def test_what_files_say_commands_no_terminal(self, archive, copy):
+        archive.manifest["files"][0]["name"] = "\x1b]0;owned\x07\u202e"
+        archive.path.write_text(json.dumps(archive.manifest))
+        result = self.run("-I", "-S", copy, archive.path)
+        assert result.returncode == 1 and "\\u001b]0;owned\\u0007\\u202e" in result.stdout
+        assert result.stdout.replace("\n", "").isprintable()
 
     def test_problems(self, archive, copy):
         archive.events[2], archive.events[3] = archive.events[3], archive.events[2]

@@ -94,7 +94,9 @@ COPY_EVENTS = """
 COPY_SEALS = """
     copy (
         select {columns} from machserial.audit_seals as t
-        where t.id between {first_seal_id} and {last_seal_id}
+        where t.id <= {last_seal_id} and t.id > least({first_seal_id} - 1, coalesce(
+            (select max(a.last_seal_id) from machserial.audit_archives as a where a.first_seal_id < {first_seal_id}), 0
+        ))
         order by t.id
     ) to stdout (format csv, header, force_quote *, encoding 'UTF8')
 """
@@ -119,6 +121,15 @@ UNARCHIVED = """
 ON_RECORD = """
     select id, location, manifest_sha256, first_seal_id, last_seal_id, event_count, merkle_root
     from machserial.audit_archives where month = %s order by first_seal_id, id desc
+"""
+
+# What the seals say of an archive, in the words of its record.
+SEALED = """
+    select
+        min(s.id) as first_seal_id, max(s.id) as last_seal_id, sum(s.event_count)::bigint as event_count,
+        machserial._archive_root(%(month)s, %(first_seal_id)s, %(last_seal_id)s) as merkle_root
+    from machserial.audit_seals as s
+    where s.month = %(month)s and s.id between %(first_seal_id)s and %(last_seal_id)s
 """
 
 STATE = """
@@ -258,7 +269,7 @@ def export_events(job: Job) -> None:
 
 
 def export_seals(job: Job) -> None:
-    """The chain between the month's first and last seal, those of other months included."""
+    """The chain from where the archives before ended to the month's last seal, those of other months included."""
     job.files.append(_export(job, "seals", SEAL_COLUMNS, COPY_SEALS))
 
 
@@ -360,7 +371,7 @@ def rename(job: Job) -> None:
 def drop(job: Job) -> None:
     """Only what is in files that were read again just now, all of them, and say what was sealed."""
     for copies in archives_on_record(job):
-        _require_kept(copies, job.folder)
+        _require_kept(job, copies)
 
     def work() -> None:
         with exclusively(job.connection):
@@ -540,9 +551,11 @@ def _is_whole(manifest: Path) -> bool:
     return all(os.path.isfile(manifest.parent / file["name"]) for file in files)
 
 
-def _require_kept(copies: list[Row], folder: Path) -> None:
-    """That files of an archive are there, are sound, and hold what the database has sealed."""
-    found = [(copy, path) for copy in copies if (path := _found(copy, folder))]
+def _require_kept(job: Job, copies: list[Row]) -> None:
+    """That files of an archive are there, are sound, and hold what the record and the seals of the database say."""
+    found = [(copy, path) for copy in copies if (path := _found(copy, job.folder))]
+    if not found:
+        raise ExpectedError(f"the files of {copies[0]['location']} are gone", remedy="run it again with --to")
     # The one on record at that place, if it was made again there.
     archive, path = next(
         ((copy, path) for copy, path in found if audit_verifier.sha256_of(path)[0] == copy["manifest_sha256"]), found[0]
@@ -552,6 +565,9 @@ def _require_kept(copies: list[Row], folder: Path) -> None:
     said = {**{name: manifest[name] for name in HELD}, "merkle_root": bytes.fromhex(manifest["merkle_root"])}
     if said != {name: archive[name] for name in (*HELD, "merkle_root")}:
         raise audit_files.unsound(str(path), "it holds other events than the record says")
+    sealed = job.connection.execute(SEALED, {"month": job.month, **archive}).fetchone()
+    if said != sealed:
+        raise audit_files.unsound(str(path), "it holds other events than the seals in the database say")
 
 
 # Files

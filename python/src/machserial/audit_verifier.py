@@ -6,7 +6,7 @@ Everything is computed anew from the archives' files, by this file alone: it sha
 An archive is a manifest (audit_2025_11.json), which names its files with their SHA-256:
 
 - events: gzipped CSV, seal_id and the columns of an event. A value is quoted, null is empty without quotes.
-- seals: the chain of seals from the month's first to its last, in CSV of the same kind.
+- seals: the chain of seals from where the archive before ended to the month's last, in CSV of the same kind.
 
 The hash of an event is SHA-256(0x00 || its canonical form). A Merkle tree of RFC 6962 over the events of a seal gives
 the seal's merkle_root, SHA-256 of the seal's canonical form gives its seal_hash, and the next seal holds that as
@@ -22,11 +22,15 @@ where length counts bytes of UTF-8, and times are microseconds since 1970-01-01 
 from __future__ import annotations
 
 import argparse
+import errno
 import gzip
 import hashlib
 import json
+import os
 import re
+import stat
 import sys
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -35,6 +39,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 VERSION = 1
+
+# What an archive is never larger than: beyond it nothing is read, so that a file cannot exhaust the reader's memory.
+LONGEST_MANIFEST = 1 << 20
+LONGEST_RECORD = 1 << 26  # an event or a seal, in bytes of CSV
 
 EVENT_COLUMNS = (
     "id",
@@ -207,9 +215,12 @@ def shown(written: bytes | None) -> str:
 def records(lines: Iterable[bytes]) -> Iterator[bytes]:
     """A value may hold line breaks: a record ends with the line where every quote is closed."""
     parts: list[bytes] = []
-    open_quote = False
+    open_quote, size = False, 0
     for line in lines:
         parts.append(line)
+        size = len(line) + (size if len(parts) > 1 else 0)
+        if size > LONGEST_RECORD:
+            raise Damaged(f"a row is longer than {LONGEST_RECORD} bytes")
         open_quote ^= bool(line.count(b'"') % 2)
         if not open_quote:
             yield b"".join(parts) if len(parts) > 1 else line
@@ -218,7 +229,7 @@ def records(lines: Iterable[bytes]) -> Iterator[bytes]:
         raise Damaged("it ends in the middle of a value")
 
 
-def rows(file: BinaryIO, columns: tuple[str, ...]) -> Iterator[CsvRow]:
+def rows(file: Iterable[bytes], columns: tuple[str, ...]) -> Iterator[CsvRow]:
     """The rows of an archive's CSV. Unlike Python's csv this tells null from an empty text."""
     found = records(file)
     if next(found, b"") != ",".join(columns).encode() + b"\n":
@@ -234,11 +245,25 @@ def rows(file: BinaryIO, columns: tuple[str, ...]) -> Iterator[CsvRow]:
         yield dict(zip(columns, values, strict=True))
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Only an ordinary file: another kind would wait for its writer, or never end."""
+    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not an ordinary file")
+    return file
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Lines as they are, but one that is too long in part only."""
+    return iter(lambda: file.readline(LONGEST_RECORD + 1), b"")
+
+
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[CsvRow]:
     """The rows of a gzipped file. Raises Damaged, which names the file."""
     try:
-        with gzip.open(path, "rb") as file:
-            yield from rows(file, columns)
+        with open_file(path) as zipped, gzip.open(zipped, "rb") as file:
+            yield from rows(lines_of(file), columns)
     except (Damaged, OSError, EOFError, zlib.error) as error:
         raise Damaged(f"{path.name}: {error}") from error
 
@@ -254,7 +279,7 @@ def read_seals(path: Path) -> Iterator[CsvRow]:
 def sha256_of(path: Path) -> tuple[str, int]:
     """Hash and size of a file."""
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
             size += len(block)
@@ -264,8 +289,12 @@ def sha256_of(path: Path) -> tuple[str, int]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, with all that it must say. Raises Damaged."""
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        with open_file(path) as file:
+            written = file.read(LONGEST_MANIFEST + 1)
+        if len(written) > LONGEST_MANIFEST:
+            raise Damaged(f"it is longer than {LONGEST_MANIFEST} bytes")
+        manifest = json.loads(written)
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(str(error)) from error
     require(manifest, MANIFEST)
     for file in manifest["files"]:
@@ -342,10 +371,13 @@ class Verification:
     """Verifies one archive after the other, and that their seals belong to one chain.
 
     anchor: 'ID:HASH' of a seal, which one of the archives must reach. Raises ValueError if it is none.
+    is_whole: whether the archives are all that there are between the first and the last, so that a gap is a problem.
     archives, events: how many were verified.
     """
 
-    def __init__(self, anchor: str | None = None) -> None:
+    def __init__(self, anchor: str | None = None, is_whole: bool = True) -> None:
+        self._is_whole = is_whole
+        self._stretches: list[tuple[int, int, str]] = []  # first and last seal of each archive, and its month
         # Hashes that seals must have: the anchor's, and that of the last seal of each archive before.
         self._known: dict[int, str] = {}
         self._anchor_id: int | None = None
@@ -367,10 +399,28 @@ class Verification:
                 yield Problem(None, "MANIFEST_DAMAGED", None, f"{path.name}: {damage}")
             else:
                 yield from self.archive_problems(archive)
+        if self._is_whole:
+            yield from self._gap_problems()
         if self._anchor_id is not None and not self._reaches_anchor:
             yield Problem(
                 self._anchor_id, "ANCHOR_NOT_REACHED", None, "The seal that it names is in none of the archives."
             )
+
+    def _gap_problems(self) -> Iterator[Problem]:
+        """Of seals that no archive has, between two that are here: their events may be hidden."""
+        reached, before = None, ""
+        for first, last, month in sorted(self._stretches):
+            if reached is not None and first > reached + 1:
+                detail = f"Seals {reached + 1} to {first - 1}, between the archives of {before} and {month}, are in none."
+                yield Problem(reached + 1, "ARCHIVE_MISSING", None, detail)
+            if reached is None or last > reached:
+                reached, before = last, month
+
+    def seals(self) -> str:
+        """The seals that were verified, for the reader: what lies outside of them nobody has looked at."""
+        if not self._stretches:
+            return "none"
+        return f"{min(first for first, *_ in self._stretches)} to {max(last for _, last, _ in self._stretches)}"
 
     def archive_problems(self, archive: Archive) -> Iterator[Problem]:
         """Of one archive."""
@@ -390,18 +440,21 @@ class Verification:
         events, tree = Groups(archive.events()), MerkleTree()
         said = self.events
         seals = 0
-        previous = None
+        first = previous = first_own = None
         for seal in archive.seals():
             seals += 1
+            first = first or integer(seal["id"])
             yield from self._seal_problems(archive, seal, previous)
             yield from unsealed_problems(events, integer(seal["id"]))
             if seal["month"] == archive.first_day:
+                first_own = first_own or integer(seal["id"])
                 yield from self._event_problems(archive, seal, events, tree)
             previous = seal
         yield from unsealed_problems(events, None)
         found = {
             "event_count": (archive.manifest["event_count"], self.events - said),
             "merkle_root": (archive.manifest["merkle_root"], tree.root().hex()),
+            "first_seal_id": (archive.manifest["first_seal_id"], first_own),
             "last_seal_id": (archive.manifest["last_seal_id"], previous and integer(previous["id"])),
             "rows of events": (archive.file("events")["rows"], self.events - said),
             "rows of seals": (archive.file("seals")["rows"], seals),
@@ -412,13 +465,15 @@ class Verification:
                 yield Problem(None, "MANIFEST_DIFFERS", None, detail)
         if previous:
             self._known.setdefault(integer(previous["id"]), text(previous["seal_hash"]))
+            self._stretches.append((first, integer(previous["id"]), archive.manifest["month"]))
 
     def _seal_problems(self, archive: Archive, seal: CsvRow, previous: CsvRow | None) -> Iterator[Problem]:
         """Of the seal itself, and of how it goes on from the one before it."""
         seal_id = integer(seal["id"])
         if seal_hash(seal) != text(seal["seal_hash"]):
             yield Problem(seal_id, "SEAL_CHANGED", None, "Its seal_hash is not that of what it says.")
-        due = integer(previous["id"]) + 1 if previous else archive.manifest["first_seal_id"]
+        # The file may begin earlier, where the archive before ended.
+        due = integer(previous["id"]) + 1 if previous else min(seal_id, archive.manifest["first_seal_id"])
         if seal_id != due:
             yield Problem(due, "SEAL_MISSING", None, f"Seal {seal_id} stands in its place.")
         elif previous and seal["previous_hash"] != previous["seal_hash"]:
@@ -513,15 +568,21 @@ def main(arguments: list[str] | None = None) -> int:
     is_intact = True
     for problem in verification.problems(paths):
         is_intact = False
-        print(line(problem))
+        print(visible(line(problem)))
     if is_intact:
-        print(f"intact: archives: {verification.archives}, events: {verification.events}")
+        print(f"intact: archives: {verification.archives}, events: {verification.events}, seals: {verification.seals()}")
     return 0 if is_intact else 1
 
 
 def line(problem: Problem) -> str:
     places = (("seal", problem.seal_id), ("event", problem.event_id))
     return ": ".join([problem.problem, *(f"{kind} {id}" for kind, id in places if id is not None), problem.detail])
+
+
+def visible(written: str) -> str:
+    """Without what a terminal obeys or hides: names and values come from whoever wrote the files."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(json.dumps(one)[1:-1] if unicodedata.category(one) in hidden else one for one in written)
 
 
 if __name__ == "__main__":

@@ -229,19 +229,39 @@ begin
 end
 $$;
 
+-- Only who can detach a month, the owner, says that it is archived: what is on record may be dropped.
+create function machserial._require_archivist() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner constant name := (
+        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+    );
+begin
+    if not pg_has_role(current_user, owner, 'usage') then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = 'machserial.record_archive() is for the owner of machserial',
+            detail = format('The owner is %I, the current user is %I.', owner, current_user),
+            hint = format('Run it as the owner: set role %I;', owner);
+    end if;
+end
+$$;
+
 create function machserial.record_archive(
     month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea,
     manifest_sha256 text, location text
 )
 returns bigint
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     archive_id bigint;
 begin
-    perform machserial._require_administrator('machserial.record_archive()');
+    perform machserial._require_archivist();
     perform machserial._require_month(record_archive.month);
     select a.id into archive_id
     from machserial.audit_archives as a
@@ -277,7 +297,7 @@ after comparing them with what is here: merkle_root is the root over the seals''
 The same archive again gives the same id; another one of the same events, made because the first was lost,
 is a further row. Called by machserial audit archive.
 Errors: 22023 no month; 55000 the month is not over or not sealed, or the archive is not what is sealed;
-42501 neither the owner nor an administrator.';
+42501 not the owner, who alone can detach what is archived.';
 
 -- Leaves go with the last of their month's events, and nobody can delete any that have events here.
 create function machserial._refuse_loss_of_leaves() returns trigger
@@ -351,7 +371,7 @@ as $$
 declare
     detached regclass;
     last_seal_id bigint;
-    archived_to bigint;
+    missing_seal_id bigint;
     unsealed bigint;
     events bigint;
 begin
@@ -362,20 +382,23 @@ begin
         return false;
     end if;
     last_seal_id := (select max(s.id) from machserial.audit_seals as s where s.month = drop_archived.month);
-    archived_to := (
-        select max(a.last_seal_id) from machserial._sound_archives() as a where a.month = drop_archived.month
+    -- Each seal must be in an archive that was made of its seals: root and count are theirs.
+    missing_seal_id := (
+        select min(s.id) from machserial.audit_seals as s
+        where s.month = drop_archived.month and not exists (
+            select from machserial._sound_archives() as a
+            where a.month = s.month and s.id between a.first_seal_id and a.last_seal_id
+        )
     );
     unsealed := machserial._unsealed_events(drop_archived.month, detached);
-    if unsealed > 0 or archived_to is null or archived_to < last_seal_id then
+    if unsealed > 0 or missing_seal_id is not null or last_seal_id is null then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format('%s is not archived', detached),
             detail = case
-                when archived_to is null then 'No archive of its month is on record.'
+                when last_seal_id is null then 'Its month has no seals.'
                 when unsealed > 0 then format('%s of its events are not even sealed.', unsealed)
-                else format(
-                    'The archives end with seal %s, the month with seal %s.', archived_to, last_seal_id
-                )
+                else format('Its seal %s is in no archive on record that is what was sealed.', missing_seal_id)
             end,
             hint = 'Attach it again with machserial.restore_archived(month), seal, and archive the month.';
     end if;
