@@ -59,6 +59,8 @@ begin
         _check_longest_transaction _check_memory _check_missing_indexes _check_modulus
         _check_missing_rules
         _check_foreign_locks
+        _check_foreign_rules
+        _foreign_rules
         _advisory_locks
         _foreign_locks
         _lock_holders
@@ -330,6 +332,7 @@ begin
         _faults_of_sequences
         _faults_of_references _faults_of_placeholders _faults_of_schema
         _faults_of_serials _faults_of_vendors _first_liftable _first_value _fold_executions
+        _faults_of_identity
         _faults_of_numbers
         _faults_of_scopes
         _refuse_shared_numbers

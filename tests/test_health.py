@@ -200,7 +200,7 @@ def test_what_a_role_may_not_read_is_unknown(database, new_session):
     assert found["connections"] == "OK"
     hidden = {
         "audit_verification", "counter_days_left", "counter_used", "id_sequences",
-        "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "paused",
+        "foreign_rules", "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "paused",
         "pending_migrations", "schema_version", "slow_statements", "time_zones",
     }  # fmt: skip
     assert {name for name, status in found.items() if status == "UNKNOWN"} == hidden
@@ -386,6 +386,44 @@ def test_idle_in_transaction(database, new_session):
     assert f"pg_terminate_backend({idle.info.backend_pid})" in row.remedy
     idle.rollback()
     becomes(database, "idle_in_transaction", "OK")
+
+
+@pytest.mark.parametrize(
+    ("planted", "status", "named"),
+    [
+        ("create policy hidden on machserial.audit_events as restrictive using (id <> 7)", "CRITICAL",
+         "policy hidden on machserial.audit_events"),
+        ("create policy hidden on machserial.{partition} as restrictive using (id <> 7)", "CRITICAL",
+         "policy hidden on machserial.{partition}"),
+        ("create rule swallowed as on insert to machserial.audit_events do instead nothing", "CRITICAL",
+         "rule swallowed on machserial.audit_events"),
+        ("create rule swallowed as on update to machserial.system_generated_serials do instead nothing", "CRITICAL",
+         "rule swallowed on machserial.system_generated_serials"),
+        ("create trigger planted before insert on machserial.audit_events for each row "
+         "execute function public.of_others()", "WARNING", "trigger planted on machserial.audit_events"),
+        ("create or replace trigger audit_archives_are_append_only before update or delete or truncate "
+         "on machserial.audit_archives for each statement execute function public.of_others()", "WARNING",
+         "trigger audit_archives_are_append_only on machserial.audit_archives calls "),
+    ],
+)
+def test_foreign_rules(database, planted, status, named):
+    assert check(database, "foreign_rules").status == "OK"
+    database.execute("create function public.of_others() returns trigger language plpgsql as 'begin return null; end'")
+    (partition,) = database.execute(
+        "select c.relname from pg_class as c where c.relname ~ '^audit_events_20' and c.relkind = 'r' limit 1"
+    ).fetchone()
+    if "replace trigger" in planted:
+        planted = planted.replace("or replace ", "")
+        database.execute("drop trigger audit_archives_are_append_only on machserial.audit_archives")
+    database.execute(planted.format(partition=partition))
+    row = check(database, "foreign_rules")
+    assert (row.status, row.value) == (status, 1)
+    assert named.format(partition=partition) in row.message and "drop " in row.remedy
+    # On a table of somebody else's it is nobody's business.
+    database.execute(row.remedy.partition("if it is not yours: ")[2])
+    database.execute("create table public.orders (id int)")
+    database.execute("create trigger own after insert on public.orders for each row execute function public.of_others()")
+    assert check(database, "foreign_rules").status == "OK"
 
 
 def test_foreign_locks(database, new_session):

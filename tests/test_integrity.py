@@ -104,6 +104,28 @@ def test_what_came_about_by_the_rules_is_sound(plant):
     assert findings(plant) == []
 
 
+@pytest.mark.parametrize(
+    ("forged", "name"),
+    [
+        ("update machserial.serials set serial_number = 'FORGED' where id = {id}", "identity"),
+        ("update machserial.serials set part_id = 'Q', part_type = 'VALVE' where id = {id}", "identity"),
+        ("update machserial.serials set site_id = 'BER' where id = {id}", "identity"),
+        ("update machserial.serials set created_by = 'eve' where id = {id}", "identity"),
+        ("update machserial.serials set created_at = created_at - interval '1 second' where id = {id}", "identity"),
+        ("update machserial.serials set scopes = '{{SITE}}' where id = {id}", "scopes"),
+        ("delete from machserial.serials where id = {id}", "deleted_serial"),
+    ],
+)
+def test_a_serial_that_is_not_what_its_events_say(plant, forged, name):
+    serial = call(plant, "generate", part_id="P")[0].serial_id
+    # A change by the rules is no fault.
+    plant.execute("update machserial.serials set scopes = '{SITE,PART_TYPE,ENTERPRISE}' where id = %s", (serial,))
+    own = "select name, object from machserial.integrity('identity')"
+    assert plant.execute(own).fetchall() == []
+    plant.execute(TRIGGERS_OFF.format(forged.format(id=serial)))
+    assert plant.execute(own).fetchall() == [(name, f"serial {serial}")]
+
+
 def test_what_should_be_there_is_what_is_there(plant):
     """What is read from the migrations is neither more nor less than what they make."""
     own = "machserial._own_relations() as r on not r.is_partition and r.oid"
@@ -357,8 +379,8 @@ FAULTS = {
         "orphan", "serial",
         around(TRIGGERS_OFF, "insert into machserial.serials (serial_number, part_id, part_type, scopes, source, "
                "created_at) select 'ASTRAY', 'NONE', 'T', '{SITE,PART_TYPE}', 'IMPORT', '2000-01-01'; "
-               "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number) "
-               "select 'SERIAL_REGISTERED', 'x', id, serial_number from machserial.serials "
+               "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id) "
+               "select 'SERIAL_REGISTERED', 'x', id, serial_number, part_id, site_id from machserial.serials "
                "where serial_number = 'ASTRAY'"),
     ),
     "serial of no known status": (

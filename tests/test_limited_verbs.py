@@ -127,7 +127,6 @@ OF_ALL_SITES = {
     "migrate": "",
     "pause": "'r'",
     "preview_fence": "'SHARED'",
-    "record_archive": "'2020-01-01', 1, 1, 1, '\\x00', 'x', 'x'",
     "reset_counter": "'SHARED', 900, reason => 'r'",
     "restore_archived": "'2020-01-01'",
     "resume": "'r'",
@@ -142,7 +141,7 @@ OF_ALL_SITES = {
 }
 
 # The owner's alone, or told to everybody by what stands in the code.
-ELSEWHERE = {"change_owner", "create_roles", "migration_script"}
+ELSEWHERE = {"change_owner", "create_roles", "migration_script", "record_archive"}
 
 
 def things_of(connection: psycopg.Connection, site: str) -> dict[str, object]:

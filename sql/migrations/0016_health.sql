@@ -70,6 +70,11 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     || 'that stops numbering is CRITICAL.'
 ),
 (
+    'foreign_rules', 1, null, false, 'rules',
+    'Policies, rules and triggers on machserial''s tables and views that are not its own; a policy or a '
+    || 'rule, which may hide rows or swallow writes, is CRITICAL.'
+),
+(
     'id_sequences', 50, 80, false, 'percent',
     'Used share of the ids of this database''s node, of the table that has used most.'
 ),

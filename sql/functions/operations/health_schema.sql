@@ -254,6 +254,87 @@ begin
 end
 $$;
 
+-- Policies, rules and triggers on our tables and views that no migration made: they may hide rows, swallow
+-- writes, or write themselves. A trigger of ours that calls another function is none of ours any more.
+create function machserial._foreign_rules() returns table (kind text, description text, remedy text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set jit = off
+as $$
+begin
+    return query
+    with own as materialized (
+        select r.oid, case when r.is_partition then 'audit_events' else r.relation end as model
+        from machserial._own_relations() as r
+        union all
+        select c.oid, c.relname::text from pg_class as c
+        where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('v', 'm')
+    ),
+
+    expected as materialized (
+        select
+            e.kind, e.relation, e.name,
+            substring(e.statement from 'execute function machserial[.]([a-z0-9_]+)[(]') as function_name,
+            e.statement ~ '[[:space:]]when[[:space:]]*[(]' as is_conditional
+        from machserial._expected_objects() as e where e.kind in ('trigger', 'policy')
+    )
+
+    select
+        'trigger', format('trigger %I on %s calls %s', t.tgname, t.tgrelid::regclass, t.tgfoid::regproc),
+        format('drop trigger %I on %s;', t.tgname, t.tgrelid::regclass)
+    from own as o
+    inner join pg_trigger as t on t.tgrelid = o.oid and not t.tgisinternal and t.tgparentid = 0
+    inner join pg_proc as p on p.oid = t.tgfoid
+    left join expected as e on e.kind = 'trigger' and e.relation = o.model and e.name = t.tgname
+    where
+        e.name is null or p.pronamespace <> 'machserial'::regnamespace or p.proname <> e.function_name
+        or t.tgqual is not null and not e.is_conditional
+    union all
+    select
+        'policy', format('policy %I on %s', p.polname, p.polrelid::regclass),
+        format('drop policy %I on %s;', p.polname, p.polrelid::regclass)
+    from own as o
+    inner join pg_policy as p on p.polrelid = o.oid
+    left join expected as e on e.kind = 'policy' and e.relation = o.model and e.name = p.polname
+    where e.name is null
+    union all
+    select
+        'rule', format('rule %I on %s', r.rulename, r.ev_class::regclass),
+        format('drop rule %I on %s;', r.rulename, r.ev_class::regclass)
+    from own as o
+    inner join pg_rewrite as r on r.ev_class = o.oid and r.rulename <> '_RETURN'
+    order by 1, 2;
+end
+$$;
+
+create function machserial._check_foreign_rules() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    planted record;
+    result machserial.health_result;
+begin
+    select
+        count(*) as rules, array_agg(f.description) as descriptions, string_agg(f.remedy, ' ') as remedy,
+        coalesce(bool_or(f.kind <> 'trigger'), false) as may_hide
+    into planted
+    from machserial._foreign_rules() as f;
+    result := machserial._checked(
+        'foreign_rules', planted.rules,
+        coalesce(
+            machserial._first_of(planted.descriptions), 'no policy, rule or trigger of others is on our tables'
+        ),
+        'Find out who made it and why; then, if it is not yours: ' || coalesce(planted.remedy, 'drop it.')
+    );
+    if planted.may_hide and result.status = 'WARNING' then
+        return machserial._made_critical(result);
+    end if;
+    return result;
+end
+$$;
+
 -- What belongs to somebody else than machserial's owner, who is the one of migrate(). The schema may be the
 -- database owner's.
 create function machserial._foreign_objects() returns table (description text)

@@ -311,6 +311,82 @@ begin
 end
 $$;
 
+-- What never changes of a serial, as its events say it and as its row does; and serials of which only events
+-- are left. An import may say when and by whom a serial was made: that is compared where it was generated.
+create function machserial._faults_of_identity() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+set jit = off
+as $$
+declare
+    with_triggers_off constant text := 'Find out who could write behind the triggers; bring the row back from a '
+        'backup, as the owner and with the triggers of machserial.serials off.';
+begin
+    return query
+    select 'deleted_serial', 'CRITICAL', format('serial %s', e.serial_id),
+        format('serial %s (%s of part %s) was put on record at %s, and is not there', e.serial_id,
+            min(e.serial_number), min(e.part_id), min(e.performed_at)),
+        with_triggers_off
+    from machserial.audit_events as e
+    left join machserial.serials as s on s.id = e.serial_id
+    where
+        e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED')
+        and e.serial_id is not null and s.id is null
+    group by e.serial_id
+    order by e.serial_id;
+
+    return query
+    select 'identity', 'CRITICAL', format('serial %s', d.id),
+        format('serial %s is number %s of part %s at site %s, made at %s by %s; event %s says number %s of part %s '
+            'at site %s, at %s by %s', d.id, d.serial_number, d.part_id, d.site_id, d.created_at, d.created_by,
+            d.event_id, d.told_number, d.told_part, d.told_site, d.performed_at, d.performed_by),
+        with_triggers_off
+    from (
+        select distinct on (s.id)
+            s.id, s.serial_number, s.part_id, s.site_id, s.created_at, s.created_by, e.id as event_id,
+            e.serial_number as told_number, e.part_id as told_part, e.site_id as told_site, e.performed_at,
+            e.performed_by
+        from machserial.serials as s
+        inner join machserial.audit_events as e on e.serial_id = s.id
+        where
+            e.event_type in ('SERIAL_GENERATED', 'SERIAL_REGISTERED', 'VENDOR_RECEIVED')
+            and (
+                (e.serial_number, e.part_id, e.site_id) is distinct from (s.serial_number, s.part_id, s.site_id)
+                or e.event_type = 'SERIAL_GENERATED' and s.format_id is not null
+                and (e.performed_at, e.performed_by) is distinct from (s.created_at, s.created_by)
+            )
+        order by s.id, e.id
+    ) as d
+    order by d.id;
+
+    -- Scopes as a serial began with them are in no event; each change of them is. As with statuses, those that
+    -- were reached once more than they were left are the present ones.
+    return query
+    select 'scopes', 'CRITICAL', format('serial %s', c.id),
+        format('serial %s claims its number in %s, its events say %s', c.serial_number,
+            array_to_string(c.scopes, ', '),
+            coalesce(machserial._end_of_steps(c.reached, c.departed), array_to_string(c.reached, ' or '))),
+        with_triggers_off
+    from (
+        select
+            s.id, s.serial_number, s.scopes, array_agg(e.details -> 'scopes' ->> 'new') as reached,
+            array_agg(e.details -> 'scopes' ->> 'old') as departed
+        from machserial.audit_events as e
+        inner join machserial.serials as s on s.id = e.serial_id
+        where e.event_type in ('SERIAL_UPDATED', 'SERIAL_RETIRED', 'SERIAL_INVALIDATED') and e.details ? 'scopes'
+        group by s.id, s.serial_number, s.scopes
+    ) as c
+    where
+        case
+            when machserial._end_of_steps(c.reached, c.departed) is null
+                then to_jsonb(c.scopes)::text <> all(c.reached)
+            else to_jsonb(c.scopes)::text <> machserial._end_of_steps(c.reached, c.departed)
+        end
+    order by c.id;
+end
+$$;
+
 create function machserial.account_for_serial(serial_id bigint, reason text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
