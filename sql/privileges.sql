@@ -126,6 +126,7 @@ begin
         _number_hint
         _raise_faulty_pattern
         _raise_no_number
+        _require_ad_hoc_room
         _raise_too_long
         _require_short_actor
         _require_writable
@@ -279,6 +280,8 @@ begin
     ('owner', 'none', 'function', '
         _told_of_vendor_serial
         _wait_for_lock
+        _drop_old_verifications
+        _may_drop_verification
         _lower_parents
         _counting_keys
         _is_being_dumped
@@ -391,6 +394,7 @@ begin
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
         _refuse_orphaned_serials _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change
         _refuse_long_text
+        _refuse_loss_of_verification
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
         _refuse_conflicts_about_no_number
         _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver

@@ -159,3 +159,49 @@ def test_units_without_a_context_are_refused_and_not_looked_for_for_ever(operato
         assert "contexts" in refusal.message
     query = "select count(*) from machserial._generate_each('P', null, null, '{1,2}', array['{}', '{}']::jsonb[])"
     assert value(operator, query) == 3
+
+
+def test_a_transaction_makes_a_hundred_formats_of_patterns(operator):
+    made = (
+        "select count(*) from generate_series(1, %s) as i, "
+        "machserial.generate('P', pattern => 'X' || i || '-{SEQ:4}')"
+    )
+    with refused(operator, "54000") as refusal:
+        operator.execute(made, (7500,))
+    assert "counter_per" in refusal.hint and "{CTX:key}" in refusal.hint and "100" in refusal.detail
+    assert value(operator, "select count(*) from machserial.serial_formats where is_ad_hoc") == 0
+    # Negative control: a hundred are made, and known ones go on.
+    assert value(operator, made, 100) == 100
+    assert value(operator, made, 100) == 100
+    with refused(operator, "54000"):
+        generated(operator, pattern="ONE-MORE-{SEQ:4}")
+
+
+def test_how_many_formats_of_patterns_there_may_be_is_a_setting(operator):
+    generated(operator, pattern="KNOWN-{SEQ:4}")
+    for name, setting, said in (("ad_hoc_formats_limit", "1", "limit is 1"), ("ad_hoc_formats", "REFUSE", "REFUSE")):
+        operator.execute("reset role")
+        operator.execute("update machserial.settings set value = %s where name = %s", (setting, name))
+        operator.execute("set role machserial_operator")
+        with refused(operator, "54000") as refusal:
+            generated(operator, pattern="NEW-{SEQ:4}")
+        assert said in refusal.detail and "counter_per" in refusal.hint
+        generated(operator, pattern="KNOWN-{SEQ:4}")
+
+
+def test_records_of_verifications_are_dropped_when_they_are_old(connection):
+    columns = "verified_at, is_full, seals, events, problems, newest_seal_id, newest_seal_hash, rolling_seal_id"
+    for days, problems in ((400, 0), (390, 1), (380, 0), (370, 1), (10, 1)):
+        connection.execute(
+            f"insert into machserial.audit_verifications ({columns}) "
+            "values (now() - %s * interval '1 day', false, 0, 0, %s, 0, '', 0)",
+            (days, problems),
+        )
+    done = {row.task: row.done for row in call(connection, "maintain")}
+    # The newest that found no problem stays, however old, and all that is younger than the setting says.
+    assert done["records of verifications dropped"] == 2
+    assert value(connection, "select count(*) from machserial.audit_verifications") == 3
+    with refused(connection, "42501"):
+        connection.execute("delete from machserial.audit_verifications")
+    with refused(connection, "42501"):
+        connection.execute("update machserial.audit_verifications set problems = 0")

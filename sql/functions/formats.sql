@@ -79,6 +79,38 @@ begin
 end
 $$;
 
+-- A pattern that generate() does not know becomes a format, with a function and a sequence: objects, which
+-- take room and locks from everybody.
+create function machserial._require_ad_hoc_room(pattern text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    most constant integer := machserial._setting('ad_hoc_formats_limit')::integer;
+    made record;
+    fault text;
+begin
+    select count(*) as formats, count(*) filter (where f.created_at = now()) as new_ones into made
+    from machserial.serial_formats as f
+    where f.is_ad_hoc;
+    fault := case
+        when machserial._setting('ad_hoc_formats') = 'REFUSE' then 'The setting ad_hoc_formats is REFUSE.'
+        when made.new_ones >= 100
+            then format('This transaction has made %s formats of patterns; 100 is the most.', made.new_ones)
+        when made.formats >= most
+            then format('There are %s such formats; the setting ad_hoc_formats_limit is %s.', made.formats, most)
+    end;
+    if fault is not null then
+        raise exception using
+            errcode = 'program_limit_exceeded',
+            message = format('pattern %L is new, and becomes no format', machserial._shown(pattern)),
+            detail = fault,
+            hint = 'Make one format for all with create_format(): counter_per => ... gives each part or site a '
+                || 'counter of its own, and {CTX:key} takes what differs from the context.';
+    end if;
+end
+$$;
+
 -- Whatever writes a format, it is examined on its way in: a faulty one never becomes a row.
 create function machserial._examine_format() returns trigger
 language plpgsql
@@ -86,6 +118,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial.parse_pattern(new.pattern);
+    if tg_op = 'INSERT' and new.is_ad_hoc and new.revises is null then
+        perform machserial._require_ad_hoc_room(new.pattern);
+    end if;
     new.sequence_maximum := machserial._sequence_maximum(new.pattern);
     new.random_space := machserial._random_space(new.pattern);
     if new.sequence_start not between 0 and coalesce(new.sequence_maximum, new.sequence_start) then

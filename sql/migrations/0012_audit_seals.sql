@@ -125,8 +125,13 @@ referencing old table as old_leaves
 for each statement execute function machserial._refuse_loss_of_leaves();
 
 create trigger audit_verifications_are_append_only
-before update or delete or truncate on machserial.audit_verifications
+before update or truncate on machserial.audit_verifications
 for each statement execute function machserial._refuse_audit_change();
+
+create trigger audit_verifications_are_kept
+after delete on machserial.audit_verifications
+referencing old table as lost
+for each statement execute function machserial._refuse_loss_of_verification();
 
 -- Of every event, whatever its id.
 select machserial._open_incarnation(-9223372036854775808);

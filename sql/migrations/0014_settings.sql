@@ -11,6 +11,11 @@ comment on column machserial.settings.description is 'What it says, and in which
 
 insert into machserial.settings (name, value, description) values
 (
+    'ad_hoc_formats', 'ALLOW',
+    'Whether generate() makes a format of a pattern that it does not know: ALLOW or REFUSE.'
+),
+('ad_hoc_formats_limit', '1000', 'How many formats there may be that generate() has made of patterns.'),
+(
     'audit_retention_days', '2555',
     'How long audit events stay in the database before machserial audit archive takes them, in days.'
 ),
@@ -29,6 +34,10 @@ insert into machserial.settings (name, value, description) values
 (
     'uniqueness_cache_ttl', '3600',
     'How long a cache may remember that a number is taken, in seconds; SERIAL_UNIQUENESS_CACHE_TTL wins.'
+),
+(
+    'verification_retention_days', '365',
+    'How long machserial.maintain() keeps the records of verify_audit(), in days; the newest stays.'
 );
 
 create trigger settings_are_examined

@@ -112,7 +112,8 @@ def _parameters(source: Source) -> dict:
         parameters = conninfo.conninfo_to_dict(source.dsn)
     except psycopg.Error as error:
         raise _malformed(source, str(error)) from error
-    masking.remember(parameters.get("password"))
+    for name in ("password", "sslpassword"):
+        masking.remember(parameters.get(name))
     # libpq would look for the host first, and complain of that.
     if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):
         raise _malformed(source, "the port is not a number")

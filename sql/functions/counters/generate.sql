@@ -596,4 +596,5 @@ same request_id gives the same serials and consumes nothing. Numbers that are ta
 ones drawn again. While machserial.debug is on, a notice tells what is chosen: format, counter, token values.
 Errors: 22023 a bad argument, a context that lacks what the pattern needs or makes no serial number of it, a
 request_id used for something else; 23503 unknown part, site or format, a site that the role is not granted, no
-format assigned; 54000 a context that is too long; 55000 a deactivated format; 2200H no numbers left.';
+format assigned; 54000 a context that is too long, a
+new pattern beyond the limits of ad-hoc formats; 55000 a deactivated format; 2200H no numbers left.';

@@ -58,6 +58,59 @@ Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P0
 sealing, and go on with it
 ; 0A000 in a transaction other than READ COMMITTED.';
 
+-- What maintain() may drop: what is older than the setting says. The newest runs say until where all was well.
+create function machserial._may_drop_verification(verification_id bigint, verified_at timestamptz)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return
+        verified_at
+        < now() - machserial._setting('verification_retention_days')::integer * '1 day'::interval
+        and exists (
+            select from machserial.audit_verifications as v
+            where v.id > _may_drop_verification.verification_id and v.problems = 0
+        );
+end
+$$;
+
+create function machserial._refuse_loss_of_verification() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from lost) and not exists (
+        select from lost as l where not machserial._may_drop_verification(l.id, l.verified_at)
+    ) then
+        return null;
+    end if;
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = 'records of verifications are kept',
+        detail = format('DELETE on machserial.%I.', tg_table_name),
+        hint = 'machserial.maintain() drops it when it is older than the setting verification_retention_days, '
+            'and a later run has found no problem.';
+end
+$$;
+
+create function machserial._drop_old_verifications() returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    old_ones constant bigint[] := array(
+        select v.id from machserial.audit_verifications as v
+        where machserial._may_drop_verification(v.id, v.verified_at)
+    );
+begin
+    if old_ones <> '{}' then
+        delete from machserial.audit_verifications as v where v.id = any(old_ones);
+    end if;
+    return cardinality(old_ones);
+end
+$$;
+
 create function machserial.maintain() returns table (task text, done integer, remaining integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -90,6 +143,9 @@ begin
     return next;
     task := 'trigger executions summed up';
     done := machserial._fold_executions();
+    return next;
+    task := 'records of verifications dropped';
+    done := machserial._drop_old_verifications();
     return next;
 end
 $$;

@@ -44,13 +44,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query values
+        ('ad_hoc_formats', 'ALLOW', null::bigint, null::bigint, '{ALLOW,REFUSE}'::text[]),
+        ('ad_hoc_formats_limit', '1000', 0, 1000000, null),
         ('audit_retention_days', '2555', 1::bigint, 36500::bigint, null::text[]),
         ('batch_size', '100', 1, 100000, null),
         ('lock_wait', '5', 1, 3600, null),
         -- Not below the default of lineage(): that call must stay possible.
         ('propagation_depth_limit', '50', 1, 1000000, null),
         ('serial_characters', 'ASCII', null, null, '{ASCII,UNICODE}'),
-        ('uniqueness_cache_ttl', '3600', 1, 2592000, null);
+        ('uniqueness_cache_ttl', '3600', 1, 2592000, null),
+        ('verification_retention_days', '365', 1, 36500, null);
 end
 $$;
 
