@@ -25,9 +25,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 def machserial(*arguments: str, stdin: bytes | None = None, **extra: str) -> Result:
     """Runs the command, in this process because that is faster; extra goes into its environment."""
-    before = dict(os.environ)
+    before, wanted = dict(os.environ), environment(**extra)
     os.environ.clear()
-    os.environ.update(environment(**extra))
+    os.environ.update(wanted)
     try:
         return CliRunner().invoke(main, arguments, input=stdin, prog_name="machserial")
     finally:

@@ -29,7 +29,7 @@ from psycopg.conninfo import make_conninfo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from databases import Databases, RolledBack
-from servers import Server, ServerError, ToolMissing, choose_bin, die_with_parent
+from servers import Server, ServerError, ToolMissing, choose_bin, die_with_parent, embedded_bin
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -56,10 +56,18 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         die_with_parent(signal.SIGTERM)
+    _find_client_programs(config.getoption("--pg-bin"))
     # Random input: some of it each time, much of it where slow tests are run too.
     settings.register_profile("short", max_examples=40)
     settings.register_profile("long", max_examples=400)
     settings.load_profile("short" if config.option.markexpr == "not slow" else "long")
+
+
+def _find_client_programs(wanted: str | None) -> None:
+    """The command looks for pg_dump and psql in PATH: those of the server first, the embedded one's where it has none."""
+    with contextlib.suppress(ServerError):
+        folders = [choose_bin(wanted), embedded_bin()]
+        os.environ["PATH"] = os.pathsep.join([str(folders[0]), os.environ["PATH"], str(folders[1] or "")]).rstrip(":")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -197,10 +197,8 @@ as $$
 declare
     each constant integer := current_setting('max_locks_per_transaction')::integer;
     size constant integer := machserial._lock_table_size();
-    -- pg_dump locks each of them until it has ended; sequences no longer from PostgreSQL 18 on.
-    kinds constant text[] := case
-        when current_setting('server_version_num')::integer < 180000 then '{r,p,v,m,f,S}' else '{r,p,v,m,f}'
-    end;
+    -- pg_dump locks each of them until it has ended; from PostgreSQL 18 on no sequences, but what restores them
+    -- in one transaction does.
     here record;
 begin
     select
@@ -213,7 +211,8 @@ begin
     from pg_class as r
     inner join pg_namespace as n on n.oid = r.relnamespace
     where
-        r.relkind = any(kinds) and n.nspname !~ '^pg_' and n.nspname <> 'information_schema';
+        r.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+        and n.nspname !~ '^pg_' and n.nspname <> 'information_schema';
     return machserial._checked(
         'lock_table', round(100.0 * here.locks / size, 1),
         format(
