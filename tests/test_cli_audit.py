@@ -9,10 +9,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 from audit_history import NOVEMBER, OCTOBER, History
 from command import COMMAND, OK, REFUSED, USAGE, Command, environment, usage
-from machserial import audit_archive, audit_export, audit_verifier
+from machserial import audit_archive, audit_database, audit_export, audit_verifier
+from psycopg.rows import dict_row
 
 ARCHIVE = ("audit", "archive", "--older-than", "30d")
 
@@ -241,6 +243,38 @@ class TestVerify:
             *(("EVENT_CHANGED", 1), ("EVENT_CHANGED", 3)),
         ]
         assert json.loads(result.stderr)["error"]["message"] == "2 problems were found"
+
+    def test_the_command_does_not_take_the_databases_word(self, command, history):
+        """Who can change events can replace what would tell: the command computes by itself, and names what differs."""
+        anchor = command.answer("audit", "anchor")["anchor"]
+        full = ("audit", "verify", "--full", "--anchor", anchor)
+        assert "copied out as postgres" in command.run(*full).stderr
+        tamper(history)
+        with history.connect() as connection:
+            connection.execute(
+                "do $$ begin execute (select replace(pg_get_functiondef(p.oid), p.prosrc, ' begin return; end ') "
+                "from pg_proc as p where p.oid = 'machserial.verify_audit'::regproc); end $$"
+            )
+        result = command.run(*full)
+        assert result.exit_code == REFUSED
+        assert "EVENT_CHANGED" in result.stdout and "DEFINITION_CHANGED" in result.stdout
+        assert "verify_audit" in result.stdout and "intact" not in result.stderr
+
+    def test_a_policy_that_hides_events(self, command, history):
+        with history.connect() as connection:
+            connection.execute("create policy hidden on machserial.audit_events as restrictive using (id <> 7)")
+            connection.execute("create policy hidden on machserial.audit_events_2025_11 as restrictive using (id <> 7)")
+        result = command.run("audit", "verify", "--full")
+        assert result.exit_code == REFUSED and result.stdout.count("policy hidden on ") == 2
+
+    def test_rows_that_are_hidden_from_who_verifies(self, deployed_dsn):
+        with psycopg.connect(deployed_dsn, autocommit=True, row_factory=dict_row) as connection:
+            connection.execute("select machserial.create_roles()")
+            assert audit_database.verify(connection, None)[0] == []
+            with connection.transaction(force_rollback=True):
+                connection.execute("set local role machserial_admin")
+                (found,), _ = audit_database.verify(connection, None)
+            assert found.problem == "ROWS_HIDDEN" and "machserial_admin" in found.detail
 
     def test_another_anchor(self, command):
         result = command.run("audit", "verify", "--anchor", "5:" + "0" * 64)

@@ -341,6 +341,10 @@ class Archive:
     def file(self, content: str) -> dict[str, Any]:
         return next(file for file in self.manifest["files"] if file["content"] == content)
 
+    def holds(self, seal: CsvRow) -> bool:
+        """Whether the events of a seal of its month are here."""
+        return True
+
     def events(self) -> Iterator[CsvRow]:
         return read_events(self.path(self.file("events")["name"]))
 
@@ -401,10 +405,21 @@ class Verification:
                 yield from self.archive_problems(archive)
         if self._is_whole:
             yield from self._gap_problems()
+        yield from self.anchor_problems()
+
+    def anchor_problems(self) -> Iterator[Problem]:
+        """After all else."""
         if self._anchor_id is not None and not self._reaches_anchor:
             yield Problem(
                 self._anchor_id, "ANCHOR_NOT_REACHED", None, "The seal that it names is in none of the archives."
             )
+
+    def chain_problems(self, seals: Iterable[CsvRow]) -> Iterator[Problem]:
+        """Of a chain from its first seal to its last, without events."""
+        previous = None
+        for seal in seals:
+            yield from self._seal_problems(1, seal, previous)
+            previous = seal
 
     def _gap_problems(self) -> Iterator[Problem]:
         """Of seals that no archive has, between two that are here: their events may be hidden."""
@@ -431,11 +446,11 @@ class Verification:
             yield problem
         if not missing:
             try:
-                yield from self._content_problems(archive)
+                yield from self.content_problems(archive)
             except Damaged as damage:
                 yield Problem(None, "FILE_DAMAGED", None, f"archive of {archive.manifest['month']}: {damage}")
 
-    def _content_problems(self, archive: Archive) -> Iterator[Problem]:
+    def content_problems(self, archive: Archive) -> Iterator[Problem]:
         """Events, seals and manifest against each other. In memory is one event and one seal at a time."""
         events, tree = Groups(archive.events()), MerkleTree()
         said = self.events
@@ -444,11 +459,13 @@ class Verification:
         for seal in archive.seals():
             seals += 1
             first = first or integer(seal["id"])
-            yield from self._seal_problems(archive, seal, previous)
+            yield from self._seal_problems(archive.manifest["first_seal_id"], seal, previous)
             yield from unsealed_problems(events, integer(seal["id"]))
             if seal["month"] == archive.first_day:
+                # The file's first, whether or not its events are looked at.
                 first_own = first_own or integer(seal["id"])
-                yield from self._event_problems(archive, seal, events, tree)
+                if archive.holds(seal):
+                    yield from self._event_problems(archive, seal, events, tree)
             previous = seal
         yield from unsealed_problems(events, None)
         found = {
@@ -467,13 +484,13 @@ class Verification:
             self._known.setdefault(integer(previous["id"]), text(previous["seal_hash"]))
             self._stretches.append((first, integer(previous["id"]), archive.manifest["month"]))
 
-    def _seal_problems(self, archive: Archive, seal: CsvRow, previous: CsvRow | None) -> Iterator[Problem]:
+    def _seal_problems(self, first_id: int, seal: CsvRow, previous: CsvRow | None) -> Iterator[Problem]:
         """Of the seal itself, and of how it goes on from the one before it."""
         seal_id = integer(seal["id"])
         if seal_hash(seal) != text(seal["seal_hash"]):
             yield Problem(seal_id, "SEAL_CHANGED", None, "Its seal_hash is not that of what it says.")
         # The file may begin earlier, where the archive before ended.
-        due = integer(previous["id"]) + 1 if previous else min(seal_id, archive.manifest["first_seal_id"])
+        due = integer(previous["id"]) + 1 if previous else min(seal_id, first_id)
         if seal_id != due:
             yield Problem(due, "SEAL_MISSING", None, f"Seal {seal_id} stands in its place.")
         elif previous and seal["previous_hash"] != previous["seal_hash"]:

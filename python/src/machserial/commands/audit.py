@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from machserial import audit_archive, audit_export, audit_restore, audit_verifier, output
+from machserial import audit_archive, audit_database, audit_export, audit_restore, audit_verifier, output
 from machserial.audit_export import Filters
 from machserial.commands.serial import the_serial
 from machserial.errors import ExpectedError
@@ -129,27 +129,32 @@ def verify(settings: Settings, full: bool, anchor: str | None, archive: Path | N
     if archive and full:
         raise click.UsageError("--full is for the database; an archive is always verified as a whole")
     if archive:
-        problems, intact = verify_archives(archive, anchor)
+        problems, seen = verify_archives(archive, anchor)
     else:
-        problems, intact = verify_database(settings, full, anchor)
+        problems, seen = verify_database(settings, full, anchor)
     if problems or settings.json:
         output.print_rows(problems, as_json=settings.json)
     if problems:
         raise ExpectedError(
             f"{len(problems)} problems were found" if len(problems) > 1 else "a problem was found",
-            detail=f"only the first {LISTED:,} are shown" if archive and len(problems) == LISTED else None,
+            detail=f"only the first {LISTED:,} are shown" if archive and len(problems) == LISTED else seen,
             remedy="keep everything as it is, and find out who could write there",
         )
-    output.message(f"intact: {intact}")
+    output.message(f"intact: {seen}")
 
 
 def verify_database(settings: Settings, full: bool, anchor: str | None) -> tuple[list[Row], str]:
-    """Problems, and what to say if there are none."""
+    """Problems, and what was looked at. With full they are computed here as well."""
     with settings.connect() as connection:
         problems = call(connection, "verify_audit", full=full, anchor=anchor)
         newest = call_one(connection, "audit_anchor")["audit_anchor"]
-    extent = "all events" if full else "the events sealed since the last run, and a share of the others"
-    return problems, f"{extent}, up to seal {newest}"
+        if not full:
+            return problems, f"the events sealed since the last run, and a share of the others, up to seal {newest}"
+        connection.commit()
+        own, notes = audit_database.verify(connection, anchor)
+    told = {(problem["seal_id"], problem["problem"]) for problem in problems}
+    problems += [one._asdict() for one in own if (one.seal_id, one.problem) not in told]
+    return problems, "; ".join([f"all events, up to seal {newest}", *notes])
 
 
 def verify_archives(place: Path, anchor: str | None) -> tuple[list[Row], str]:
