@@ -422,7 +422,9 @@ def test_foreign_rules(database, planted, status, named):
     # On a table of somebody else's it is nobody's business.
     database.execute(row.remedy.partition("if it is not yours: ")[2])
     database.execute("create table public.orders (id int)")
-    database.execute("create trigger own after insert on public.orders for each row execute function public.of_others()")
+    database.execute(
+        "create trigger own after insert on public.orders for each row execute function public.of_others()"
+    )
     assert check(database, "foreign_rules").status == "OK"
 
 

@@ -379,7 +379,8 @@ FAULTS = {
         "orphan", "serial",
         around(TRIGGERS_OFF, "insert into machserial.serials (serial_number, part_id, part_type, scopes, source, "
                "created_at) select 'ASTRAY', 'NONE', 'T', '{SITE,PART_TYPE}', 'IMPORT', '2000-01-01'; "
-               "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id) "
+               "insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, "
+               "site_id) "
                "select 'SERIAL_REGISTERED', 'x', id, serial_number, part_id, site_id from machserial.serials "
                "where serial_number = 'ASTRAY'"),
     ),

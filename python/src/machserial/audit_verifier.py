@@ -247,7 +247,7 @@ def rows(file: Iterable[bytes], columns: tuple[str, ...]) -> Iterator[CsvRow]:
 
 def open_file(path: Path) -> BinaryIO:
     """Only an ordinary file: another kind would wait for its writer, or never end."""
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "it is not an ordinary file")
@@ -426,7 +426,8 @@ class Verification:
         reached, before = None, ""
         for first, last, month in sorted(self._stretches):
             if reached is not None and first > reached + 1:
-                detail = f"Seals {reached + 1} to {first - 1}, between the archives of {before} and {month}, are in none."
+                places = f"between the archives of {before} and {month}"
+                detail = f"Seals {reached + 1} to {first - 1}, {places}, are in none."
                 yield Problem(reached + 1, "ARCHIVE_MISSING", None, detail)
             if reached is None or last > reached:
                 reached, before = last, month
@@ -587,7 +588,8 @@ def main(arguments: list[str] | None = None) -> int:
         is_intact = False
         print(visible(line(problem)))
     if is_intact:
-        print(f"intact: archives: {verification.archives}, events: {verification.events}, seals: {verification.seals()}")
+        seen = f"archives: {verification.archives}, events: {verification.events}, seals: {verification.seals()}"
+        print(f"intact: {seen}")
     return 0 if is_intact else 1
 
 

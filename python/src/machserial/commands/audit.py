@@ -165,7 +165,8 @@ def verify_archives(place: Path, anchor: str | None) -> tuple[list[Row], str]:
         raise click.UsageError(str(error)) from error
     manifests = audit_restore.manifests([place])
     problems = [problem._asdict() for problem in itertools.islice(verification.problems(manifests), LISTED)]
-    return problems, f"archives: {verification.archives:,}, events: {verification.events:,}, seals: {verification.seals()}"
+    seen = f"archives: {verification.archives:,}, events: {verification.events:,}, seals: {verification.seals()}"
+    return problems, seen
 
 
 @audit_group.command()
