@@ -15,6 +15,9 @@ import psycopg
 import pytest
 from command import CONNECTION, NOT_DEPLOYED, Command, in_a_process, machserial, query, refusal
 from conftest import BUILD, install
+from machserial import connection
+from machserial.errors import ExpectedError
+from machserial.masking import masked
 from psycopg.conninfo import make_conninfo
 from servers import Server, choose_bin, server_account
 from test_cli import PASSWORD, closed_port
@@ -276,3 +279,23 @@ def test_the_password_is_not_shown(guarded):
     result = in_a_process("--verbose", "--dsn", make_conninfo(guarded.tcp(), password=PASSWORD), "version")
     assert result.returncode == 0
     assert "Tr0ub4dor" not in result.stdout + result.stderr
+
+
+def test_the_password_of_a_key_is_masked_and_on_no_command_line(dsn, monkeypatch, request):
+    for name in ("PGSERVICE", "PGSERVICEFILE", "PGSSLPASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    secret = "Key-Secret-77"
+    place, environment = connection.for_programs(make_conninfo(dsn, sslpassword=secret))
+    assert secret not in place and secret not in masked(f"it was {secret}.")
+    file = Path(environment["PGSERVICEFILE"])
+    assert secret in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+    # What is said there is enough for PostgreSQL's own programs.
+    psql = subprocess.run(
+        [choose_bin(request.config.getoption("--pg-bin")) / "psql", "-XAtc", "select 7", place],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert psql.stdout == "7\n"
+    # Negative control: without one there is no file.
+    assert "PGSERVICEFILE" not in connection.for_programs(dsn)[1]
+    with pytest.raises(ExpectedError):
+        connection.for_programs(f"service=x sslpassword={secret}")

@@ -5,15 +5,18 @@ Where: --dsn, else DATABASE_URL, else libpq's own PG* variables and service file
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import logging
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import conninfo, sql
@@ -139,7 +142,24 @@ def for_programs(dsn: str | None, **changes: str) -> tuple[str, dict[str, str]]:
     environment = programs.environment()
     if password := parameters.pop("password", None):
         environment["PGPASSWORD"] = str(password)
+    if password := parameters.pop("sslpassword", None):
+        parameters["service"], environment["PGSERVICEFILE"] = _service_with(str(password), parameters)
     return conninfo.make_conninfo(**parameters), environment
+
+
+def _service_with(sslpassword: str, parameters: dict) -> tuple[str, str]:
+    """A service and its file, the only other place from which libpq takes it; the file is gone when the command ends."""
+    if parameters.get("service") or "PGSERVICE" in os.environ:
+        raise ExpectedError(
+            "sslpassword cannot be given beside a service",
+            detail="programs of PostgreSQL would have it on their command line",
+            remedy="write sslpassword=... into the service in the service file, and leave it out here",
+        )
+    descriptor, path = tempfile.mkstemp(prefix="machserial-")
+    atexit.register(lambda: Path(path).unlink(missing_ok=True))
+    with open(descriptor, "w") as file:
+        file.write(f"[machserial]\nsslpassword={sslpassword}\n")
+    return "machserial", path
 
 
 def _timeout() -> int | None:

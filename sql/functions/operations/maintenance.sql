@@ -58,7 +58,7 @@ Errors: 22023 another number; 42501 neither the owner nor an administrator; 55P0
 sealing, and go on with it
 ; 0A000 in a transaction other than READ COMMITTED.';
 
--- What maintain() may drop: what is older than the setting says. The newest runs say until where all was well.
+-- What maintain() may drop: what is older than the setting says. The newest run without a problem stays.
 create function machserial._may_drop_verification(verification_id bigint, verified_at timestamptz)
 returns boolean
 language plpgsql stable
