@@ -133,7 +133,8 @@ def test_a_day_of_work(pooled, tmp_path, deployed_dsn):
         ("audit", "archive", "--older-than", "30d", "--to", str(tmp_path), "--drop", "--yes"),
         ("audit", "restore", str(tmp_path), "--month", "2025-10"),
         ("audit", "export", "--printable"),
-        ("integrity",),
+        # The old events are of serials that never were.
+        ("integrity", "--only", "claims"),
         ("connections",),
         ("connections", "--terminate-idle", "1d", "--yes"),
         ("indexes",),
