@@ -126,6 +126,7 @@ begin
         _number_hint
         _raise_faulty_pattern
         _raise_no_number
+        _require_time
         _require_ad_hoc_room
         _raise_too_long
         _require_short_actor

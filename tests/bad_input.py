@@ -285,7 +285,7 @@ ACCEPTED = {
     "allocation": "'SEQUENCE'",
     "letter_case": "'EXACT'",
     "effective_from": "now()",
-    "effective_until": "'infinity'",
+    "effective_until": "'2999-01-01'",
     "context": """'{"lot_number": "L", "kind": "final", "operation_code": "OP-1"}'""",
     "conditions": """'{"kind": "final"}'""",
     "request_id": "null",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from support import call, generated, make_format, make_part, refused, register, value
+from support import call, generated, make_format, make_part, refused, register, value, violated
 
 ONE_MODE = True
 # In bytes, as text: {"k": "…"} has nine more.
@@ -205,3 +205,31 @@ def test_records_of_verifications_are_dropped_when_they_are_old(connection):
         connection.execute("delete from machserial.audit_verifications")
     with refused(connection, "42501"):
         connection.execute("update machserial.audit_verifications set problems = 0")
+
+
+@pytest.mark.parametrize("when", ["infinity", "-infinity", "10000-01-01", "0044-03-15 BC"])
+def test_a_time_that_programs_cannot_read_is_refused_where_it_comes_in(operator, when):
+    register(operator, ["T-1"])
+    refusals = {
+        "22023": [
+            "select machserial.receive_vendor_serial('T-2', 'V', 'P', {})",
+            "select machserial.receive_vendor_serials('V', 'P', '{{T-3}}', {})",
+            "select machserial.allocate_block('F', 1, 'line', expires_at => {})",
+            "select machserial.fire('WORK_ORDER_CREATE', 'P', jsonb_build_object('for', 'VENDOR', 'vendor_name', 'V', "
+            "'serial_number', 'T-4', 'received_date', ({})::text))",
+        ],
+        "23514": [
+            "insert into machserial.vendor_serials (serial_number, part_id, vendor_name, received_date) "
+            "values ('T-5', 'P', 'V', {})",
+            "update machserial.number_blocks set expires_at = {}",
+        ],
+    }
+    call(operator, "allocate_block", format="F", quantity=1, holder="line")
+    for sqlstate, statements in refusals.items():
+        for statement in statements:
+            with (violated if sqlstate == "23514" else refused)(operator, sqlstate):
+                operator.execute(statement.format(f"'{when}'::timestamptz"))
+            # Negative control: a day that comes or has been.
+            operator.execute("savepoint control")
+            operator.execute(statement.format("now() + interval '1 hour'"))
+            operator.execute("rollback to savepoint control")

@@ -115,6 +115,22 @@ begin
 end
 $$;
 
+-- A time that programs can read: not infinity, and no year before 1 or beyond 9999. Tables say the same.
+create function machserial._require_time(argument text, value timestamptz) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if value <= '0001-01-02 00:00:00+00' or value >= '9999-12-31 00:00:00+00' then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s cannot be %s', argument, value),
+            detail = 'It is later than the first day of the year 1, and earlier than the last of the year 9999.',
+            hint = format('Give a day that has been or will be, or leave %s out.', argument);
+    end if;
+end
+$$;
+
 -- A name by which something is known.
 create function machserial._require_name(argument text, value text) returns void
 language plpgsql immutable

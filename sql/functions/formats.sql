@@ -542,6 +542,8 @@ declare
 begin
     perform machserial._hold_format(_assign.format, false);
     active := machserial._active_format(_assign.format);
+    perform machserial._require_time('effective_from', _assign.effective_from);
+    perform machserial._require_time('effective_until', _assign.effective_until);
     if _assign.effective_until <= coalesce(_assign.effective_from, now()) then
         raise exception using
             errcode = 'invalid_parameter_value',

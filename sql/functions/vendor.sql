@@ -1049,6 +1049,7 @@ declare
     number constant text := machserial._serial_number(receive_vendor_serial.serial_number);
     received_id bigint;
 begin
+    perform machserial._require_time('received_date', receive_vendor_serial.received_date);
     insert into machserial.vendor_serials as v (serial_number, vendor_name, part_id, received_date, site_id)
     values (
         number, receive_vendor_serial.vendor_name, receive_vendor_serial.part_id,
@@ -1105,6 +1106,7 @@ declare
     taken text[];
     broken jsonb;
 begin
+    perform machserial._require_time('received_date', receive_vendor_serials.received_date);
     perform machserial._require_name('vendor_name', machserial._trimmed(receive_vendor_serials.vendor_name));
     -- The numbers themselves are answered one by one.
     perform machserial._require_registrable(

@@ -26,6 +26,8 @@ create table machserial.number_blocks (
     check (last_value - first_value = (quantity - 1::bigint + cardinality(skipped_values)) * increment),
     constraint number_blocks_status_is_known check (status in ('OPEN', 'USED', 'RETURNED', 'EXPIRED')),
     constraint number_blocks_expire_after_allocation check (expires_at > allocated_at),
+    -- What programs can read: not infinity, and no year beyond 9999.
+    constraint number_blocks_expire_some_day check (expires_at < '9999-12-31 00:00:00+00'),
     constraint number_blocks_closing_is_complete
     check (num_nonnulls(closed_at, closed_by) = case status when 'OPEN' then 0 else 2 end),
     -- Every counter has a stretch of its own on the line of all numbers.

@@ -573,6 +573,7 @@ declare
     run record;
     made_id bigint;
 begin
+    perform machserial._require_time('expires_at', allocate_block.expires_at);
     if machserial._may_be_limited() then
         perform machserial._require_visible_site(coalesce(allocate_block.site_id, 'DEFAULT'));
     end if;

@@ -40,6 +40,7 @@ begin
     if not context ? 'received_date' then
         return null;
     end if;
+    perform machserial._require_time('received_date', (context ->> 'received_date')::timestamptz);
     return (context ->> 'received_date')::timestamptz;
 exception when invalid_datetime_format or datetime_field_overflow then
     raise exception using
