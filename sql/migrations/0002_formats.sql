@@ -108,7 +108,8 @@ create table machserial.format_assignments (
     created_at timestamptz not null default now(),
     constraint format_assignments_to_a_part_or_a_type check (num_nonnulls(part_id, part_type) = 1),
     -- What programs can read: not infinity, and no year beyond 9999.
-    constraint format_assignments_begin_some_day check (effective_from > '0001-01-02 00:00:00+00' and effective_from < '9999-12-31 00:00:00+00'),
+    constraint format_assignments_begin_some_day
+    check (effective_from > '0001-01-02 00:00:00+00' and effective_from < '9999-12-31 00:00:00+00'),
     constraint format_assignments_end_some_day check (effective_until < '9999-12-31 00:00:00+00'),
     constraint format_assignments_period_is_not_empty check (effective_until > effective_from)
 );
