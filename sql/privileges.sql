@@ -73,6 +73,7 @@ begin
         _old_time_zones
         _raise_unknown_time_zone
         _raise_unknown_site
+        _raise_no_object
         _read_only_places
         _remedy_for_read_only
         _time_at
@@ -142,8 +143,7 @@ begin
     -- Runs the workflows, by functions or by SQL: the rules are on the tables.
     -- By whom and when is not the writer's to say, nor is an id.
     ('operator', 'insert', 'column', '
-        block_usages.block_id block_usages.sequence_number block_usages.serial_id
-        block_usages.conflict_id late_assignment_placeholders.part_id
+        late_assignment_placeholders.part_id
         late_assignment_placeholders.site_id late_assignment_placeholders.work_order_id
         late_assignment_placeholders.lot_number late_assignment_placeholders.operation_code
         late_assignment_placeholders.context serial_conflicts.serial_number serial_conflicts.part_id
@@ -154,8 +154,8 @@ begin
         serial_propagations.operation_code serial_propagations.routing_sequence
         serial_propagations.work_center_id serial_propagations.quantity serial_propagations.notes
         serials.serial_number serials.part_id serials.part_type serials.site_id serials.source
-        serials.status serials.scopes serials.format_id serials.sequence_number serials.work_order_id
-        serials.lot_number serials.operation_code serials.context serials.generation_request_id
+        serials.status serials.scopes serials.work_order_id
+        serials.lot_number serials.operation_code serials.context
         serials.status_reason vendor_serials.id vendor_serials.serial_number vendor_serials.part_id
         vendor_serials.site_id vendor_serials.vendor_name vendor_serials.received_date
         vendor_serials.status vendor_serials.validation_errors vendor_serials.validated_at
@@ -168,8 +168,8 @@ begin
         late_assignment_placeholders.failure_reason late_assignment_placeholders.lot_number
         late_assignment_placeholders.notes late_assignment_placeholders.operation_code
         late_assignment_placeholders.serial_id late_assignment_placeholders.status
-        number_blocks.closing_reason number_blocks.expires_at number_blocks.status block_usages.conflict_id
-        block_usages.serial_id serial_propagations.notes
+        number_blocks.closing_reason number_blocks.expires_at number_blocks.status
+        serial_propagations.notes
     '),
     ('operator', 'execute', 'function', '
         accept_vendor_serial accept_vendor_serials allocate_block assign_placeholder assign_placeholders
@@ -394,6 +394,7 @@ begin
         _refuse_block_change _refuse_conflict_change _refuse_format_change _refuse_grant_change
         _refuse_identity_change _refuse_illegal_step _refuse_impossible_lineage _refuse_narrower_scopes
         _refuse_orphaned_serials _refuse_placeholder_change _refuse_propagation_change _refuse_rank_change
+        _refuse_context
         _refuse_long_text
         _refuse_loss_of_verification
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change

@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _find_client_programs(wanted: str | None) -> None:
-    """The command looks for pg_dump and psql in PATH: those of the server first, the embedded one's where it has none."""
+    """The command looks for pg_dump and psql in PATH: the server's first, the embedded one's where it has none."""
     with contextlib.suppress(ServerError):
         folders = [choose_bin(wanted), embedded_bin()]
         os.environ["PATH"] = os.pathsep.join([str(folders[0]), os.environ["PATH"], str(folders[1] or "")]).rstrip(":")

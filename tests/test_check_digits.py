@@ -203,10 +203,10 @@ PUBLISHED = [
 
 
 def test_published_vectors(connection):
-    for algorithm, value in PUBLISHED:
+    for algorithm, number in PUBLISHED:
         length = 2 if algorithm in PAIRS else 1
-        assert check_digits(connection, algorithm, [value[:-length]]) == [value[-length:]], value
-        assert validities(connection, algorithm, [value]) == [True], value
+        assert check_digits(connection, algorithm, [number[:-length]]) == [number[-length:]], number
+        assert validities(connection, algorithm, [number]) == [True], number
 
 
 # --- What the algorithms promise ------------------------------------------------------------------------------------

@@ -283,10 +283,8 @@ TOGETHER = "with made as (insert into machserial.serials (serial_number, part_id
     "update machserial.vendor_serials set status = 'ACTIVE', internal_serial_id = {serial} where id = {vendor}",
     "insert into machserial.serial_conflicts (serial_number, part_id, site_id, scopes, source, serial_id, "
     "conflicting_serial_ids, conflicting_scopes) "
-    "values ('{number}', 'P', '{site}', '{{SITE}}', 'MANUAL', {serial}, '{{}}', '{{}}')",
-    "insert into machserial.block_usages (block_id, sequence_number, conflict_id) "
-    "select {block}, first_value, (select max(id) from machserial.serial_conflicts) from machserial.number_blocks "
-    "where id = {block} or id = (select min(id) from machserial.number_blocks) order by id desc limit 1",
+    "select serial_number, 'P', '{site}', '{{SITE}}', 'MANUAL', id, '{{}}', '{{}}' from machserial.serials "
+    "where id = {serial}",
     "update machserial.serials set status = 'CONFLICT', status_reason = 'seen' where id = {serial}",
 ])  # fmt: skip
 def test_a_statement_writes_at_its_own_site_and_not_elsewhere(plant, statement):

@@ -318,7 +318,9 @@ def test_counters_for_tomorrow_are_made_in_steps(tiny):
 def test_a_backup_that_does_not_fit_says_what_to_raise(tiny, tmp_path: Path):
     [before] = tiny.answer("health", "--check", "lock_table")
     for n in range(0, 5000, 100):
-        tiny.query(f"do $$ begin for i in {n}..{n + 99} loop execute 'create table public.s' || i || ' ()'; end loop; end $$")
+        tiny.query(
+            f"do $$ begin for i in {n}..{n + 99} loop execute 'create table public.s' || i || ' ()'; end loop; end $$"
+        )
     result = tiny.run("--json", "health", "--check", "lock_table")
     [after] = json.loads(result.stdout)
     assert after["status"] == "CRITICAL" and "max_locks_per_transaction = " in after["remedy"]

@@ -74,6 +74,30 @@ end
 $$;
 
 -- The trigger of tables that keep a context, a reason or notes; its condition has found one that is too long.
+create function machserial._raise_no_object(context text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'check_violation',
+        message = 'the context is no JSON object',
+        detail = format('It is %s.', machserial._shown(context)),
+        hint = 'Give an object such as {"lot_number": "L-7"}.',
+        constraint = 'serials_context_is_an_object', table = 'serials', schema = 'machserial';
+end
+$$;
+
+create function machserial._refuse_context() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._raise_no_object(new.context::text);
+    return null;
+end
+$$;
+
 create function machserial._refuse_long_text() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -86,6 +86,11 @@ before update of context, status_reason on machserial.serials
 for each row when (octet_length(new.context::text) > 8192 or length(new.status_reason) > 2000)
 execute function machserial._refuse_long_text();
 
+create trigger serials_keep_an_object_as_context
+before update of context on machserial.serials
+for each row when (jsonb_typeof(new.context) <> 'object')
+execute function machserial._refuse_context();
+
 create trigger serials_are_completed
 before insert on machserial.serials
 for each row when (new.part_type is null or new.scopes is null)

@@ -18,6 +18,12 @@ create table machserial.serial_conflicts (
     resolved_at timestamptz,
     resolved_by text collate "C",
     reason text,
+    constraint serial_conflicts_scopes_are_known check (
+        scopes <@ '{ENTERPRISE,SITE,PART_TYPE}' and conflicting_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'
+        and cardinality(scopes) > 0
+    ),
+    constraint serial_conflicts_source_is_known
+    check (source in ('SYSTEM_GENERATED', 'VENDOR', 'MANUAL', 'LATE_ASSIGNMENT', 'IMPORT')),
     constraint serial_conflicts_status_is_known check (status in ('PENDING', 'RESOLVED')),
     constraint serial_conflicts_resolution_is_known
     check (resolution in ('KEEP', 'RETIRE', 'MARK_INVALID')),

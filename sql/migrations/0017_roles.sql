@@ -59,6 +59,10 @@ using (
     or site_id = any((select machserial._own_sites())::text[])
 );
 
+-- Only functions that act as the owner say that a number was issued.
+create policy only_issued_numbers_are_generated on machserial.serials as restrictive for insert
+with check (source <> 'SYSTEM_GENERATED');
+
 alter table machserial.serial_conflicts enable row level security;
 create policy open_to_the_privileged on machserial.serial_conflicts using (true);
 create policy own_sites_only on machserial.serial_conflicts as restrictive

@@ -862,9 +862,10 @@ begin
 end
 $$;
 
+-- SECURITY DEFINER: only a block's report says that its numbers were issued.
 create function machserial.report_block(block_id bigint, used text[], part_id text default null)
 returns table (serial_number text, serial_id bigint, has_conflict boolean, conflict_id bigint)
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off
@@ -889,6 +890,10 @@ begin
             message = 'used is missing',
             detail = 'used is null.',
             hint = 'Give an array of the numbers that have been used.';
+    elsif (
+        select b.site_id from machserial.number_blocks as b where b.id = report_block.block_id
+    ) <> all(machserial._caller_sites()) then
+        perform machserial._raise_no_block(report_block.block_id);
     end if;
     -- Whoever reports out of the same block at the same time, or closes it, comes afterwards.
     perform b.id from machserial.number_blocks as b where b.id = report_block.block_id for no key update;

@@ -288,7 +288,8 @@ begin
             where
                 p.polrelid = e.oid and p.polname = e.name
                 and p.polpermissive = (e.statement !~ '[[:space:]]as restrictive[[:space:]]')
-                and p.polcmd = '*' and p.polroles = '{0}'::oid[]
+                and p.polcmd = case when e.statement ~ '[[:space:]]for insert[[:space:]]' then 'a' else '*' end
+                and p.polroles = '{0}'::oid[]
         )
     union all
     select

@@ -167,8 +167,17 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform machserial._require_visible_site(c.site_id)
-    from machserial.counters as c where c.id = counter_id;
+    -- Which site's it is stays unsaid.
+    if exists (
+        select from machserial.counters as c
+        where c.id = counter_id and c.site_id <> '' and c.site_id <> all(machserial._caller_sites())
+    ) then
+        raise exception using
+            errcode = 'foreign_key_violation',
+            message = format('counter %s is unknown', counter_id),
+            detail = 'No counter of the sites of this role has this id.',
+            hint = 'See select id from machserial.counters.';
+    end if;
 end
 $$;
 

@@ -197,7 +197,7 @@ begin
         -- Too long, or may be.
         or octet_length(o.created_by) > 255 or octet_length(o.status_reason) > 2000
         or octet_length(current_setting('machserial.reason', true)) > 2000
-        or octet_length(o.context::text) > 8192
+        or octet_length(o.context::text) > 8192 or jsonb_typeof(o.context) <> 'object'
     );
     if found then
         -- Nothing, without an expression.
@@ -208,8 +208,11 @@ begin
     from new_serials as n
     where
         octet_length(n.context::text) > 8192 or length(n.created_by) > 255 or length(n.status_reason) > 2000
+        or jsonb_typeof(n.context) <> 'object'
     limit 1;
-    if octet_length(given.context) > 8192 then
+    if jsonb_typeof(given.context::jsonb) <> 'object' then
+        perform machserial._raise_no_object(given.context);
+    elsif octet_length(given.context) > 8192 then
         perform machserial._raise_too_long('the context', given.context, 8192, 'bytes');
     elsif length(given.created_by) > 255 then
         perform machserial._raise_too_long('created_by', given.created_by, 255, 'characters');

@@ -59,6 +59,7 @@ $$;
 create function machserial._refuse_conflicts_about_no_number() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     characters constant text := machserial._serial_characters();
@@ -75,6 +76,24 @@ begin
             detail = machserial._as_sentence(machserial._number_fault(strange.serial_number, characters)),
             hint = machserial._number_hint(strange.serial_number, characters),
             constraint = 'serial_conflicts_serial_number_is_one', table = 'serial_conflicts',
+            schema = 'machserial';
+    end if;
+    -- One look by the id for each.
+    select n.serial_number, i.id into strange
+    from new_conflicts as n
+    cross join lateral unnest(n.conflicting_serial_ids || n.serial_id) as i (id)
+    where i.id is not null and (
+        select s.id from machserial.serials as s
+        where s.id = i.id and s.serial_number = n.serial_number
+    ) is null
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'foreign_key_violation',
+            message = format('serial %s does not bear the number %L', strange.id, machserial._shown(strange.serial_number)),
+            detail = 'A conflict names the serials that bear its number.',
+            hint = 'Let machserial.register_serial(..., on_conflict => ''RECORD'') record it.',
+            constraint = 'serial_conflicts_serials_bear_the_number', table = 'serial_conflicts',
             schema = 'machserial';
     end if;
     return null;

@@ -247,7 +247,7 @@ begin
             hint = 'Give an array of the numbers.';
     end if;
     perform machserial._require_one_of(
-        'source', source, '{MANUAL,IMPORT,SYSTEM_GENERATED,VENDOR,LATE_ASSIGNMENT}'
+        'source', source, '{MANUAL,IMPORT,VENDOR,LATE_ASSIGNMENT}'
     );
     perform machserial._require_one_of('on_conflict', on_conflict, '{RAISE,RECORD}');
 end
@@ -341,8 +341,7 @@ $$;
 
 comment on function machserial.register_serials(text[], text, text, text[], text, text) is
 'Puts numbers on record that somebody else has chosen; they are trimmed. scopes: where they must not repeat
-(null: the part''s default). source: MANUAL, IMPORT, VENDOR, LATE_ASSIGNMENT or SYSTEM_GENERATED. on_conflict:
-RAISE, or RECORD, which writes each duplicate to serial_conflicts and registers the others.
+(null: the part''s default). source: MANUAL, IMPORT, VENDOR or LATE_ASSIGNMENT. on_conflict: RAISE, or RECORD, which writes each duplicate to serial_conflicts and registers the others.
 Errors: 22023 a bad argument; 23503 unknown part or site; 23505 a number is taken.';
 
 create function machserial.register_serial(

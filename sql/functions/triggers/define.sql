@@ -386,12 +386,22 @@ begin
 end
 $$;
 
--- One row a firing: adding to a count in the trigger's own row would make events wait for each other.
+-- One row per firing: adding to a count in the trigger's own row would make events wait for each other.
+-- SECURITY DEFINER: only what fires can count, and no more than one statement can have fired for.
 create function machserial._count_executions(trigger_id bigint, executions bigint, units bigint) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if _count_executions.executions between 1 and 100000000 is not true
+        or _count_executions.units between 0 and 100000000 is not true
+    then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'no statement fires so often',
+            detail = format('executions is %s, units is %s.', coalesce(executions::text, 'null'), coalesce(units::text, 'null')),
+            hint = 'Let machserial.fire() count.';
+    end if;
     insert into machserial.trigger_executions (trigger_id, executions, units)
     values (_count_executions.trigger_id, _count_executions.executions, _count_executions.units);
 end
@@ -424,7 +434,9 @@ begin
 
     kept as (
         insert into machserial.trigger_executions (trigger_id, executions, units, executed_at)
-        select t.trigger_id, sum(t.executions), sum(t.units), max(t.executed_at)
+        select
+            t.trigger_id, least(sum(t.executions), 9223372036854775807), least(sum(t.units), 9223372036854775807),
+            max(t.executed_at)
         from taken as t
         group by t.trigger_id
         order by t.trigger_id
