@@ -27,7 +27,7 @@ begin
     ('viewer', 'usage', 'schema', 'machserial'),
     ('viewer', 'select', 'table', '
         audit_archives audit_events audit_leaves audit_seals audit_verifications block_usages
-        configuration_changes counter_fences counters format_assignments generation_requests
+        configuration_changes counter_fences counters format_assignments requests
         health_thresholds late_assignment_placeholders number_blocks numbering_plans parts pauses
         schema_migrations serial_conflicts serial_formats serial_propagations serials settings sites
         trigger_definitions trigger_executions vendor_rules vendor_serials
@@ -266,7 +266,7 @@ begin
     ('owner', 'none', 'table', 'site_grants pause_switch audit_events_<month>'),
     ('owner', 'none', 'sequence', '
         audit_archives_id_seq audit_events_id_seq audit_verifications_id_seq configuration_changes_id_seq
-        counter_fences_id_seq counters_id_seq format_assignments_id_seq generation_requests_id_seq
+        counter_fences_id_seq counters_id_seq format_assignments_id_seq requests_id_seq
         late_assignment_placeholders_id_seq number_blocks_id_seq pauses_id_seq serial_conflicts_id_seq
         serial_formats_id_seq serial_propagations_id_seq serials_id_seq trigger_definitions_id_seq
         trigger_executions_id_seq vendor_rules_id_seq counter_<n>
@@ -282,6 +282,7 @@ begin
         _told_of_vendor_serial
         _wait_for_lock
         _drop_old_verifications
+        _forget_old_requests
         _may_drop_verification
         _lower_parents
         _counting_keys

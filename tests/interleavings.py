@@ -31,7 +31,7 @@ GATED = (
     "block_usages",
     "counters",
     "format_assignments",
-    "generation_requests",
+    "requests",
     "late_assignment_placeholders",
     "number_blocks",
     "parts",

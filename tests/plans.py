@@ -25,7 +25,7 @@ GROWING = {
     "serial_conflicts",
     "number_blocks",
     "block_usages",
-    "generation_requests",
+    "requests",
     "trigger_executions",
     "audit_events",
 }
@@ -91,8 +91,8 @@ insert into machserial.serial_conflicts (
 )
 select s.serial_number, s.part_id, s.site_id, s.scopes, s.source, s.id, array[s.id], s.scopes
 from machserial.serials as s where s.part_id like 'X%%' and s.sequence_number %% 4 = 0;
-insert into machserial.generation_requests (request_id, arguments)
-select 'X' || i, '{}' from generate_series(1, %(rows)s) as i;
+insert into machserial.requests (site_id, verb, request_id, arguments)
+select 'DEFAULT', 'generate', 'X' || i, '{}' from generate_series(1, %(rows)s) as i;
 insert into machserial.audit_events (event_type, event_source, serial_id, serial_number, part_id, site_id)
 select 'SERIAL_REGISTERED', 'x', s.id, s.serial_number, s.part_id, s.site_id
 from machserial.serials as s where s.part_id like 'X%%' and s.sequence_number %% 4 = 0;

@@ -81,9 +81,9 @@ FAULTS = {
         where a.first_value <= b.last_value and b.first_value <= a.last_value""",
     "a request that was carried out in part": """
         select format('request %s: %s serials', r.request_id, count(s.id))
-        from machserial.generation_requests as r
+        from machserial.requests as r
         left join machserial.serials as s on s.generation_request_id = r.id
-        where r.arguments ? 'pattern'
+        where r.verb = 'generate'
         group by r.id having count(s.id) <> (r.arguments ->> 'quantity')::integer""",
     "a child without its parent": """
         select 'serial ' || s.id from machserial.serials as s

@@ -505,7 +505,7 @@ def test_an_application_needs_no_more_than_the_usual_grants(plant, connect):
     plant.execute("grant execute on all functions in schema machserial to application")
     plant.execute("grant select on all tables in schema machserial to application")
     plant.execute(
-        "grant insert on machserial.serials, machserial.serial_conflicts, machserial.generation_requests to application"
+        "grant insert on machserial.serials, machserial.serial_conflicts, machserial.requests to application"
     )
     plant.execute("grant insert on public.work_orders to application")
     plant.commit()

@@ -23,7 +23,7 @@ INTERNAL = {
     "configuration_changes",  # how many changes there were: each has its event
     "numbering_plans",  # what follows from the configuration, kept from call to call
     "counters",  # made ahead and moved on by the numbers that are issued, which have events; a reset has its own
-    "generation_requests",  # what a repeated call is answered from; its serials have events
+    "requests",  # what a repeated call is answered from; its serials have events
     "python_paths",  # of the server, not of the data: where a superuser lets machserial_plpython find libraries
     "pauses",  # written by pause() and resume() only: PAUSED and RESUMED tell of each
     "pause_switch",  # changed by pause() only, which PAUSED tells of

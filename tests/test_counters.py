@@ -592,7 +592,6 @@ def test_a_request_cannot_be_used_for_something_else(connection):
         {"pattern": "B{SEQ:3}"},
         {"pattern": None, "format": "F"},
         {"format": "F"},
-        {"site_id": "BER"},
         {"context": {"a": 2}},
         {"context": {}},
     ]:
@@ -601,6 +600,25 @@ def test_a_request_cannot_be_used_for_something_else(connection):
     assert call(connection, "generate", **given) == first
     assert call(connection, "generate", **given, site_id="DEFAULT") == first
     assert count_serials(connection) == 2
+    # A request is its site's own, and its verb's.
+    elsewhere = call(connection, "generate", **given, site_id="BER")
+    assert len(elsewhere) == 2 and elsewhere != first
+    assert call(connection, "generate", **given, site_id="BER") == elsewhere
+    block = call(connection, "allocate_block", format="F", quantity=2, holder="H", request_id="r")[0]
+    assert call(connection, "allocate_block", format="F", quantity=2, holder="H", request_id="r")[0] == block
+
+
+def test_a_request_is_forgotten_after_its_time(connection):
+    make_part(connection)
+    given = {"part_id": "P", "pattern": "A{SEQ:3}", "request_id": "r"}
+    first = call(connection, "generate", **given)
+    age = "update machserial.requests set created_at = created_at - %s * interval '1 day'"
+    for days, goes in ((89, 0), (2, 1)):
+        connection.execute(age, (days,))
+        connection.execute("update machserial.serials set lot_number = 'L'")
+        done = {row.task: row.done for row in call(connection, "maintain")}
+        assert done["requests forgotten"] == goes
+    assert call(connection, "generate", **given) != first
 
 
 def test_a_request_that_was_rolled_back_or_refused_is_free_again(connection):
@@ -631,7 +649,7 @@ def test_a_rollback_leaves_no_rows(connection):
         make_part(connection)
         generated(connection, quantity=150, pattern="A{SEQ:3}")
         generated(connection, quantity=2, pattern="A{SEQ:3}")
-    for table in ("parts", "serials", "audit_events", "serial_formats", "counters", "generation_requests"):
+    for table in ("parts", "serials", "audit_events", "serial_formats", "counters", "requests"):
         assert value(connection, f"select count(*) from machserial.{table}") == 0
 
 

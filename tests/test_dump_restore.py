@@ -92,7 +92,7 @@ def write_on(connection: psycopg.Connection) -> None:
     before = connection.execute("select count(*) from machserial.serials").fetchone()[0]
     first = connection.execute(
         "select s.id, s.serial_number, s.sequence_number from machserial.serials as s "
-        "inner join machserial.generation_requests as r on r.id = s.generation_request_id "
+        "inner join machserial.requests as r on r.id = s.generation_request_id "
         "where r.request_id = 'request-1' order by s.id"
     ).fetchall()
     generate_all(connection)

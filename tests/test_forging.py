@@ -122,7 +122,9 @@ class TestWhatSaysThatANumberWasIssued:
 
     def test_a_usage_is_written_by_a_report(self, mallory):
         with violated(mallory, "42501"):
-            mallory.execute("insert into machserial.block_usages (block_id, sequence_number, serial_id) values (1, 4, 1)")
+            mallory.execute(
+                "insert into machserial.block_usages (block_id, sequence_number, serial_id) values (1, 4, 1)"
+            )
         assert_sound(mallory)
 
 

@@ -81,7 +81,7 @@ select
     (select count(*) from machserial.serials), (select count(*) from machserial.serial_conflicts),
     (select count(*) from machserial.vendor_serials), (select count(*) from machserial.audit_events),
     (select sum(last_value) from machserial.counters where last_value is not null),
-    (select count(*) from machserial.block_usages), (select count(*) from machserial.generation_requests),
+    (select count(*) from machserial.block_usages), (select count(*) from machserial.requests),
     (select count(*) from machserial.late_assignment_placeholders where status = 'PENDING')
 """
 

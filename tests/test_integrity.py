@@ -391,7 +391,7 @@ FAULTS = {
     ),
     "request gone": (
         "orphan", "table serials",
-        around(TRIGGERS_OFF, "delete from machserial.generation_requests where request_id = 'r'"),
+        around(TRIGGERS_OFF, "delete from machserial.requests where request_id = 'r'"),
     ),
     "index gone": ("missing_index", "index serials_look_alike", ["drop index machserial.serials_look_alike"]),
     "trail's index gone": (

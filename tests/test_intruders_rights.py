@@ -159,7 +159,8 @@ KERNEL = (
     "select machserial._render_1(null, null, null, null, null, null)",
     "select machserial._apply_privileges()",
     # Claims a request, or a block, that the real one will then find answered.
-    "insert into machserial.generation_requests (request_id, arguments) values ('tomorrow''s', '{}')",
+    "insert into machserial.requests (site_id, verb, request_id, arguments) "
+    "values ('DEFAULT', 'generate', 'tomorrow''s', '{}')",
     "insert into machserial.number_blocks (counter_id, holder, first_value, last_value, quantity) values (1, 'x', 1, "
     "9, 9)",
     "insert into machserial.counters (format_id, first_value) values (1, 1)",

@@ -155,8 +155,8 @@ def foreign_rows(place: SimpleNamespace) -> list[tuple]:
             %(site)s
             union all select 'events', e::text from machserial.audit_events as e where e.site_id = %(site)s
             union all select 'site', s::text from machserial.sites as s where s.id = %(site)s
-            union all select 'requests', r::text from machserial.generation_requests as r where r.arguments ->>
-            'site_id' = %(site)s
+            union all select 'requests', r::text from machserial.requests as r where r.site_id =
+            %(site)s
             union all select 'counters', c::text || coalesce(machserial._last_value(c.id)::text, '')
             from machserial.counters as c where c.site_id = %(site)s
         ) as t group by t.relname order by t.relname

@@ -172,7 +172,7 @@ def test_who_may_only_generate_is_told_as_well(connection):
     connection.execute("grant usage on schema machserial to application")
     connection.execute("grant execute on all functions in schema machserial to application")
     connection.execute("grant select on all tables in schema machserial to application")
-    connection.execute("grant insert on machserial.serials, machserial.generation_requests to application")
+    connection.execute("grant insert on machserial.serials, machserial.requests to application")
     connection.execute("set role application")
     connection.execute("set machserial.debug = on")
     (said,) = notices(connection, "select machserial.generate('P', format => 'F')")

@@ -33,24 +33,31 @@ comment on column machserial.counters.retired_at is
 'When its sequence was dropped because its period is over.';
 comment on column machserial.counters.created_at is 'When it was made.';
 
-create table machserial.generation_requests (
+create table machserial.requests (
     id bigint not null generated always as identity primary key,
+    site_id text collate "C" not null references machserial.sites (id),
+    verb text collate "C" not null,
     request_id text collate "C" not null,
     arguments jsonb not null,
     created_at timestamptz not null default now(),
     created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
-    constraint generation_requests_request_id_key unique (request_id)
+    constraint requests_request_id_key unique (site_id, verb, request_id)
 );
 
-comment on table machserial.generation_requests is
-'Calls of generate() that can be repeated: the same request_id gives the same serials.';
-comment on column machserial.generation_requests.id is 'Key; serials.generation_request_id refers to it.';
-comment on column machserial.generation_requests.request_id is 'The caller''s own id of the request.';
-comment on column machserial.generation_requests.arguments is
+create index requests_created_at on machserial.requests (created_at);
+
+comment on table machserial.requests is
+'Calls that can be repeated: at a site the same verb with the same request_id gives the same result.';
+comment on column machserial.requests.id is
+'Key; generation_request_id of serials and blocks refers to it, until maintain() forgets the request.';
+comment on column machserial.requests.site_id is 'The site that it was for.';
+comment on column machserial.requests.verb is 'The function that was called.';
+comment on column machserial.requests.request_id is 'The caller''s own id of the request.';
+comment on column machserial.requests.arguments is
 'What was asked for; another question is refused.';
-comment on column machserial.generation_requests.created_at is 'When it was asked first.';
-comment on column machserial.generation_requests.created_by is
+comment on column machserial.requests.created_at is 'When it was asked first.';
+comment on column machserial.requests.created_by is
 'Who asked: machserial.actor, else the session''s user.';
 
 -- How often the configuration has changed: the sum over the rows.

@@ -12,7 +12,7 @@ create table machserial.number_blocks (
     issued_at timestamp not null,
     status text collate "C" not null default 'OPEN',
     expires_at timestamptz,
-    generation_request_id bigint references machserial.generation_requests (id),
+    generation_request_id bigint,
     allocated_at timestamptz not null default now(),
     allocated_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),

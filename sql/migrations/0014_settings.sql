@@ -32,6 +32,10 @@ insert into machserial.settings (name, value, description) values
     || 'normal form NFC; only in databases whose encoding is UTF8).'
 ),
 (
+    'request_retention_days', '90',
+    'How long machserial.maintain() remembers calls with a request_id, in days; then the same call is new.'
+),
+(
     'uniqueness_cache_ttl', '3600',
     'How long a cache may remember that a number is taken, in seconds; SERIAL_UNIQUENESS_CACHE_TTL wins.'
 ),

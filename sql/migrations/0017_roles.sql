@@ -187,12 +187,12 @@ with check (
     )
 );
 
-alter table machserial.generation_requests enable row level security;
-create policy open_to_the_privileged on machserial.generation_requests using (true);
-create policy own_sites_only on machserial.generation_requests as restrictive
+alter table machserial.requests enable row level security;
+create policy open_to_the_privileged on machserial.requests using (true);
+create policy own_sites_only on machserial.requests as restrictive
 using (
     machserial._is_unlimited('machserial.limited_to_sites'::regtype)
-    or arguments ->> 'site_id' = any((select machserial._own_sites())::text[])
+    or site_id = any((select machserial._own_sites())::text[])
 );
 
 alter table machserial.counter_fences enable row level security;

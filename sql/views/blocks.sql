@@ -26,7 +26,7 @@ select
 from machserial.number_blocks as b
 inner join machserial.counters as c on b.counter_id = c.id
 inner join machserial.serial_formats as f on c.format_id = f.id
-left join machserial.generation_requests as r on b.generation_request_id = r.id
+left join machserial.requests as r on b.generation_request_id = r.id
 cross join
     lateral (
         select

@@ -581,11 +581,12 @@ begin
     perform machserial._require_name('holder', allocate_block.holder);
     select null::bigint as id, false as is_repeated into request;
     if allocate_block.request_id is not null then
-        request := machserial._claim_request(allocate_block.request_id, jsonb_build_object(
-            'block of format', allocate_block.format, 'quantity', allocate_block.quantity,
-            'holder', allocate_block.holder, 'part_id', allocate_block.part_id,
-            'site_id', coalesce(allocate_block.site_id, 'DEFAULT')
-        ));
+        request := machserial._claim_request(
+            'allocate_block', allocate_block.site_id, allocate_block.request_id, jsonb_build_object(
+                'format', allocate_block.format, 'quantity', allocate_block.quantity,
+                'holder', allocate_block.holder, 'part_id', allocate_block.part_id
+            )
+        );
     end if;
     if request.is_repeated then
         return machserial._block((

@@ -249,9 +249,9 @@ end
 $$;
 
 -- The call's own row, or the earlier one of the same request_id. A copy that runs at the same time waits
--- here.
+-- here. A request is its site's own: of another site's nothing is said.
 create function machserial._claim_request(
-    request_id text, arguments jsonb, out id bigint, out is_repeated boolean
+    verb text, site_id text, request_id text, arguments jsonb, out id bigint, out is_repeated boolean
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -259,28 +259,24 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    site constant text := coalesce(_claim_request.site_id, 'DEFAULT');
     earlier record;
 begin
     if length(_claim_request.request_id) > 255 then
         perform machserial._require_short('request_id', _claim_request.request_id);
     end if;
-    insert into machserial.generation_requests as r (request_id, arguments)
-    values (_claim_request.request_id, _claim_request.arguments)
-    on conflict on constraint generation_requests_request_id_key do nothing
+    perform machserial._require_known_site(site);
+    insert into machserial.requests as r (site_id, verb, request_id, arguments)
+    values (site, _claim_request.verb, _claim_request.request_id, _claim_request.arguments)
+    on conflict on constraint requests_request_id_key do nothing
     returning r.id into id;
     is_repeated := id is null;
     if not is_repeated then
         return;
     end if;
-    select r.* into earlier from machserial.generation_requests as r
-    where r.request_id = _claim_request.request_id;
-    if earlier.arguments ->> 'site_id' <> all(machserial._caller_sites()) then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('request %s has been used for something else', _claim_request.request_id),
-            detail = 'Not at a site that you may see.',
-            hint = 'Use a new request_id for a new request.';
-    elsif earlier.id is null then
+    select r.* into earlier from machserial.requests as r
+    where r.site_id = site and r.verb = _claim_request.verb and r.request_id = _claim_request.request_id;
+    if earlier.id is null then
         raise exception using
             errcode = 'serialization_failure',
             message = format(
@@ -362,11 +358,12 @@ begin
         and n.valid_from <= now() and n.valid_until > now();
     if _generate.request_id is not null then
         select c.id, c.is_repeated into request_number, is_repeated
-        from machserial._claim_request(_generate.request_id, jsonb_build_object(
-            'part_id', _generate.part_id, 'quantity', _generate.quantity, 'format', _generate.format,
-            'pattern', _generate.pattern, 'site_id', coalesce(_generate.site_id, 'DEFAULT'),
-            'context', coalesce(_generate.context, '{}')
-        )) as c;
+        from machserial._claim_request(
+            'generate', _generate.site_id, _generate.request_id, jsonb_build_object(
+                'part_id', _generate.part_id, 'quantity', _generate.quantity, 'format', _generate.format,
+                'pattern', _generate.pattern, 'context', coalesce(_generate.context, '{}')
+            )
+        ) as c;
         if is_repeated then
             return query select s.* from machserial._serials_of_request(request_number) as s;
             return;

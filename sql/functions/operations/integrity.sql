@@ -1019,11 +1019,14 @@ begin
             '%s serials refer to generation requests that are not there, such as serial %s', count(*),
             min(s.id)
         ),
-        'Bring the rows of machserial.generation_requests back from a backup; without them a repeated '
+        'Bring the rows of machserial.requests back from a backup; without them a repeated '
         'request issues new numbers.'
     from machserial.serials as s
-    left join machserial.generation_requests as r on r.id = s.generation_request_id
-    where s.generation_request_id is not null and r.id is null
+    left join machserial.requests as r on r.id = s.generation_request_id
+    where
+        s.generation_request_id is not null and r.id is null
+        -- What is older is forgotten.
+        and s.created_at > now() - machserial._setting('request_retention_days')::integer * '1 day'::interval
     having count(*) > 0
     union all
     select

@@ -111,6 +111,23 @@ begin
 end
 $$;
 
+-- The same calls are new ones from then on. Returns how many were forgotten.
+create function machserial._forget_old_requests() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    forgotten integer;
+begin
+    delete from machserial.requests as r
+    where
+        r.created_at
+        < now() - machserial._setting('request_retention_days')::integer * '1 day'::interval;
+    get diagnostics forgotten = row_count;
+    return forgotten;
+end
+$$;
+
 create function machserial.maintain() returns table (task text, done integer, remaining integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -147,6 +164,9 @@ begin
     task := 'records of verifications dropped';
     done := machserial._drop_old_verifications();
     return next;
+    task := 'requests forgotten';
+    done := machserial._forget_old_requests();
+    return next;
 end
 $$;
 
@@ -154,7 +174,8 @@ comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
 coming three months, counters of today and tomorrow for what was counted in the last week, an end to those
 whose period is over or whose version was replaced, an end to blocks past their expires_at, sums in place of
-single executions of triggers, seals for the audit events. Returns what was done, and what remains: of
+single executions of triggers, seals for the audit events, an end to records of verifications and of repeatable
+calls that are older than the settings say. Returns what was done, and what remains: of
 counters, one call makes and drops a tenth of what the server''s lock table holds. Where something remains,
 call it again, in another transaction; machserial maintain does.
 Errors: 42501 a role that is limited to sites.';

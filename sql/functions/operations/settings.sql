@@ -51,6 +51,7 @@ begin
         ('lock_wait', '5', 1, 3600, null),
         -- Not below the default of lineage(): that call must stay possible.
         ('propagation_depth_limit', '50', 1, 1000000, null),
+        ('request_retention_days', '90', 1, 36500, null),
         ('serial_characters', 'ASCII', null, null, '{ASCII,UNICODE}'),
         ('uniqueness_cache_ttl', '3600', 1, 2592000, null),
         ('verification_retention_days', '365', 1, 36500, null);
