@@ -715,8 +715,7 @@ class Model:
         self.judge(faults and faults | paused)
         if active:
             return active
-        name = pattern + " (ad hoc)" if self.latest(pattern) else pattern
-        made = Format(self.new_format_id(pattern), name, 1, pattern, is_ad_hoc=True)
+        made = Format(self.new_format_id(pattern), f"ad hoc: {pattern}", 1, pattern, is_ad_hoc=True)
         self.add_format(made, "FORMAT_CREATED")
         return made
 
@@ -729,9 +728,10 @@ class Model:
         request: str | None,
     ) -> None:
         self.judge({BAD_ARGUMENT} if not 1 <= quantity <= 1_000_000 else set())
-        question = (part, quantity, name, pattern, site, sorted(context.items()))
-        if request in self.state.requests:
-            asked, given = self.state.requests[request]
+        question = (part, quantity, name, pattern, sorted(context.items()))
+        key = (site, "generate", request)
+        if key in self.state.requests:
+            asked, given = self.state.requests[key]
             self.decide(set() if asked == question else {BAD_ARGUMENT})
             got = sorted(row.serial_id for row in self.answer.rows)
             assert got == given, f"the repeated request gives {got} instead of {given}"
@@ -741,7 +741,7 @@ class Model:
         given = self.issue(made, part, site, [context] * quantity, rows if self.answer.code is None else None)
         self.decide()
         if request is not None:
-            self.state.requests[request] = (question, sorted(given))
+            self.state.requests[key] = (question, sorted(given))
 
     # Registering
 
@@ -750,7 +750,7 @@ class Model:
     ) -> None:
         faults = self.place_faults(part, site)
         numbers = [trimmed(number) for number in numbers]
-        if any(is_bad_number(number) for number in numbers) or source not in SOURCES:
+        if any(is_bad_number(number) for number in numbers) or source not in SOURCES or source == "SYSTEM_GENERATED":
             faults.add(BAD_ARGUMENT)
         if on_conflict not in ("RAISE", "RECORD"):
             faults.add(BAD_ARGUMENT)
@@ -1362,9 +1362,10 @@ class Model:
         expires: datetime | None,
     ) -> None:
         self.judge({BAD_ARGUMENT} if not 1 <= quantity <= 1_000_000 else set())
-        question = ("block", name, quantity, holder, part, site)
-        if request in self.state.requests:
-            asked, given = self.state.requests[request]
+        question = (name, quantity, holder, part)
+        key = (site, "allocate_block", request)
+        if key in self.state.requests:
+            asked, given = self.state.requests[key]
             self.decide(set() if asked == question else {BAD_ARGUMENT})
             assert self.answer.rows[0].block_id == given, "the repeated request gives another block"
             return
@@ -1387,7 +1388,7 @@ class Model:
         self.state.blocks[block.id] = block
         self.event("BLOCK_ALLOCATED")
         if request is not None:
-            self.state.requests[request] = (question, block.id)
+            self.state.requests[key] = (question, block.id)
 
     @staticmethod
     def is_predictable(made: Format, part: str | None) -> bool:

@@ -533,11 +533,12 @@ class Machine(RuleBasedStateMachine):
     @action(needs="requests", where=some)
     def generate_again(self, where: int) -> None:
         """The client has lost the answer."""
-        asked = sorted(r for r, (question, _) in self.state.requests.items() if question[0] != "block")
+        asked = sorted(key for key in self.state.requests if key[1] == "generate")
         if asked:
             one = asked[where % len(asked)]
-            part_id, quantity, name, pattern, site_id, context = self.state.requests[one][0]
-            self.generated(part_id, quantity, name, pattern, site_id, dict(context), one)
+            part_id, quantity, name, pattern, context = self.state.requests[one][0]
+            site_id, _, request = one
+            self.generated(part_id, quantity, name, pattern, site_id, dict(context), request)
 
     # Registering
 

@@ -151,7 +151,7 @@ def test_an_ad_hoc_pattern_cannot_be_revised_into_another(connection):
 def test_an_ad_hoc_pattern_that_was_deactivated_issues_nothing(connection):
     make_part(connection)
     generated(connection, pattern="A{SEQ:3}")
-    call(connection, "deactivate_format", name="A{SEQ:3}")
+    call(connection, "deactivate_format", name="ad hoc: A{SEQ:3}")
     with refused(connection, "55000"):
         generated(connection, pattern="A{SEQ:3}")
 

@@ -162,3 +162,16 @@ class TestConflictsAndContexts:
                 mallory.execute(statement.replace("{}", context))
         mallory.execute(statement)
         assert_sound(mallory)
+
+
+def test_a_pattern_takes_no_name_of_a_format(plant):
+    """Who may only use formats kept the name of one that is to be made."""
+    plant.execute("set local role mallory")
+    assert generated(plant, pattern="ball valves{SEQ:2}") == ["ball valves01"]
+    plant.execute("reset role")
+    make_format(plant, "ball valves{SEQ:2}", "B{SEQ:2}")
+    assert generated(plant, format="ball valves{SEQ:2}") == ["B01"]
+    with refused(plant, "22023"):
+        make_format(plant, "ad hoc: ball valves", "C{SEQ:2}")
+    with violated(plant, "23514"):
+        plant.execute("insert into machserial.serial_formats (name, pattern) values ('ad hoc: x', 'X{SEQ:3}')")

@@ -300,6 +300,13 @@ declare
     next_version integer;
 begin
     perform machserial._require_name('name', name);
+    if starts_with(name, 'ad hoc: ') then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%L is a name of generate(pattern => ...)', machserial._shown(name)),
+            detail = 'Names that begin with "ad hoc: " are those of formats that it makes.',
+            hint = 'Give another name.';
+    end if;
     -- The name of a deactivated format may be used again: its versions go on counting.
     select coalesce(max(f.version), 0) + 1 into next_version
     from machserial.serial_formats as f where f.name = create_format.name

@@ -21,6 +21,8 @@ create table machserial.serial_formats (
     created_by text collate "C" not null
     default coalesce(nullif(current_setting('machserial.actor', true), ''), session_user),
     constraint serial_formats_name_is_given check (name <> ''),
+    -- So that no pattern takes the name of a format to be.
+    constraint serial_formats_ad_hoc_names_live_apart check (is_ad_hoc = starts_with(name, 'ad hoc: ')),
     constraint serial_formats_name_version_key unique (name, version),
     constraint serial_formats_start_fits
     check (sequence_start >= 0 and sequence_start <= coalesce(sequence_maximum, sequence_start)),

@@ -148,7 +148,7 @@ def for_programs(dsn: str | None, **changes: str) -> tuple[str, dict[str, str]]:
 
 
 def _service_with(sslpassword: str, parameters: dict) -> tuple[str, str]:
-    """A service and its file, the only other place from which libpq takes it; the file is gone when the command ends."""
+    """A service and its file, the only other place where libpq looks for it; the file goes when the command ends."""
     if parameters.get("service") or "PGSERVICE" in os.environ:
         raise ExpectedError(
             "sslpassword cannot be given beside a service",

@@ -68,13 +68,7 @@ begin
             return (machserial._active_format(inactive_name)).id;
         end if;
         made := machserial._insert_format(
-            pattern || case
-                when exists (
-                    select from machserial.serial_formats as f
-                    where f.name = _ad_hoc_format.pattern and not f.is_ad_hoc
-                ) then ' (ad hoc)' else ''
-            end,
-            1, pattern, 'Made by generate(pattern => ...)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
+            'ad hoc: ' || pattern, 1, pattern, 'Made by generate(pattern => ...)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
             null, null
         );
         if made.id is not null then
