@@ -499,7 +499,7 @@ def test_an_ad_hoc_pattern_makes_a_format_on_first_use_only(plant):
     told = trail(plant, "FORMAT")
     assert [kind for kind, *_ in told] == ["FORMAT_CREATED"]
     details = told[0][3]
-    assert (details["format"], details["pattern"], details["is_ad_hoc"]) == ("A{SEQ:4}", "A{SEQ:4}", True)
+    assert (details["format"], details["pattern"], details["is_ad_hoc"]) == ("ad hoc: A{SEQ:4}", "A{SEQ:4}", True)
     assert [kind for (kind,) in trail(plant, columns="event_type")] == [
         "FORMAT_CREATED", "SERIAL_GENERATED", "SERIAL_GENERATED",
     ]  # fmt: skip

@@ -735,3 +735,10 @@ def test_cancellations_at_any_moment_leave_no_lock_behind(plant, connect, crowd)
         "select count(*) from machserial.serials as s join machserial.number_blocks as b "
         "on s.sequence_number between b.first_value and b.last_value",
     ) == 0  # fmt: skip
+
+
+def test_a_character_that_nobody_sees_is_named(plant):
+    block = allocate(plant, 4, part_id="P")
+    with refused(plant, "22023") as why:
+        report(plant, block, ["F0001", "F00\u200b02"])
+    assert "U+200B" in why.detail

@@ -125,7 +125,7 @@ def test_bad_questions_are_refused(plant):
         with refused(plant, "22023") as refusal:
             check(plant, number)
         assert "serial" in refusal.message
-    for scopes in (["PLANET"], [], [None]):
+    for scopes in (["PLANET"], [], [None], [["SITE"], ["ENTERPRISE"]]):
         with refused(plant, "22023"):
             check(plant, scopes=scopes)
     for arguments in ({"part_id": "NOBODY"}, {"part_id": None}, {"site_id": "NOWHERE"}):

@@ -13,7 +13,7 @@ declare
     known constant text[] := '{ENTERPRISE,SITE,PART_TYPE}'::text[];
     wanted constant text[] := array(select upper(s collate "C") from unnest(scopes) as s);
 begin
-    if wanted <@ known and cardinality(wanted) > 0 then
+    if wanted <@ known and cardinality(wanted) > 0 and array_ndims(scopes) = 1 then
         return array(select k from unnest(known) as k where k = any(wanted));
     end if;
     raise exception using

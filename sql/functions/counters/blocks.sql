@@ -843,13 +843,23 @@ declare
         from unnest(serial_numbers, sequence_values) as n (number, sequence_value)
         where n.sequence_value is null
     );
+    characters constant text := machserial._serial_characters();
+    -- A character that cannot be seen is named.
+    fault constant text := (
+        select f.fault
+        from unnest(serial_numbers, sequence_values) as n (number, sequence_value)
+        cross join lateral (select machserial._number_fault(n.number, characters) as fault) as f
+        where n.sequence_value is null and f.fault is not null
+        limit 1
+    );
 begin
     if strange <> '{}' then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('block %s does not have all of these numbers', block_id),
             detail = format('%s are not its own: %s%s.', cardinality(strange),
-                array_to_string(strange[:3], ', '), case when cardinality(strange) > 3 then ', ...' end),
+                array_to_string(strange[:3], ', '), case when cardinality(strange) > 3 then ', ...' end)
+                || coalesce(' ' || machserial._as_sentence(fault), ''),
             hint = format('Its numbers are those of machserial.block_serials(%s).', block_id);
     elsif block.status <> 'OPEN' and fresh_numbers <> '{}' then
         raise exception using
