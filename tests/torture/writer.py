@@ -200,7 +200,11 @@ class Writer(Client):
             if asked:
                 self.unsure = self.ledger.attempts[token]
             return
-        self.session.rollback()
+        try:
+            self.session.rollback()
+        except psycopg.OperationalError:
+            # The server has gone since it refused: nothing of this is there either.
+            self.forget()
         expected = {code for name in verbs if name in BY_NAME for code in VERBS[BY_NAME[name]][1]}
         expected |= {DEADLOCK} if len(verbs) > 1 else set()
         expected |= set(TOO_OLD) if is_old else set()
