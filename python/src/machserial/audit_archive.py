@@ -190,9 +190,7 @@ class Job:
 
     @property
     def moments(self) -> dict[str, str]:
-        """First moment of the month, and of the next."""
-        end = date(self.month.year + self.month.month // 12, self.month.month % 12 + 1, 1)
-        return {"first_moment": f"{self.month} 00:00:00+00", "end_moment": f"{end} 00:00:00+00"}
+        return moments_of(self.month)
 
     @property
     def manifest_path(self) -> Path:
@@ -573,8 +571,20 @@ def _require_kept(job: Job, copies: list[Row]) -> None:
 # Files
 
 
+def moments_of(month: date) -> dict[str, str]:
+    """First moment of the month, and of the next."""
+    end = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+    return {"first_moment": f"{month} 00:00:00+00", "end_moment": f"{end} 00:00:00+00"}
+
+
+def filled(query: str, columns: tuple[str, ...], relation: str = "audit_events", **values: object) -> sql.Composable:
+    """A query that copies columns of t as they are written to a file; relation: where events are."""
+    literals = {name: sql.Literal(value) for name, value in values.items()}
+    names = {"columns": _columns(columns), "relation": sql.Identifier("machserial", relation)}
+    return sql.SQL(query).format(**names, **literals)
+
+
 def _columns(names: tuple[str, ...]) -> sql.Composable:
-    """Columns of t, as they are written to a file."""
     return sql.SQL(", ").join(
         sql.SQL(IN_A_FILE.get(name, "{}") + " as {}").format(sql.Identifier("t", name), sql.Identifier(name))
         for name in names
@@ -584,15 +594,12 @@ def _columns(names: tuple[str, ...]) -> sql.Composable:
 def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dict[str, Any]:
     """Writes what query gives to a file that is not published yet, and describes it."""
     values = {"month": str(job.month), "first_seal_id": job.first_seal_id, "last_seal_id": job.last_seal_id}
-    values |= job.moments
-    relation = sql.Identifier("machserial", job.source)
-    literals = {name: sql.Literal(value) for name, value in values.items()}
-    filled = sql.SQL(query).format(columns=_columns(columns), relation=relation, **literals)
+    copying = filled(query, columns, job.source, **values, **job.moments)
     name = job.file_name(content, "csv.gz")
     with new_files.create(job.partial(name)) as file, job.connection.cursor() as cursor, in_bulk(job.connection):
         hashing = audit_files.Hashing(file)
         # Without a name and a time in it, the same events give the same file.
-        with gzip.GzipFile("", "wb", fileobj=hashing, mtime=0) as zipped, cursor.copy(filled) as copy:
+        with gzip.GzipFile("", "wb", fileobj=hashing, mtime=0) as zipped, cursor.copy(copying) as copy:
             for block in copy:
                 zipped.write(block)
         audit_files.to_disk(file)

@@ -7,13 +7,14 @@ that this package ships. What the database says of itself is worth no more than 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from machserial import audit_verifier, drift
-from machserial.audit_archive import EVENT_COLUMNS, SEAL_COLUMNS, _columns, in_bulk
+from machserial.audit_archive import COPY_EVENTS, EVENT_COLUMNS, SEAL_COLUMNS, filled, in_bulk, moments_of
 from machserial.audit_verifier import CsvRow, MerkleTree, Problem, integer, leaf_hash, text
 from machserial.errors import ExpectedError
 
@@ -22,23 +23,6 @@ TABLES = ("audit_events", "audit_seals", "audit_leaves", "audit_archives")
 SEALS = """
     copy (select {columns} from machserial.audit_seals as t order by t.id)
     to stdout (format csv, header, force_quote *, encoding 'UTF8')
-"""
-
-EVENTS = """
-    copy (
-        select o.seal_id, {columns}
-        from (
-            select l.seal_id, unnest(l.event_ids) as event_id, generate_subscripts(l.event_ids, 1) as place
-            from machserial.audit_seals as s
-            inner join machserial.audit_leaves as l on l.seal_id = s.id
-            where s.month = {month}
-        ) as o
-        inner join machserial.audit_events as t on t.id = o.event_id
-        where
-            t.performed_at >= {month}::timestamp at time zone 'UTC'
-            and t.performed_at < ({month}::date + interval '1 month') at time zone 'UTC'
-        order by o.seal_id, o.place
-    ) to stdout (format csv, header, force_quote *, encoding 'UTF8')
 """
 
 # Seals of archives on record, of whose events none is here.
@@ -103,8 +87,9 @@ class Month(audit_verifier.Archive):
         return iter(self._seals)
 
     def events(self) -> Iterator[CsvRow]:
-        month = sql.Literal(f"{self.manifest['month']}-01")
-        query = sql.SQL(EVENTS).format(columns=_columns(EVENT_COLUMNS), month=month)
+        month = date.fromisoformat(f"{self.manifest['month']}-01")
+        seals = {name: self.manifest[name] for name in ("first_seal_id", "last_seal_id")}
+        query = filled(COPY_EVENTS, EVENT_COLUMNS, month=str(month), **seals, **moments_of(month))
         with in_bulk(self._connection):
             yield from copied(self._connection, query, ("seal_id", *EVENT_COLUMNS))
 
@@ -150,8 +135,7 @@ def contents(
     connection: psycopg.Connection, verification: audit_verifier.Verification, notes: list[str]
 ) -> Iterator[Problem]:
     try:
-        query = sql.SQL(SEALS).format(columns=_columns(SEAL_COLUMNS))
-        chain = list(copied(connection, query, SEAL_COLUMNS))
+        chain = list(copied(connection, filled(SEALS, SEAL_COLUMNS), SEAL_COLUMNS))
         yield from verification.chain_problems(chain)
         away = {row["id"] for row in connection.execute(AWAY)}
         months = sorted({text(seal["month"])[:7] for seal in chain if seal["month"]})
