@@ -374,7 +374,11 @@ begin
         _is_archived
         _remember_leaves
         _require_archivable
-        _require_archivist
+        _require_owners_rights
+        _owner
+        _kept_since
+        _require_read_committed
+        _refuse_texts_of_serial
         _stretch_of
     '),
     -- Called by triggers only.
@@ -399,7 +403,7 @@ begin
         _refuse_long_text
         _refuse_loss_of_verification
         _refuse_reason_change _refuse_receipt_change _refuse_removal _refuse_usage_change
-        _refuse_conflicts_about_no_number
+        _examine_new_conflicts
         _refuse_while_paused _resolve_conflict_of_serial _stamp_vendor_step _stamp_vendor_waiver
         _update_trigger_row
         _refuse_loss_of_leaves

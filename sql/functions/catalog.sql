@@ -73,7 +73,6 @@ begin
 end
 $$;
 
--- The trigger of tables that keep a context, a reason or notes; its condition has found one that is too long.
 create function machserial._raise_no_object(context text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -88,6 +87,7 @@ begin
 end
 $$;
 
+-- The trigger of serials; its condition has found a context that is no object.
 create function machserial._refuse_context() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -98,6 +98,7 @@ begin
 end
 $$;
 
+-- The trigger of tables that keep a context, a reason or notes; its condition has found one that is too long.
 create function machserial._refuse_long_text() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -501,8 +501,8 @@ begin
             -- The placeholders may be of several parts.
             and not case
                 when 'ENTERPRISE' = any(u.scopes)
-                    then (select machserial._claimed_elsewhere(numbers, '{ENTERPRISE}'))
-                else (select machserial._claimed_elsewhere(numbers, '{SITE}'))
+                    then (select machserial._claimed_elsewhere(numbers, null, '{ENTERPRISE}'))
+                else (select machserial._claimed_elsewhere(numbers, null, '{SITE}'))
             end ? u.serial_number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by u.serial_number collate "C"
@@ -617,9 +617,9 @@ comment on function machserial.assign_placeholder(bigint, text, text, text) is
 generates one by the part''s format. The serial gets the placeholder''s work order, lot and context.
 operation_code: where it happens (null: as planned on the placeholder). notes: null leaves them. Returns the
 placeholder. A serial that is on record already is assigned by updating serial_id.
-Errors: 54000 a text that is too long;
-22023 a bad argument, a context that lacks what the format needs; 23503 no format assigned; 23505
-the number is taken; 2200H no numbers left; 55000 the placeholder is not PENDING; P0002 there is none.';
+Errors: 54000 a text that is too long; 22023 a bad argument, a context that lacks what the format needs;
+23503 no format assigned; 23505 the number is taken; 2200H no numbers left; 55000 the placeholder is not
+PENDING; P0002 there is none.';
 
 create function machserial.assign_placeholders(
     work_order_id text default null, placeholder_ids bigint[] default null,
@@ -660,10 +660,9 @@ comment on function machserial.assign_placeholders(text, bigint[], text[], text,
 its that are PENDING, or placeholder_ids: those, of whatever part, site and work order. serial_numbers: as
 many, in the order of placeholder_ids (of a work order: in the order of the ids); null generates them,
 ascending in that order. Returns the placeholders in that order.
-Errors: 54000 a text that is too long;
-22023 a bad argument, another count of numbers, an id given twice; 23503 no format assigned; 23505
-a number is taken; 2200H no numbers left; 55000 one is not PENDING, none of the work order is; P0002
-no such placeholder, none of the work order.';
+Errors: 54000 a text that is too long; 22023 a bad argument, another count of numbers, an id given twice;
+23503 no format assigned; 23505 a number is taken; 2200H no numbers left; 55000 one is not PENDING, none of
+the work order is; P0002 no such placeholder, none of the work order.';
 
 create function machserial.fail_placeholder(placeholder_id bigint, reason text)
 returns machserial.late_assignment_placeholder
@@ -688,8 +687,8 @@ $$;
 comment on function machserial.fail_placeholder(bigint, text) is
 'Declares that a unit will never get a serial: it was scrapped, or is not needed. That is for good.
 reason: why; null means machserial.reason. Returns the placeholder.
-Errors: 54000 a text that is too long;
-22023 no reason; 55000 the placeholder is not PENDING; P0002 no such placeholder.';
+Errors: 54000 a text that is too long; 22023 no reason; 55000 the placeholder is not PENDING; P0002 no such
+placeholder.';
 
 create function machserial.pending_placeholders(part_id text default null)
 returns setof machserial.late_assignment_placeholder

@@ -59,16 +59,24 @@ begin
 end
 $$;
 
+create function machserial._owner() returns name
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+    );
+end
+$$;
+
 -- Two owners of one schema would let the one plant triggers that run with the other's rights.
 create function machserial._require_owner(what text default 'machserial.migrate()') returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    owner constant name := (
-        select pg_get_userbyid(p.proowner) from pg_proc as p
-        where p.oid = 'machserial.migrate()'::regprocedure
-    );
+    owner constant name := machserial._owner();
 begin
     if owner <> current_user then
         raise exception using
@@ -76,6 +84,18 @@ begin
             message = format('%s is for the owner of machserial', what),
             detail = format('The owner is %I, the current user is %I.', owner, current_user),
             hint = format('Run it as the owner: set role %I;', owner);
+    end if;
+end
+$$;
+
+-- For who has the owner's rights: superusers and members as well.
+create function machserial._require_owners_rights(what text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not pg_has_role(current_user, machserial._owner(), 'usage') then
+        perform machserial._require_owner(what);
     end if;
 end
 $$;

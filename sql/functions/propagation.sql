@@ -712,9 +712,8 @@ comment on function machserial.pass_through(bigint, text, integer, text, numeric
 'Puts on record that a serial has gone through an operation and is the same as before. operation_code,
 routing_sequence (0 or more), work_center_id: where. quantity: how much of it, more than 0, in the unit of
 the part. Returns the row of serial_propagations.
-Errors: 54000 a text that is too long;
-22023 a bad argument; 55000 the serial is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such
-serial.';
+Errors: 54000 a text that is too long; 22023 a bad argument; 55000 the serial is CONFLICT, REJECTED, RETIRED
+or INVALID; P0002 no such serial.';
 
 create function machserial.split(
     source_serial_id bigint, target_serial_ids bigint[], operation_code text, routing_sequence integer,
@@ -738,10 +737,9 @@ comment on function machserial.split(bigint, bigint[], text, integer, text, nume
 'Puts on record that one serial has become several: a bar cut up, a panel separated. One target is
 allowed: the others may follow in another call. quantity: how much of the source went into each target;
 the other arguments as in pass_through(). Returns a row for each target, in their order.
-Errors: 54000 a text that is too long;
-22023 a bad argument, a serial given twice, a target that the source itself comes from; 0A000 a
-target older than the source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT,
-REJECTED, RETIRED or INVALID; P0002 no such serial.';
+Errors: 54000 a text that is too long; 22023 a bad argument, a serial given twice, a target that the source
+itself comes from; 0A000 a target older than the source, under REPEATABLE READ or SERIALIZABLE; 55000 a
+serial is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such serial.';
 
 create function machserial.merge(
     source_serial_ids bigint[], target_serial_id bigint, operation_code text, routing_sequence integer,
@@ -765,10 +763,9 @@ comment on function machserial.merge(bigint[], bigint, text, integer, text, nume
 'Puts on record that several serials have become one: an assembly, a batch. One source is allowed: the
 others may follow in another call. quantity: how much of each source went into the target; the other
 arguments as in pass_through(). Returns a row for each source, in their order.
-Errors: 54000 a text that is too long;
-22023 a bad argument, a serial given twice, a target that a source itself comes from; 0A000 a
-target older than a source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED,
-RETIRED or INVALID; P0002 no such serial.';
+Errors: 54000 a text that is too long; 22023 a bad argument, a serial given twice, a target that a source
+itself comes from; 0A000 a target older than a source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial
+is CONFLICT, REJECTED, RETIRED or INVALID; P0002 no such serial.';
 
 create function machserial.transform(
     source_serial_id bigint, operation_code text, routing_sequence integer,
@@ -792,10 +789,9 @@ comment on function machserial.transform(bigint, text, integer, bigint, text, nu
 'Puts on record that a serial has become something else: a casting machined, a unit converted.
 target_serial_id: the number that it bears now; null: it keeps its own. The other arguments as in
 pass_through(). Returns the row of serial_propagations.
-Errors: 54000 a text that is too long;
-22023 a bad argument, a target that the source itself comes from; 0A000 a target older than the
-source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT, REJECTED, RETIRED or INVALID;
-P0002 no such serial.';
+Errors: 54000 a text that is too long; 22023 a bad argument, a target that the source itself comes from;
+0A000 a target older than the source, under REPEATABLE READ or SERIALIZABLE; 55000 a serial is CONFLICT,
+REJECTED, RETIRED or INVALID; P0002 no such serial.';
 
 -- Lineage
 --

@@ -1132,9 +1132,7 @@ begin
         from unnest(numbers) as n (number)
         inner join machserial.parts as p on p.id = receive_vendor_serials.part_id
         where machserial._is_serial_number(n.number, characters) and not (
-            select machserial._claimed_elsewhere(array_remove(numbers, null), p.default_scopes)
-            from machserial.parts as p
-            where p.id = receive_vendor_serials.part_id
+            select machserial._claimed_elsewhere(array_remove(numbers, null), receive_vendor_serials.part_id)
         ) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
@@ -1338,8 +1336,8 @@ $$;
 comment on function machserial.reject_vendor_serial(bigint, text) is
 'Sends a PENDING vendor serial back: it becomes REJECTED and its number is free. The vendor may send it again,
 as a new vendor serial. reason: why; null means machserial.reason. Returns the vendor serial.
-Errors: 54000 a text that is too long;
-P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING.';
+Errors: 54000 a text that is too long; P0002 no such vendor serial; 22023 no reason; 55000 it is not
+PENDING.';
 
 create function machserial.waive_vendor_rule(vendor_serial_id bigint, reason text)
 returns machserial.vendor_serial
@@ -1372,9 +1370,8 @@ $$;
 comment on function machserial.waive_vendor_rule(bigint, text) is
 'Lets a PENDING vendor serial be accepted although it breaks its vendor''s rule. reason: why; null means
 machserial.reason. Returns the vendor serial.
-Errors: 54000 a text that is too long;
-P0002 no such vendor serial; 22023 no reason; 55000 it is not PENDING, broke no rule, or the rule is
-waived already.';
+Errors: 54000 a text that is too long; P0002 no such vendor serial; 22023 no reason; 55000 it is not
+PENDING, broke no rule, or the rule is waived already.';
 
 create function machserial.validate_vendor_serial(
     vendor_serial_id bigint, out is_valid boolean, out format_valid boolean, out is_unique boolean,

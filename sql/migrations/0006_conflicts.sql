@@ -101,7 +101,7 @@ for each statement execute function machserial._refuse_removal(
 create trigger new_conflicts_are_about_a_number
 after insert on machserial.serial_conflicts
 referencing new table as new_conflicts
-for each statement execute function machserial._refuse_conflicts_about_no_number();
+for each statement execute function machserial._examine_new_conflicts();
 
 create trigger new_conflicts_are_audited
 after insert on machserial.serial_conflicts

@@ -230,25 +230,6 @@ end
 $$;
 
 -- Only who can detach a month, the owner, says that it is archived: what is on record may be dropped.
-create function machserial._require_archivist() returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    owner constant name := (
-        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
-    );
-begin
-    if not pg_has_role(current_user, owner, 'usage') then
-        raise exception using
-            errcode = 'insufficient_privilege',
-            message = 'machserial.record_archive() is for the owner of machserial',
-            detail = format('The owner is %I, the current user is %I.', owner, current_user),
-            hint = format('Run it as the owner: set role %I;', owner);
-    end if;
-end
-$$;
-
 create function machserial.record_archive(
     month date, first_seal_id bigint, last_seal_id bigint, event_count bigint, merkle_root bytea,
     manifest_sha256 text, location text
@@ -261,7 +242,7 @@ as $$
 declare
     archive_id bigint;
 begin
-    perform machserial._require_archivist();
+    perform machserial._require_owners_rights('machserial.record_archive()');
     perform machserial._require_month(record_archive.month);
     select a.id into archive_id
     from machserial.audit_archives as a

@@ -207,9 +207,8 @@ comment on function machserial.reset_counter(text, bigint, text, text, text) is
 'Moves a format''s counter of the present period on, so that it gives next_value next; part_id and site_id
 choose the counter where the format counts per part or site. A sequence keeps the move even if the
 transaction is rolled back. reason: why; null means machserial.reason.
-Errors: 54000 a text that is too long;
-22023 no reason, or next_value is less than what would come next, or more than the pattern holds;
-23503 unknown format, part or site; 55000 a deactivated format.';
+Errors: 54000 a text that is too long; 22023 no reason, or next_value is less than what would come next, or
+more than the pattern holds; 23503 unknown format, part or site; 55000 a deactivated format.';
 
 -- Whether pg_dump is at work: it holds every table to the end. By then it has listed the sequences, and would
 -- fail for one that is gone.

@@ -773,11 +773,7 @@ begin
             issue.format_id
         from unnest(_use_numbers.serial_numbers, _use_numbers.sequence_values) as n (number, sequence_value)
         inner join machserial.parts as p on p.id = part.id
-        where not (
-            select machserial._claimed_elsewhere(_use_numbers.serial_numbers, p.default_scopes)
-            from machserial.parts as p
-            where p.id = part.id
-        ) ? n.number
+        where not (select machserial._claimed_elsewhere(_use_numbers.serial_numbers, part.id)) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
         on conflict do nothing
@@ -843,17 +839,17 @@ declare
         from unnest(serial_numbers, sequence_values) as n (number, sequence_value)
         where n.sequence_value is null
     );
-    characters constant text := machserial._serial_characters();
-    -- A character that cannot be seen is named.
-    fault constant text := (
-        select f.fault
-        from unnest(serial_numbers, sequence_values) as n (number, sequence_value)
-        cross join lateral (select machserial._number_fault(n.number, characters) as fault) as f
-        where n.sequence_value is null and f.fault is not null
-        limit 1
-    );
+    fault text;
 begin
     if strange <> '{}' then
+        -- A character that cannot be seen is named.
+        select f.fault into fault
+        from unnest(serial_numbers, sequence_values) as n (number, sequence_value)
+        cross join lateral (
+            select machserial._number_fault(n.number, machserial._serial_characters()) as fault
+        ) as f
+        where n.sequence_value is null and f.fault is not null
+        limit 1;
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('block %s does not have all of these numbers', block_id),
@@ -984,8 +980,7 @@ $$;
 comment on function machserial.return_block(bigint) is
 'Closes a block: what has not been reported is never used, and counts as returned in the view blocks. Set
 machserial.reason to say why. Returns the block.
-Errors: 54000 a text that is too long;
-55000 the block is closed already; P0002 no such block.';
+Errors: 54000 a text that is too long; 55000 the block is closed already; P0002 no such block.';
 
 -- Closes the blocks whose time is over; returns how many. One that is being reported is left for the next
 -- time.

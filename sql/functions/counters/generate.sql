@@ -68,8 +68,8 @@ begin
             return (machserial._active_format(inactive_name)).id;
         end if;
         made := machserial._insert_format(
-            'ad hoc: ' || pattern, 1, pattern, 'Made by generate(pattern => ...)', 1, 1, 'NEVER', 'FORMAT', 'SEQUENCE', 'EXACT', true,
-            null, null
+            'ad hoc: ' || pattern, 1, pattern, 'Made by generate(pattern => ...)', 1, 1, 'NEVER', 'FORMAT',
+            'SEQUENCE', 'EXACT', true, null, null
         );
         if made.id is not null then
             return made.id;
@@ -422,11 +422,7 @@ begin
                         issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
                         issue.context ->> 'operation_code', remarks, request_number
                     from unnest(numbers, sequence_values) as n (number, sequence_value)
-                    where not (
-                        select machserial._claimed_elsewhere(numbers, p.default_scopes)
-                        from machserial.parts as p
-                        where p.id = issue.part_id
-                    ) ? n.number
+                    where not (select machserial._claimed_elsewhere(numbers, issue.part_id)) ? n.number
                     order by n.number collate "C"
                     returning id, serial_number, sequence_number
                 )
@@ -461,11 +457,7 @@ begin
                 issue.format_id, issue.context ->> 'work_order_id', issue.context ->> 'lot_number',
                 issue.context ->> 'operation_code', remarks, request_number
             from unnest(numbers, sequence_values) as n (number, sequence_value)
-            where not (
-                select machserial._claimed_elsewhere(numbers, p.default_scopes)
-                from machserial.parts as p
-                where p.id = issue.part_id
-            ) ? n.number
+            where not (select machserial._claimed_elsewhere(numbers, issue.part_id)) ? n.number
             order by n.number collate "C"
             on conflict do nothing
             returning id, serial_number, sequence_number;

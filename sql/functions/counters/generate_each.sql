@@ -111,11 +111,7 @@ begin
         from fresh as f
         inner join unnest(_record_each.contexts) with ordinality as c (context, ordinal)
             on c.ordinal = f.ordinal
-        where not (
-            select machserial._claimed_elsewhere(proposed, p.default_scopes)
-            from machserial.parts as p
-            where p.id = issue.part_id
-        ) ? f.number
+        where not (select machserial._claimed_elsewhere(proposed, issue.part_id)) ? f.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by f.number collate "C"
         on conflict do nothing

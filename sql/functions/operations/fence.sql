@@ -587,7 +587,6 @@ shows what it would do. reason: why; null means machserial.reason. margin: so ma
 more.
 outcome: MOVED, ALREADY_PAST, CONFIRMED, or VERSION_ENDED for a number of a version that counts no more. A
 sequence keeps the move even if the transaction is rolled back.
-Errors: 54000 a text that is too long;
-22023 no reason, a number that the format cannot have written or that can be read in several ways, a
-missing part_id or site_id; 23503 unknown format, part or site; 42501 neither the owner nor an administrator; 55000 a
-deactivated format.';
+Errors: 54000 a text that is too long; 22023 no reason, a number that the format cannot have written or that
+can be read in several ways, a missing part_id or site_id; 23503 unknown format, part or site; 42501 neither
+the owner nor an administrator; 55000 a deactivated format.';

@@ -442,9 +442,8 @@ comment on function machserial.account_for_serial(bigint, text) is
 'Writes the event that integrity() misses for a serial: that it is there, or that its status is another than
 its events say, because it was changed behind the back of the triggers. The row stays as it is; details say
 accounted_for. For the owner and administrators. Returns the event''s id.
-Errors: 54000 a text that is too long;
-22023 no reason; P0002 no such serial; 55000 its events say what its row says; 42501 not the
-owner.';
+Errors: 54000 a text that is too long; 22023 no reason; P0002 no such serial; 55000 its events say what its
+row says; 42501 not the owner.';
 
 create function machserial._faults_of_vendors() returns setof machserial.integrity_finding
 language plpgsql stable
@@ -1026,7 +1025,7 @@ begin
     where
         s.generation_request_id is not null and r.id is null
         -- What is older is forgotten.
-        and s.created_at > now() - machserial._setting('request_retention_days')::integer * '1 day'::interval
+        and s.created_at > (select machserial._kept_since('request_retention_days'))
     having count(*) > 0
     union all
     select

@@ -66,8 +66,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return
-        verified_at
-        < now() - machserial._setting('verification_retention_days')::integer * '1 day'::interval
+        verified_at < machserial._kept_since('verification_retention_days')
         and exists (
             select from machserial.audit_verifications as v
             where v.id > _may_drop_verification.verification_id and v.problems = 0
@@ -120,9 +119,7 @@ declare
     forgotten integer;
 begin
     delete from machserial.requests as r
-    where
-        r.created_at
-        < now() - machserial._setting('request_retention_days')::integer * '1 day'::interval;
+    where r.created_at < machserial._kept_since('request_retention_days');
     get diagnostics forgotten = row_count;
     return forgotten;
 end

@@ -138,10 +138,8 @@ has been answered is answered again. Waits at most half a second for those who a
 why; null means machserial.reason. until_fenced: the database has been restored or promoted and may be behind
 what has left the building: resume() is refused until fence() has been called for every counter; it takes the
 place of an earlier pause. Returns the id of the row in machserial.pauses.
-Errors: 54000 a text that is too long;
-22023 no reason; 42501 neither the owner nor an administrator; 55000 paused already; 55P03 others are
-issuing numbers in
-transactions that have not ended: call it again.';
+Errors: 54000 a text that is too long; 22023 no reason; 42501 neither the owner nor an administrator; 55000
+paused already; 55P03 others are issuing numbers in transactions that have not ended: call it again.';
 
 -- Enabled while paused, else disabled. Who enables all triggers of a table enables these as well: they then
 -- refuse nothing, and cost a little.
@@ -264,7 +262,5 @@ $$;
 
 comment on function machserial.resume(text) is
 'Ends a pause. reason: why; null means machserial.reason, or none. Returns the id of the pause.
-Errors: 54000 a text that is too long;
-42501 neither the owner nor an administrator; 55000 not paused, or the database was restored and
-unfenced_counters() is not
-empty; 55P03 others hold the tables: call it again.';
+Errors: 54000 a text that is too long; 42501 neither the owner nor an administrator; 55000 not paused, or
+the database was restored and unfenced_counters() is not empty; 55P03 others hold the tables: call it again.';

@@ -206,10 +206,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     caller constant name := coalesce(nullif(current_setting('role'), 'none')::name, session_user);
-    owner constant name := (
-        select pg_get_userbyid(p.proowner) from pg_proc as p
-        where p.oid = 'machserial.migrate()'::regprocedure
-    );
+    owner constant name := machserial._owner();
 begin
     perform machserial._require_all_sites(what);
     if pg_has_role(caller, owner, 'usage') or exists (
@@ -522,12 +519,7 @@ declare
         '{machserial_viewer,machserial_operator,machserial_supervisor,machserial_admin}'::text[];
     known record;
 begin
-    if not (
-        select pg_has_role(current_user, p.proowner, 'usage') from pg_proc as p
-        where p.oid = 'machserial.migrate()'::regprocedure
-    ) then
-        perform machserial._require_owner('machserial.create_roles()');
-    end if;
+    perform machserial._require_owners_rights('machserial.create_roles()');
     foreach role in array names loop
         select r.rolcanlogin or r.rolsuper or r.rolbypassrls as is_strange into known
         from pg_roles as r where r.rolname = create_roles.role;
@@ -620,9 +612,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     given_to constant regrole := machserial._known_role(new_owner);
-    old_owner constant name := (
-        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
-    );
+    old_owner constant name := machserial._owner();
     foreign_object record;
     changed integer := 0;
 begin

@@ -58,6 +58,16 @@ begin
 end
 $$;
 
+-- Since when something is kept, as this setting says, in days.
+create function machserial._kept_since(setting text) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return now() - machserial._setting(setting)::integer * '1 day'::interval;
+end
+$$;
+
 -- SECURITY DEFINER: settings hold for all, also for who may not read their table.
 create function machserial._setting(name text) returns text
 language plpgsql stable security definer

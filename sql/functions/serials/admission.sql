@@ -160,6 +160,24 @@ begin
 end
 $$;
 
+-- Raises what is wrong with the texts of a new serial, one of which is.
+create function machserial._refuse_texts_of_serial(context jsonb, created_by text, status_reason text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if jsonb_typeof(context) <> 'object' then
+        perform machserial._raise_no_object(context::text);
+    elsif octet_length(context::text) > 8192 then
+        perform machserial._raise_too_long('the context', context::text, 8192, 'bytes');
+    elsif length(created_by) > 255 then
+        perform machserial._raise_too_long('created_by', created_by, 255, 'characters');
+    end if;
+    perform machserial._raise_too_long('status_reason', status_reason, 2000, 'characters');
+end
+$$;
+
 create function machserial._admit_new_serials() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -204,21 +222,12 @@ begin
         return new;
     end if;
     perform machserial._require_audit_partition();
-    select n.context::text as context, n.created_by, n.status_reason into given
+    perform machserial._refuse_texts_of_serial(n.context, n.created_by, n.status_reason)
     from new_serials as n
     where
         octet_length(n.context::text) > 8192 or length(n.created_by) > 255 or length(n.status_reason) > 2000
         or jsonb_typeof(n.context) <> 'object'
     limit 1;
-    if jsonb_typeof(given.context::jsonb) <> 'object' then
-        perform machserial._raise_no_object(given.context);
-    elsif octet_length(given.context) > 8192 then
-        perform machserial._raise_too_long('the context', given.context, 8192, 'bytes');
-    elsif length(given.created_by) > 255 then
-        perform machserial._raise_too_long('created_by', given.created_by, 255, 'characters');
-    elsif found then
-        perform machserial._raise_too_long('status_reason', given.status_reason, 2000, 'characters');
-    end if;
     -- A serial that was received from a vendor has the event VENDOR_RECEIVED. Materialized: it is examined too.
     with admitted as materialized (
         select
@@ -291,6 +300,25 @@ begin
 end
 $$;
 
+-- For what looks at all serials under a lock: a snapshot that is kept is older than the lock.
+create function machserial._require_read_committed(what text, detail text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using
+            errcode = 'feature_not_supported',
+            message = format(
+                '%s in READ COMMITTED only, not in %s', what,
+                upper(current_setting('transaction_isolation') collate "C")
+            ),
+            detail = detail,
+            hint = 'Do it in a transaction of its own.';
+    end if;
+end
+$$;
+
 -- A part or a site is not taken away under its serials. The lock waits for all who are writing serials, and
 -- lets nobody begin before this transaction has ended: so each of the two sees what the other has done.
 create function machserial._refuse_orphaned_serials() returns trigger
@@ -304,16 +332,10 @@ declare
     kind constant text := case tg_table_name when 'sites' then 'site' else 'part' end;
     example record;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using
-            errcode = 'feature_not_supported',
-            message = format(
-                'a %s is deleted or renamed in READ COMMITTED only, not in %s', kind,
-                upper(current_setting('transaction_isolation') collate "C")
-            ),
-            detail = 'A snapshot that is kept does not show the serials of others that refer to it.',
-            hint = 'Do it in a transaction of its own.';
-    end if;
+    perform machserial._require_read_committed(
+        format('a %s is deleted or renamed', kind),
+        'A snapshot that is kept does not show the serials of others that refer to it.'
+    );
     lock table machserial.serials in share mode;
     if kind = 'site' then
         select s.serial_number, s.id into example from machserial.serials as s

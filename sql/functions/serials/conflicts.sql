@@ -55,8 +55,8 @@ begin
 end
 $$;
 
--- A direct insert may bring a number that no serial could have.
-create function machserial._refuse_conflicts_about_no_number() returns trigger
+-- A direct insert may bring a number that no serial could have, or name serials that do not bear it.
+create function machserial._examine_new_conflicts() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -90,7 +90,9 @@ begin
     if found then
         raise exception using
             errcode = 'foreign_key_violation',
-            message = format('serial %s does not bear the number %L', strange.id, machserial._shown(strange.serial_number)),
+            message = format(
+                'serial %s does not bear the number %L', strange.id, machserial._shown(strange.serial_number)
+            ),
             detail = 'A conflict names the serials that bear its number.',
             hint = 'Let machserial.register_serial(..., on_conflict => ''RECORD'') record it.',
             constraint = 'serial_conflicts_serials_bear_the_number', table = 'serial_conflicts',
@@ -669,10 +671,10 @@ retired_serial_id becomes RETIRED or INVALID and its claim is released, so that 
 anew; left out, it is all others than keep_serial_id, or else the only serial that holds the number. What is
 kept and was in CONFLICT becomes ACTIVE (a vendor''s, if not yet accepted, PENDING). reason: why; null means
 machserial.reason. Returns the conflicts. Everything happens or nothing, and leaves its events.
-Errors: 54000 a text that is too long;
-22023 a missing or faulty argument, or a serial that has no part in it; 23503 unknown part; 23505
-the serial to be kept cannot have the number, because another claims it that was not to give way; 55000 the
-conflict is resolved already, or the serial named is out of use; P0002 there never was such a conflict.';
+Errors: 54000 a text that is too long; 22023 a missing or faulty argument, or a serial that has no part in
+it; 23503 unknown part; 23505 the serial to be kept cannot have the number, because another claims it that
+was not to give way; 55000 the conflict is resolved already, or the serial named is out of use; P0002 there
+never was such a conflict.';
 
 
 -- What is on record

@@ -202,8 +202,8 @@ $$;
 comment on function machserial.retire_serial(bigint, text) is
 'Takes a serial out of use: the part is scrapped, worn out or used up. Its number is never used again.
 reason: why; null means machserial.reason. Returns the serial.
-Errors: 54000 a text that is too long;
-22023 no reason; 55000 the serial is not PENDING, ACTIVE or CONFLICT; P0002 no such serial.';
+Errors: 54000 a text that is too long; 22023 no reason; 55000 the serial is not PENDING, ACTIVE or CONFLICT;
+P0002 no such serial.';
 
 create function machserial.invalidate_serial(serial_id bigint, reason text) returns machserial.serial
 language plpgsql
@@ -217,5 +217,5 @@ $$;
 comment on function machserial.invalidate_serial(bigint, text) is
 'Declares that a serial should never have been: a misprint, a forgery. Its number is never used again.
 reason: why; null means machserial.reason. Returns the serial.
-Errors: 54000 a text that is too long;
-22023 no reason; 55000 the serial is INVALID or REJECTED already; P0002 no such serial.';
+Errors: 54000 a text that is too long; 22023 no reason; 55000 the serial is INVALID or REJECTED already;
+P0002 no such serial.';

@@ -288,9 +288,7 @@ begin
         from unnest(numbers) as n (number)
         inner join machserial.parts as p on p.id = register_serials.part_id
         where not (
-            select machserial._claimed_elsewhere(numbers, coalesce(own_scopes, p.default_scopes))
-            from machserial.parts as p
-            where p.id = register_serials.part_id
+            select machserial._claimed_elsewhere(numbers, register_serials.part_id, own_scopes)
         ) ? n.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by n.number collate "C"
@@ -341,7 +339,8 @@ $$;
 
 comment on function machserial.register_serials(text[], text, text, text[], text, text) is
 'Puts numbers on record that somebody else has chosen; they are trimmed. scopes: where they must not repeat
-(null: the part''s default). source: MANUAL, IMPORT, VENDOR or LATE_ASSIGNMENT. on_conflict: RAISE, or RECORD, which writes each duplicate to serial_conflicts and registers the others.
+(null: the part''s default). source: MANUAL, IMPORT, VENDOR or LATE_ASSIGNMENT. on_conflict: RAISE, or
+RECORD, which writes each duplicate to serial_conflicts and registers the others.
 Errors: 22023 a bad argument; 23503 unknown part or site; 23505 a number is taken.';
 
 create function machserial.register_serial(

@@ -5,15 +5,19 @@
 -- what two of them have brought in at the same time.
 
 -- Of these numbers those that are claimed where no unique index compares them, as keys of an object: by
--- serials without ENTERPRISE where they are to have it, by serials with it where not.
+-- serials without ENTERPRISE where they are to have it, by serials with it where not. scopes: null means
+-- those of the part, as the calling statement sees it.
 -- SECURITY DEFINER: a number is taken at whatever site it is.
-create function machserial._claimed_elsewhere(serial_numbers text[], scopes text[]) returns jsonb
+create function machserial._claimed_elsewhere(serial_numbers text[], part_id text, scopes text[] default null)
+returns jsonb
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 begin
-    if 'ENTERPRISE' = any(scopes) then
+    if 'ENTERPRISE' = any(coalesce(
+        scopes, (select p.default_scopes from machserial.parts as p where p.id = _claimed_elsewhere.part_id)
+    )) then
         return coalesce((
             select jsonb_object_agg(n.number, true)
             from unnest(serial_numbers) as n (number)
@@ -184,16 +188,10 @@ begin
         return null;
     end if;
     perform machserial._require_all_sites('to change the scopes of a part');
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using
-            errcode = 'feature_not_supported',
-            message = format(
-                'the scopes of a part change in READ COMMITTED only, not in %s',
-                upper(current_setting('transaction_isolation') collate "C")
-            ),
-            detail = 'A snapshot that is kept does not show the serials that others have just registered.',
-            hint = 'Do it in a transaction of its own.';
-    end if;
+    perform machserial._require_read_committed(
+        'the scopes of a part change',
+        'A snapshot that is kept does not show the serials that others have just registered.'
+    );
     lock table machserial.serials in share row exclusive mode;
     perform machserial._refuse_shared_numbers(changed.part_ids, changed.were, changed.become);
     update machserial.serials as s

@@ -399,7 +399,9 @@ begin
         raise exception using
             errcode = 'invalid_parameter_value',
             message = 'no statement fires so often',
-            detail = format('executions is %s, units is %s.', coalesce(executions::text, 'null'), coalesce(units::text, 'null')),
+            detail = format(
+                'executions is %s, units is %s.', coalesce(executions::text, 'null'), coalesce(units::text, 'null')
+            ),
             hint = 'Let machserial.fire() count.';
     end if;
     insert into machserial.trigger_executions (trigger_id, executions, units)

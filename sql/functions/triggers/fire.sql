@@ -218,10 +218,8 @@ begin
             g.occurrence = 1 and machserial._is_serial_number(g.number, characters)
             and not (
                 select machserial._claimed_elsewhere(
-                    array(select o.number from given as o where o.number <> ''), p.default_scopes
+                    array(select o.number from given as o where o.number <> ''), _make_receipts.part_id
                 )
-                from machserial.parts as p
-                where p.id = _make_receipts.part_id
             ) ? g.number
         -- The same order in every insert, so that two which meet cannot deadlock.
         order by g.number collate "C"
