@@ -13,8 +13,7 @@ from verbs import LOOK_UPS, VERBS, furnish
 
 ONE_MODE = True
 
-# make test-all takes a million.
-ROWS_GROWN = int(os.environ.get("MACHSERIAL_TEST_ROWS", "20000"))
+ROWS_GROWN = int(os.environ.get("MACHSERIAL_TEST_ROWS", "1000000"))
 # After five calls PostgreSQL may keep a plan that knows no arguments.
 UNTIL_KEPT = 6
 FEW, SOME, MANY = 2, 3, 300

@@ -1198,37 +1198,21 @@ begin
             detail = format('page_size is %s.', coalesce(page_size::text, 'null')),
             hint = 'Give 1 or more.';
     end if;
-    -- By parent and by child apart, so that each can stop at the size of the page.
+    -- From the serials of the part to their propagations: it costs what the part has, however much others have.
     return query
-    select
+    select distinct on (p.id)
         p.id, p.propagation_type, p.parent_serial_id, p.child_serial_id, p.operation_code,
         p.routing_sequence, p.work_center_id, p.quantity, p.notes, p.created_at, p.created_by
-    from machserial.serial_propagations as p
-    inner join (
-        (
-            select e.id
-            from machserial.serial_propagations as e
-            inner join machserial.serials as s on s.id = e.parent_serial_id
-            where
-                s.part_id = propagation_history.part_id
-                and e.created_at >= coalesce(since, '-infinity')
-                and e.created_at < coalesce(until, 'infinity') and (after is null or e.id < after)
-            order by e.id desc
-            limit page_size
-        )
-        union
-        (
-            select e.id
-            from machserial.serial_propagations as e
-            inner join machserial.serials as s on s.id = e.child_serial_id
-            where
-                s.part_id = propagation_history.part_id
-                and e.created_at >= coalesce(since, '-infinity')
-                and e.created_at < coalesce(until, 'infinity') and (after is null or e.id < after)
-            order by e.id desc
-            limit page_size
-        )
-    ) as page on page.id = p.id
+    from machserial.serials as s
+    cross join lateral (
+        (select e.* from machserial.serial_propagations as e where e.parent_serial_id = s.id offset 0)
+        union all
+        (select e.* from machserial.serial_propagations as e where e.child_serial_id = s.id offset 0)
+    ) as p
+    where
+        s.part_id = propagation_history.part_id
+        and p.created_at >= coalesce(since, '-infinity') and p.created_at < coalesce(until, 'infinity')
+        and (after is null or p.id < after)
     order by p.id desc
     limit page_size;
 end
