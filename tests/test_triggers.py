@@ -368,6 +368,15 @@ def test_a_vendors_numbers_are_received_with_what_is_known_of_them(plant):
     assert (statistics.execution_count, statistics.units) == (3, 3)
 
 
+def test_an_event_that_brings_many_numbers_is_not_copied_for_each(plant):
+    event = Jsonb({"vendor_name": "ACME", "serial_numbers": [f"V{n}" for n in range(300)]})
+    rows = plant.execute(
+        "select n.context, n.number from machserial._numbers_received(array[(1, 1, %s, null)::machserial._event]) as n",
+        (event,),
+    ).fetchall()
+    assert rows == [({"vendor_name": "ACME"}, f"V{n}") for n in range(300)]
+
+
 @pytest.mark.parametrize(
     ("context", "sqlstate", "told"),
     [

@@ -119,11 +119,14 @@ begin
     )
 
     select
-        coalesce(array_agg(f.ordinal), '{}'), array_agg(r.id), array_agg(f.number),
-        array_agg(f.sequence_value)
+        coalesce(array_agg(f.ordinal) filter (where r.id is not null), '{}'),
+        array_agg(r.id) filter (where r.id is not null),
+        array_agg(f.number) filter (where r.id is not null),
+        array_agg(f.sequence_value) filter (where r.id is not null)
     into ordinals, ids, numbers, sequence_values
+    -- A full join is never a loop in a loop, whatever the planner expects of the numbers.
     from recorded as r
-    inner join fresh as f on f.number = r.serial_number;
+    full join fresh as f on f.number = r.serial_number;
     if cardinality(ordinals) < cardinality(proposed) then
         perform machserial._require_claimed(
             proposed, proposed, issue.scopes, issue.site_id, issue.part_type

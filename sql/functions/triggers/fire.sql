@@ -121,7 +121,8 @@ begin
 end
 $$;
 
--- The numbers that events bring from a vendor, one row each; occurrence counts those that are the same.
+-- The numbers that events bring from a vendor, one row each, with what else the event says; occurrence counts
+-- the numbers that are the same.
 create function machserial._numbers_received(events machserial._event[])
 returns table (ordinal integer, label text, context jsonb, number text, occurrence bigint)
 language plpgsql immutable
@@ -133,10 +134,16 @@ begin
     select
         e.ordinal, e.label, e.context, n.number,
         row_number() over (partition by n.number order by e.ordinal)
-    from unnest(_numbers_received.events) as e
+    -- Once per event, therefore the offset: to take thousands of numbers out for each of them would take long.
+    from (
+        select
+            u.ordinal, u.label, u.context - '{serial_number,serial_numbers}'::text[] as context,
+            machserial._numbers_to_receive(u.context) as numbers
+        from unnest(_numbers_received.events) as u
+        offset 0
+    ) as e
     cross join lateral (
-        select machserial._trimmed(g.number) as number
-        from unnest(machserial._numbers_to_receive(e.context)) as g (number)
+        select machserial._trimmed(g.number) as number from unnest(e.numbers) as g (number)
     ) as n;
 end
 $$;
@@ -176,9 +183,7 @@ as $$
 #variable_conflict use_column
 declare
     -- What is said in columns of its own.
-    told constant text[] := '{
-        work_order_id,lot_number,operation_code,vendor_name,received_date,serial_number,serial_numbers
-    }'::text[];
+    told constant text[] := '{work_order_id,lot_number,operation_code,vendor_name,received_date}'::text[];
     characters constant text := machserial._serial_characters();
     lacking record;
     place record;
@@ -231,12 +236,18 @@ begin
     received as (
         insert into machserial.vendor_serials (id, vendor_name, received_date)
         select
-            r.id, g.context ->> 'vendor_name', coalesce(machserial._received_date(g.context), now())
-        from given as g
-        full join (select id, serial_number, 1::bigint as occurrence from registered) as r
-            on r.serial_number = g.number and r.occurrence = g.occurrence
-        where r.id is not null
-        order by r.id
+            b.id, b.context ->> 'vendor_name', coalesce(machserial._received_date(b.context), now())
+        -- A full join is never a loop in a loop, whatever the planner expects of the numbers. Without the offset
+        -- the condition below would make another join of it.
+        from (
+            select r.id, g.context
+            from given as g
+            full join (select id, serial_number, 1::bigint as occurrence from registered) as r
+                on r.serial_number = g.number and r.occurrence = g.occurrence
+            offset 0
+        ) as b
+        where b.id is not null
+        order by b.id
         returning id, serial_number
     )
 
@@ -249,7 +260,6 @@ begin
         (array_agg(g.label order by g.ordinal) filter (where r.id is null))[1] as refused_label
     into received
     from given as g
-    -- A full join is never a loop in a loop, whatever the planner expects of the numbers.
     full join (select id, serial_number, 1::bigint as occurrence from received) as r
         on r.serial_number = g.number and r.occurrence = g.occurrence;
     if received.refused > 0 then
