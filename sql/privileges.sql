@@ -65,6 +65,7 @@ begin
         _foreign_locks
         _lock_holders
         _suspected_locks
+        _are_scopes
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
+MONTH = re.compile(r"\baudit_events_(\d{4})_(\d\d)")
+BOUND = re.compile(r"'(\d{4})-(\d\d)-01 00:00:00\+00'")
 # One query a kind of object: what identifies it, then everything about it that a user could notice. Privileges are
 # written out, because null and the written-out default mean the same. Column numbers count live columns only.
 QUERIES = {
@@ -114,10 +118,19 @@ def catalog(connection: psycopg.Connection) -> dict[str, list[str]]:
     connection.execute("set search_path = pg_catalog, pg_temp")
     found = {}
     for kind, query in QUERIES.items():
-        rows = connection.execute(f"select row_to_json(r)::text from ({query}) as r").fetchall()
-        found[kind] = sorted(row[0] for row in rows)
+        found[kind] = [row for (row,) in connection.execute(f"select row_to_json(r)::text from ({query}) as r")]
     connection.execute("reset search_path")
-    return found
+    first = min(MONTH.findall(" ".join(found["relations"])), default=None)
+    return {kind: sorted(count_months(row, first) for row in rows) for kind, rows in found.items()}
+
+
+def count_months(row: str, first: tuple[str, str] | None) -> str:
+    """Names and bounds of the audit trail's months count from its first: a month's end may lie between two snapshots."""
+
+    def ordinal(month: re.Match) -> str:
+        return f"month {12 * (int(month[1]) - int(first[0])) + int(month[2]) - int(first[1])}"
+
+    return BOUND.sub(ordinal, MONTH.sub(ordinal, row)) if first else row
 
 
 def rows(connection: psycopg.Connection) -> dict[str, list[str]]:

@@ -79,7 +79,7 @@ def test_a_part_is_unique_within_its_site_and_type_unless_it_says_otherwise(conn
 
 
 def test_unknown_scopes_are_refused(connection):
-    for scopes in (["PLANET"], ["SITE", "PLANET"], [], [None], ["SITE", None]):
+    for scopes in (["PLANET"], ["SITE", "PLANET"], [], [None], ["SITE", None], [["SITE"], ["PART_TYPE"]]):
         with refused(connection, "22023"):
             call(connection, "register_part", part_id="P", part_type="T", scopes=scopes)
         with violated(connection, "23514"):

@@ -176,6 +176,18 @@ def test_the_comparison_is_not_blind(connection: psycopg.Connection) -> None:
         connection.rollback()
 
 
+def test_the_comparison_outlasts_a_months_end(connection: psycopg.Connection) -> None:
+    """What is compared may have been made in another month, as a template is at the beginning of a run."""
+    before = catalog(connection)
+    months = [month for (month,) in connection.execute("select month from machserial._audit_partitions() order by 1")]
+    connection.execute(f"drop table machserial.audit_events_{months[0]:%Y_%m}")
+    assert differences(before, catalog(connection))
+    connection.execute(
+        "select machserial._make_audit_partition((%s::date + interval '1 month')::date)", (months[-1],)
+    )
+    assert differences(before, catalog(connection)) == []
+
+
 def test_an_updated_extension_is_a_fresh_one(database: Callable, fresh: dict) -> None:
     connection = database("updated")
     connection.execute(f"create extension machserial version '{VERSION}'")

@@ -293,6 +293,7 @@ def test_rows_that_are_inserted_directly_obey_the_table_s_rules(plant):
         ({"source": "DREAM"}, "23514"),
         ({"status": "LOST"}, "23514"),
         ({"scopes": ["PLANET"]}, "23514"),
+        ({"scopes": [["SITE"], ["PART_TYPE"]]}, "23514"),
         ({"format_id": 4711}, "23503"),
     ]:
         with violated(plant, sqlstate):
@@ -300,6 +301,8 @@ def test_rows_that_are_inserted_directly_obey_the_table_s_rules(plant):
     with violated(plant, "428C9"):
         insert(plant, "N", holds_claim=False)
     insert(plant, "N")
+    with violated(plant, "23514"):
+        plant.execute("update machserial.serials set scopes = '{{SITE},{PART_TYPE},{ENTERPRISE}}'")
     told = "select event_type from machserial.audit_events where event_type !~ '^(SITE|PART)_'"
     assert column(plant, told) == ["SERIAL_REGISTERED"]
 

@@ -5,6 +5,11 @@ create function machserial._shown(given text) returns text
 language sql immutable parallel safe
 return case when length(given) > 255 then left(given, 255) || '...' else given end;
 
+-- Whether the scopes of a serial may be these. Inlined.
+create function machserial._are_scopes(scopes text[]) returns boolean
+language sql immutable parallel safe
+return scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and array_ndims(scopes) is not distinct from 1;
+
 create function machserial._known_scopes(scopes text[]) returns text[]
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp

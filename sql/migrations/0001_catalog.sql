@@ -23,7 +23,10 @@ create table machserial.parts (
     constraint parts_id_is_given check (id <> '' and length(id) <= 255),
     constraint parts_part_type_is_given check (part_type <> '' and length(part_type) <= 255),
     constraint parts_default_scopes_are_known
-    check (default_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(default_scopes) > 0),
+    check (
+        default_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] and cardinality(default_scopes) > 0
+        and array_ndims(default_scopes) = 1
+    ),
     -- What serials refer to, so that a serial cannot claim its number under another type than its part's.
     constraint parts_id_part_type_key unique (id, part_type)
 );

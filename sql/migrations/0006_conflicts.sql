@@ -20,7 +20,8 @@ create table machserial.serial_conflicts (
     reason text,
     constraint serial_conflicts_scopes_are_known check (
         scopes <@ '{ENTERPRISE,SITE,PART_TYPE}' and conflicting_scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'
-        and cardinality(scopes) > 0
+        and cardinality(scopes) > 0 and array_ndims(scopes) = 1
+        and coalesce(array_ndims(conflicting_scopes), 1) = 1
     ),
     constraint serial_conflicts_source_is_known
     check (source in ('SYSTEM_GENERATED', 'VENDOR', 'MANUAL', 'LATE_ASSIGNMENT', 'IMPORT')),

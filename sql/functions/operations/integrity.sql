@@ -1081,7 +1081,7 @@ begin
             or s.source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
             or s.status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
             or s.claim_released and s.status not in ('RETIRED', 'INVALID')
-            or not s.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(s.scopes) = 0
+            or not machserial._are_scopes(s.scopes)
     ) as f
     order by f.id;
 end

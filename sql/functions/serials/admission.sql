@@ -45,8 +45,8 @@ begin
             pg_catalog.format('It is %s, and claim_released is true.', status), 'Leave claim_released out.'
         ),
         (
-            not scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(scopes) = 0,
-            'serials_scopes_are_known', 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
+            not machserial._are_scopes(scopes), 'serials_scopes_are_known',
+            'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
             pg_catalog.format('Given: %s.', left(scopes::text, 200)),
             'Leave scopes out for the part''s default.'
         )
@@ -74,7 +74,7 @@ return case
         or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
         or status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
         or claim_released and status not in ('RETIRED', 'INVALID')
-        or not scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] or cardinality(scopes) = 0
+        or not machserial._are_scopes(scopes)
         then machserial._refuse_serial(serial_number, source, status, claim_released, scopes)
     when status = 'ACTIVE' and source <> 'VENDOR' or status = 'PENDING' and source = 'VENDOR' then null
     else jsonb_strip_nulls(jsonb_build_object(

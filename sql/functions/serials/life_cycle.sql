@@ -102,7 +102,7 @@ begin
     if new.scopes @> old.scopes or pg_trigger_depth() > 1 and current_user = (
         select pg_get_userbyid(c.relowner) from pg_class as c where c.oid = tg_relid
     ) then
-        if not new.scopes <@ '{ENTERPRISE,SITE,PART_TYPE}'::text[] then
+        if not machserial._are_scopes(new.scopes) then
             perform machserial._refuse_serial(
                 new.serial_number, new.source, new.status, new.claim_released, new.scopes
             );
