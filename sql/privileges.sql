@@ -66,6 +66,12 @@ begin
         _lock_holders
         _suspected_locks
         _are_scopes
+        _check_missing_sequences
+        _check_server_version
+        _supported_releases
+        _version_result
+        _lacks_sequence
+        _sequence_of
         _check_name _check_paused _check_payload _check_pending_migrations _check_pieces _check_polynomial
         _check_prepared_transactions _check_privileges _check_replication_lag _check_replication_slot_wal
         _check_replication_slots
@@ -364,7 +370,8 @@ begin
         _require_sight_of_others _require_visible_counter _require_visible_site _resolve
         _resolve_block _retire_counters _revive_counter _round _seal_hash _seal_month _seal_months
         _serials_of_request
-        _sealed_up_to _seals_that_are_away _search_random _sequence_of _sequence_value _set_counter
+        _sequence
+        _sealed_up_to _seals_that_are_away _search_random _sequence_value _set_counter
         _settled_id _sites_of_role _sound_archives _statuses_told
         _step_back _summarize _take_run _tell_choice _token_values _too_low _trigger_details
         _try_to_seal _unsealed_events _unusable_by_owner _vendor_rule_details _verify_anchor _verify_archives

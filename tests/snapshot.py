@@ -125,7 +125,7 @@ def catalog(connection: psycopg.Connection) -> dict[str, list[str]]:
 
 
 def count_months(row: str, first: tuple[str, str] | None) -> str:
-    """Names and bounds of the audit trail's months count from its first: a month's end may lie between two snapshots."""
+    """The months of the audit trail count from its first: a month's end may lie between two snapshots."""
 
     def ordinal(month: re.Match) -> str:
         return f"month {12 * (int(month[1]) - int(first[0])) + int(month[2]) - int(first[1])}"

@@ -713,6 +713,38 @@ def test_the_status_is_told_for_each_counter_of_each_format(connection):
         call(connection, "counter_status", format="NOTHING")
 
 
+def test_a_counter_whose_sequence_somebody_has_dropped(connection):
+    make_part(connection)
+    make_format(connection, "F", "F{SEQ:3}")
+    make_format(connection, "G", "G{SEQ:3}")
+    for _ in range(2):
+        generated(connection, format="F")
+        generated(connection, format="G")
+    lost = value(connection, "select min(id) from machserial.counters")
+    connection.execute(f"drop sequence machserial.counter_{lost}")
+    # The others are told, and of this one why not.
+    assert status(connection, "G").last_value == 2 and status(connection, "G").problem is None
+    found = status(connection, "F")
+    assert (found.last_value, found.next_value, found.used_percent, found.remaining) == (None, None, None, None)
+    assert (found.capacity, found.highest_value) == (999, 999) and f"counter_{lost}" in found.problem
+    for name, arguments in (
+        ("generate", {"part_id": "P", "format": "F", "quantity": 5}),
+        ("generate", {"part_id": "P", "format": "F", "request_id": "R"}),
+        ("reset_counter", {"format": "F", "next_value": 100, "reason": "r"}),
+        ("fence", {"format": "F", "highest": "F100", "reason": "r"}),
+        ("allocate_block", {"format": "F", "quantity": 5, "holder": "H"}),
+        ("revise_format", {"name": "F", "pattern": "FF{SEQ:3}"}),
+    ):
+        with refused(connection, "55000") as why:
+            call(connection, name, **arguments)
+        assert f"counter_{lost}" in why.message and "format F" in why.detail and "integrity()" in why.hint
+    call(connection, "maintain")
+    for remedy in column(connection, "select remedy from machserial.integrity()"):
+        connection.execute(remedy)
+    assert status(connection, "F").next_value == 3
+    assert generated(connection, format="F") == ["F003"]
+
+
 @ALLOCATIONS
 def test_a_counter_can_be_moved_on_and_never_back(connection, allocation):
     make_part(connection)

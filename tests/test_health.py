@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import BUILD, install
+from conftest import BUILD, ROOT, install
 from machserial.functions import call as call_as_the_command
 from psycopg.pq import ExecStatus, PGconn
 from servers import Server, Standby, choose_bin, share_and_library
@@ -200,7 +201,7 @@ def test_what_a_role_may_not_read_is_unknown(database, new_session):
     assert found["connections"] == "OK"
     hidden = {
         "audit_verification", "counter_days_left", "counter_used", "id_sequences",
-        "foreign_rules", "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "paused",
+        "foreign_rules", "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "missing_sequences", "paused",
         "pending_migrations", "schema_version", "slow_statements", "time_zones",
     }  # fmt: skip
     assert {name for name, status in found.items() if status == "UNKNOWN"} == hidden
@@ -219,7 +220,7 @@ def test_what_a_role_that_is_limited_to_sites_cannot_see_is_unknown(database, ne
     assert set(health(clerk).values()) == {"OK"}
     database.execute("select machserial.grant_site('clerk', 'DEFAULT')")
     assert {name for name, status in health(clerk).items() if status == "UNKNOWN"} == {
-        "audit_seal_lag", "audit_verification", "counter_days_left", "counter_used", "time_zones"
+        "audit_seal_lag", "audit_verification", "counter_days_left", "counter_used", "missing_sequences", "time_zones"
     }  # fmt: skip
 
 
@@ -688,6 +689,36 @@ def test_a_server_that_is_read_only(database, new_session):
             assert "the server" in row.message
             assert row.remedy.startswith("alter system set default_transaction_read_only = off")
     becomes(database, "read_only", "OK")
+
+
+def test_missing_sequences(database):
+    make_part(database)
+    make_format(database, "F", "F{SEQ:6}")
+    generated(database, quantity=3, format="F")
+    assert check(database, "missing_sequences").status == "OK"
+    database.execute("drop sequence machserial.counter_1")
+    found = check(database, "missing_sequences")
+    assert (found.status, found.value) == ("CRITICAL", 1) and "machserial.counter_1 of format F" in found.message
+    assert health(database)["counter_used"] == "OK"
+    database.execute(value(database, found.remedy.removesuffix(";")))
+    assert check(database, "missing_sequences").status == "OK"
+
+
+def test_server_version(database):
+    assert check(database, "server_version").status == "OK"
+    expected = {140013: 1, 140014: 0, 150008: 1, 150009: 0, 160001: 4, 170000: 1, 180000: 0, 190000: 1, 150020: 0}
+    found = {number: call(database, "_version_result", server_version_num=number)[0] for number in expected}
+    assert {number: row.value for number, row in found.items()} == expected
+    assert {row.status for row in found.values() if row.value} == {"WARNING"}
+    assert "15.9" in found[150008].message and "CVE-2024-10976" in found[150008].message
+    assert "15.19" in found[150009].message and "CVE" not in found[150020].message
+    # README has the same releases.
+    known = database.execute("select * from machserial._supported_releases()").fetchall()
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| ([0-9, ]+) \| ([0-9., ]+) \|", readme, re.MULTILINE)
+    assert ", ".join(versions for _, versions in rows) == ", ".join(f"{row[0]}.{row[1]}" for row in known)
+    patched = re.search(r"From ([0-9., and]+) on \(CVE-2026-6470\)", readme)[1].replace(" and ", ", ")
+    assert patched == ", ".join(f"{row[0]}.{row[2]}" for row in known)
 
 
 def test_time_zones(database):

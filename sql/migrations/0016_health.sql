@@ -117,6 +117,10 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     || 'disabled.'
 ),
 (
+    'missing_sequences', null, 1, false, 'sequences',
+    'Sequences of counters that somebody has dropped: such a counter gives no numbers.'
+),
+(
     'paused', 1, null, false, 'pauses',
     'Pauses that nobody has ended: machserial gives no new numbers meanwhile.'
 ),
@@ -156,6 +160,11 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
 (
     'sequence_behind', null, 1, false, 'sequences',
     'Sequences of ids that would give ids which their tables have: after a cutover or a COPY with ids.'
+),
+(
+    'server_version', 1, null, false, 'releases',
+    'How many minor releases the server is older than the first one that machserial supports; 1 for another '
+    || 'major version than it supports.'
 ),
 (
     'slow_statements', 1000, 5000, false, 'milliseconds',

@@ -4,7 +4,7 @@
 create function machserial.counter_status(
     inout format text default null, out counter_key text, out period text, out last_value bigint,
     out capacity bigint, out used_percent numeric, out format_version integer, out allocation text,
-    out next_value bigint, out highest_value bigint, out remaining bigint
+    out next_value bigint, out highest_value bigint, out remaining bigint, out problem text
 )
 returns setof record
 language plpgsql stable
@@ -21,21 +21,24 @@ begin
     with counted as (
         select
             f.name, f.version, f.allocation, f.sequence_increment, f.sequence_maximum, f.sequence_start,
-            c.id, c.site_id, c.part_id, c.period, c.first_value, c.period_starts,
-            machserial._last_value(c.id) as last_value
+            c.id, c.site_id, c.part_id, c.period, c.first_value, c.period_starts, l.is_lost,
+            case when not l.is_lost then machserial._last_value(c.id) end as last_value
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
+        cross join lateral (select machserial._lacks_sequence(c.id) as is_lost offset 0) as l
         where counter_status.format is null or f.name = counter_status.format
     ),
     measured as (
         select
             n.*,
-            coalesce(n.last_value + n.sequence_increment, n.first_value) as next_value,
+            case
+                when not n.is_lost then coalesce(n.last_value + n.sequence_increment, n.first_value)
+            end as next_value,
             (n.sequence_maximum - n.sequence_start) / n.sequence_increment + 1 as capacity
         from counted as n
         -- Counters that were only made ahead are nobody's concern yet.
         where
-            n.last_value is not null or n.period_starts is null
+            n.last_value is not null or n.is_lost or n.period_starts is null
             or n.period_starts <= now() at time zone 'UTC'
     )
     select
@@ -50,7 +53,13 @@ begin
         case
             when m.next_value <= m.sequence_maximum
                 then (m.sequence_maximum - m.next_value) / m.sequence_increment + 1
-            else 0
+            when not m.is_lost then 0
+        end,
+        case
+            when m.is_lost then pg_catalog.format(
+                'the sequence %s is not there: it gives no numbers, integrity() names the remedy',
+                machserial._sequence_of(m.id)
+            )
         end
     from measured as m
     order by m.name, m.version, m.site_id, m.part_id, m.period;
@@ -59,7 +68,8 @@ $$;
 
 comment on function machserial.counter_status(text) is
 'How far the counters of a format, or of all, have counted. counter_key: site and part for which it counts;
-capacity: how many numbers the pattern holds; last_value: last sequence number given, null if none.
+capacity: how many numbers the pattern holds; last_value: last sequence number given, null if none; problem:
+why it cannot be told how far it has counted, else null.
 Errors: 23503 unknown format.';
 
 -- The counter of the present period, made if it is not there yet.

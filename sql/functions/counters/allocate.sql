@@ -51,6 +51,55 @@ create function machserial._sequence_of(counter_id bigint) returns text
 language sql immutable parallel safe
 return 'machserial.counter_' || counter_id;
 
+-- Whether a counter should have its sequence and has none: somebody has dropped it. Volatile, and looks at
+-- the sequence first: where that has just been retired, the row says so by now.
+create function machserial._lacks_sequence(counter_id bigint) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if machserial._may_be_limited() then
+        perform machserial._require_visible_counter(counter_id);
+    end if;
+    if to_regclass(machserial._sequence_of(counter_id)) is not null then
+        return false;
+    end if;
+    return exists (
+        select
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where c.id = _lacks_sequence.counter_id and c.retired_at is null and f.allocation = 'SEQUENCE'
+    );
+end
+$$;
+
+-- The sequence of a counter; 55000 if somebody has dropped it.
+create function machserial._sequence(counter_id bigint) returns regclass
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sequence constant regclass := to_regclass(machserial._sequence_of(counter_id));
+begin
+    if sequence is null then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the sequence %s is not there', machserial._sequence_of(counter_id)),
+            detail = format(
+                'Counter %s of format %s counts in it. Somebody has dropped it.', counter_id, (
+                    select f.name
+                    from machserial.counters as c
+                    inner join machserial.serial_formats as f on f.id = c.format_id
+                    where c.id = _sequence.counter_id
+                )
+            ),
+            hint = 'The remedy that integrity() names makes it again: select remedy from machserial.integrity() '
+                'where name = ''counter_sequence_missing'';';
+    end if;
+    return sequence;
+end
+$$;
+
 -- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
 -- while it stands where it began. Volatile, and looks twice: it may be retired while the caller's query runs.
 create function machserial._last_value(counter_id bigint) returns bigint
@@ -74,7 +123,7 @@ begin
         end if;
         exit when to_regclass(machserial._sequence_of(counter_id)) is not null;
     end loop;
-    reached := pg_sequence_last_value(machserial._sequence_of(counter_id)::regclass);
+    reached := pg_sequence_last_value(machserial._sequence(counter_id));
     return nullif(reached, counter.first_value - counter.sequence_increment);
 end
 $$;
@@ -601,7 +650,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    sequence constant regclass := machserial._sequence_of(issue.counter_id)::regclass;
+    sequence constant regclass := machserial._sequence(issue.counter_id);
 begin
     perform machserial._hold_sequence(issue.counter_id);
     if pg_sequence_last_value(sequence)
@@ -673,7 +722,7 @@ as $$
 declare
     lock_class constant integer := hashtext('machserial.block');
     lock_object constant integer := hashint8(counter_id);
-    sequence constant regclass := 'machserial.counter_' || counter_id;
+    sequence constant regclass := machserial._sequence(counter_id);
 begin
     if machserial._may_be_limited() then
         perform machserial._require_visible_counter(counter_id);
@@ -703,7 +752,7 @@ as $$
 declare
     lock_class constant integer := hashtext('machserial.block');
     lock_object constant integer := hashint8(counter_id);
-    sequence constant regclass := 'machserial.counter_' || counter_id;
+    sequence constant regclass := machserial._sequence(counter_id);
     is_held boolean := false;
     drawn bigint[];
 begin

@@ -158,7 +158,7 @@ begin
     select
         p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
         f.name, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
-        case when f.allocation = 'SEQUENCE' then machserial._sequence_of(c.id)::regclass end,
+        case when f.allocation = 'SEQUENCE' and c.id is not null then machserial._sequence(c.id) end,
         -- Not near the end: a thousand more cover what others may take meanwhile.
         f.sequence_maximum - 1002 * f.sequence_increment::numeric, w.head, w.width, w.tail,
         greatest(a.since, d.begins, '-infinity'), least(a.until, d.ends, machserial._audited_until()),

@@ -37,7 +37,9 @@ begin
             ) / 86400 as reset_in
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
-        where f.is_active and f.sequence_maximum is not null and c.retired_at is null
+        where
+            f.is_active and f.sequence_maximum is not null and c.retired_at is null
+            and not machserial._lacks_sequence(c.id)
     ),
     measured as (
         select
@@ -118,6 +120,32 @@ begin
             first_to_end.days_left
         ),
         format('More digits: select machserial.revise_format(%L, pattern => ...);', first_to_end.format)
+    );
+end
+$$;
+
+create function machserial._check_missing_sequences() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing text[];
+begin
+    perform machserial._require_all_sites('the check missing_sequences');
+    missing := array(
+        select format('%s of format %s', machserial._sequence_of(c.id), f.name)
+        from machserial.counters as c
+        inner join machserial.serial_formats as f on f.id = c.format_id
+        where c.retired_at is null and machserial._lacks_sequence(c.id)
+        order by c.id
+    );
+    return machserial._checked(
+        'missing_sequences', cardinality(missing),
+        case cardinality(missing)
+            when 0 then 'every counter has its sequence'
+            else format('sequences that are not there: %s', machserial._first_of(missing))
+        end,
+        'select remedy from machserial.integrity() where name = ''counter_sequence_missing'';'
     );
 end
 $$;

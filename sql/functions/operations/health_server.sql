@@ -27,6 +27,60 @@ begin
 end
 $$;
 
+-- The releases that README names. supported_from: before it a prepared plan outlives SET ROLE
+-- (CVE-2024-10976), so that a role which is limited to sites could read rows of others. patched_from: the
+-- first with the fix of CVE-2026-6470.
+create function machserial._supported_releases()
+returns table (major integer, supported_from integer, patched_from integer)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query values (14, 14, 24), (15, 9, 19), (16, 5, 15), (17, 1, 11), (18, 0, 5);
+end
+$$;
+
+-- What to say of a server of this version, a number as in server_version_num.
+create function machserial._version_result(server_version_num integer) returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    major_here constant integer := server_version_num / 10000;
+    minor_here constant integer := mod(server_version_num, 10000);
+    version constant text := format('PostgreSQL %s.%s', major_here, minor_here);
+    release record;
+begin
+    select r.* into release from machserial._supported_releases() as r where r.major = major_here;
+    return machserial._checked(
+        'server_version',
+        case when release.major is null then 1 else greatest(release.supported_from - minor_here, 0) end,
+        case
+            when release.major is null then version || ' is not supported: machserial is for 14 to 18'
+            when minor_here < release.supported_from then format(
+                '%s is older than %s.%s: a role that is limited to sites may read rows of others '
+                '(CVE-2024-10976)', version, major_here, release.supported_from
+            )
+            when minor_here < release.patched_from then format(
+                '%s is supported; %s.%s has the fix of CVE-2026-6470 as well', version, major_here,
+                release.patched_from
+            )
+            else version || ' is supported'
+        end,
+        'Install the newest minor release of PostgreSQL and restart the server. Nothing has to be dumped for that.'
+    );
+end
+$$;
+
+create function machserial._check_server_version() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return machserial._version_result(current_setting('server_version_num')::integer);
+end
+$$;
+
 create function machserial._check_connections() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -702,7 +702,8 @@ begin
         'counter_sequence_missing', 'CRITICAL', format('counter %s', c.id),
         format('the sequence machserial.counter_%s of format %s is not there', c.id, c.name),
         format(
-            'select machserial._create_sequence(%s, %s);', c.id,
+            -- Numbering plans name the sequence that was lost.
+            'select machserial._create_sequence(%s, %s), machserial._outdate_plans();', c.id,
             coalesce(c.highest + c.sequence_increment, c.first_value)
         )
     from counted as c

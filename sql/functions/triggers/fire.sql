@@ -134,7 +134,7 @@ begin
     select
         e.ordinal, e.label, e.context, n.number,
         row_number() over (partition by n.number order by e.ordinal)
-    -- Once per event, therefore the offset: to take thousands of numbers out for each of them would take long.
+    -- Once per event, therefore the offset: to take thousands of numbers out for each of them takes long.
     from (
         select
             u.ordinal, u.label, u.context - '{serial_number,serial_numbers}'::text[] as context,
@@ -237,8 +237,8 @@ begin
         insert into machserial.vendor_serials (id, vendor_name, received_date)
         select
             b.id, b.context ->> 'vendor_name', coalesce(machserial._received_date(b.context), now())
-        -- A full join is never a loop in a loop, whatever the planner expects of the numbers. Without the offset
-        -- the condition below would make another join of it.
+        -- A full join is never a loop in a loop, whatever the planner expects of the numbers. Without the
+        -- offset the condition below would make another join of it.
         from (
             select r.id, g.context
             from given as g
