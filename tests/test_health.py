@@ -201,8 +201,8 @@ def test_what_a_role_may_not_read_is_unknown(database, new_session):
     assert found["connections"] == "OK"
     hidden = {
         "audit_verification", "counter_days_left", "counter_used", "id_sequences",
-        "foreign_rules", "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules", "missing_sequences", "paused",
-        "pending_migrations", "schema_version", "slow_statements", "time_zones",
+        "foreign_rules", "idle_in_transaction", "longest_transaction", "missing_indexes", "missing_rules",
+        "missing_sequences", "paused", "pending_migrations", "schema_version", "slow_statements", "time_zones",
     }  # fmt: skip
     assert {name for name, status in found.items() if status == "UNKNOWN"} == hidden
     database.execute("grant pg_monitor to monitor; grant select on all tables in schema machserial to monitor")

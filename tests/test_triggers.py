@@ -369,12 +369,13 @@ def test_a_vendors_numbers_are_received_with_what_is_known_of_them(plant):
 
 
 def test_an_event_that_brings_many_numbers_is_not_copied_for_each(plant):
-    event = Jsonb({"vendor_name": "ACME", "serial_numbers": [f"V{n}" for n in range(300)]})
+    numbers = [f"V{n}" for n in range(100, 400)]
+    event = Jsonb({"vendor_name": "ACME", "serial_numbers": numbers})
     rows = plant.execute(
         "select n.context, n.number from machserial._numbers_received(array[(1, 1, %s, null)::machserial._event]) as n",
         (event,),
     ).fetchall()
-    assert rows == [({"vendor_name": "ACME"}, f"V{n}") for n in range(300)]
+    assert sorted(rows, key=str) == [({"vendor_name": "ACME"}, number) for number in numbers]
 
 
 @pytest.mark.parametrize(
