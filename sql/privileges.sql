@@ -263,7 +263,7 @@ begin
     ('admin', 'execute', 'function', '
         account_for_serial
         adopt_schema
-        audit_months drop_archived fence grant_site integrity
+        audit_months fence grant_site integrity
         lift_site_limits limited_roles migrate migration_script pause reset_counter
         preview_fence
         verify_lineage
@@ -283,6 +283,7 @@ begin
     ('owner', 'none', 'function', '
         change_owner
         create_roles
+        drop_archived
         record_archive
     '),
     ('owner', 'none', 'function', '

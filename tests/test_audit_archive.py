@@ -494,6 +494,17 @@ class TestRefusals:
             # The owner may: what keeps the administrator out is not the archive.
             connection.execute(forged)
 
+    def test_only_who_archives_may_drop(self, history, folder):
+        archive(history, folder)
+        drop = "select machserial.drop_archived('2025-11-01')"
+        with history.connect() as connection, connection.transaction(force_rollback=True):
+            connection.execute("select machserial.create_roles()")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute("set local role machserial_admin")
+                connection.execute(drop)
+            # The month is ready to be dropped.
+            assert list(connection.execute(drop).fetchone().values()) == [True]
+
     def test_a_month_is_dropped_only_if_each_of_its_seals_is_in_an_archive(self, history, folder):
         archive(history, folder)
         with history.connect() as connection:

@@ -116,7 +116,6 @@ OF_ALL_SITES = {
     "adopt_schema": "",
     "audit_anchor": "",
     "audit_months": "",
-    "drop_archived": "'2020-01-01'",
     "fence": "'SHARED', reason => 'r'",
     "grant_site": "'own_viewer', '{site}'",
     "inclusion_proof": "1",
@@ -141,7 +140,7 @@ OF_ALL_SITES = {
 }
 
 # The owner's alone, or told to everybody by what stands in the code.
-ELSEWHERE = {"change_owner", "create_roles", "migration_script", "record_archive"}
+ELSEWHERE = {"change_owner", "create_roles", "drop_archived", "migration_script", "record_archive"}
 
 
 def things_of(connection: psycopg.Connection, site: str) -> dict[str, object]:

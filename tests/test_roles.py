@@ -117,7 +117,6 @@ ADMINISTERING = """
     select machserial.integrity()
     select machserial.audit_months()
     select machserial.restore_archived('2020-01-01')
-    select machserial.drop_archived('2020-01-01')
     select machserial.migrate()
     select machserial.grant_site('all_viewer', 'DEFAULT')
     select machserial.limited_roles()
@@ -223,12 +222,12 @@ FORBIDDEN = {
         "select machserial.migrate()", "select machserial.pause('why')", "select machserial.integrity()",
         "select machserial.reset_counter('F', 99, reason => 'why')", "select machserial.fence('F', reason => 'why')",
         "select machserial.set_node(2)", "select machserial.write_test()", "select machserial.audit_months()",
-        "select machserial.drop_archived('2020-01-01')",
         "select machserial.grant_site('all_viewer', 'DEFAULT')", "select machserial.limited_roles()",
         "update machserial.settings set value = '1'", "update machserial.health_thresholds set warning = 0",
     ),
     "admin": (
-        "select machserial.create_roles()", "delete from machserial.serials", "truncate machserial.audit_events",
+        "select machserial.create_roles()", "select machserial.drop_archived('2020-01-01')",
+        "delete from machserial.serials", "truncate machserial.audit_events",
         "insert into machserial.audit_events (event_type, event_source) values ('FORGED', '')",
         "update machserial.audit_events set reason = 'another'", "delete from machserial.audit_seals",
         "update machserial.counters set last_value = 1", "drop table machserial.serials",

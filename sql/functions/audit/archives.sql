@@ -344,8 +344,9 @@ begin
 end
 $$;
 
+-- Only who says that a month is archived drops it: an administrator can do neither.
 create function machserial.drop_archived(month date) returns boolean
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -356,7 +357,7 @@ declare
     unsealed bigint;
     events bigint;
 begin
-    perform machserial._require_administrator('machserial.drop_archived()');
+    perform machserial._require_owners_rights('machserial.drop_archived()');
     perform machserial._require_month(drop_archived.month);
     detached := machserial._detached_partition(drop_archived.month);
     if detached is null then
@@ -396,8 +397,8 @@ $$;
 comment on function machserial.drop_archived(date) is
 'Drops the detached table of an archived month, whose events are then in the archive only, and what its seals
 consist of (audit_leaves). Returns whether there was one. Called by machserial audit archive --drop, which verifies the files before.
-Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 neither the
-owner nor an administrator.';
+Errors: 22023 no month; 55000 the month is not archived, or the table is not what was sealed; 42501 not the
+owner, who alone records what is archived.';
 
 create function machserial.restore_archived(month date) returns text
 language plpgsql security definer

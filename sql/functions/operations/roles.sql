@@ -559,9 +559,8 @@ $$;
 comment on function machserial.create_roles() is
 'Makes the roles machserial_viewer (reads), machserial_operator (also runs the workflows),
 machserial_supervisor (also configures formats, triggers and rules, and resolves conflicts) and
-machserial_admin (also migrates, resets, archives), where they are missing, and gives them their rights in
-this database, which migrate() then
-keeps up to date. A login gets them by being granted one of the roles. Whatever else these four are granted on
+machserial_admin (also migrates and resets), where they are missing, and gives them their rights in
+this database, which migrate() then keeps up to date. A login gets them by being granted one of the roles. Whatever else these four are granted on
 machserial''s own objects is taken away: grant more to roles of your own. is_new: whether the role was made
 now. A WARNING says who may grant the roles to others, if you may not.
 Errors: 42501 not the owner, or a role is missing and you lack CREATEROLE; 55000 a role of this name may log
