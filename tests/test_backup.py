@@ -127,6 +127,19 @@ class TestBackup:
         assert "Tr0ub4dor" not in (folder / "calls").read_text() + result.output
         assert "Tr0ub4dor" not in (tmp_path / "x.json").read_text()
 
+    def test_a_link_that_is_planted_while_it_works_leads_nowhere(self, plant, tmp_path):
+        """Who can write to the folder puts a link in the place of FILE.partial as pg_dump begins."""
+        folder, file, victim = tmp_path / "bin", tmp_path / "x", tmp_path / "victim"
+        folder.mkdir()
+        victim.write_text("precious")
+        for name in ("pg_dump", "pg_restore"):
+            real = shutil.which(name) or next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+            plants = f"test {name} = pg_restore -o \"$1\" = --version || ln -sf {victim} {file}.partial\n"
+            (folder / name).write_text(f'#!/bin/sh\n{plants}exec {real} "$@"\n')
+            (folder / name).chmod(0o755)
+        plant.refusal(REFUSED, "backup", str(file), "--bin", str(folder))
+        assert victim.read_text() == "precious" and not file.exists()
+
     def test_a_program_that_is_too_old(self, plant, tmp_path):
         (tmp_path / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.1'\n")
         (tmp_path / "pg_dump").chmod(0o755)

@@ -97,6 +97,30 @@ class TestReceive:
         assert set(statuses(foundry)) == {"F-1", "F-2", "F-3", "F-4"}
         assert len(refused.read_text().splitlines()) == 1
 
+    def test_a_spreadsheet_runs_nothing_of_the_refused_and_what_it_writes_is_read_as_it_was(self, foundry, tmp_path):
+        """Vendors whose names a spreadsheet would take for formulas, and a number of HIBC, which begins with +."""
+        names = ["=cmd|' /C calc'!A0", "+1 Foundry", "-Foundry", "@SUM(1)", "'=quoted", "'quoted", "Foundry"]
+        delivery, refused = tmp_path / "delivery.csv", tmp_path / "refused.csv"
+        with delivery.open("w", newline="") as file:
+            head = ["serial_number", "vendor_name", "part_id"]
+            csv.writer(file).writerows([head, *([f"+A{n}", name, "BODY"] for n, name in enumerate(names))])
+        arguments = ("vendor", "receive", "--csv")
+        foundry.query("select machserial.register_serials(%s, 'BODY')", [f"+A{n}" for n in range(len(names))])
+        result = foundry.run(*arguments, str(delivery), "--refused", str(refused))
+        assert result.exit_code == REFUSED, result.stderr
+        rows = list(csv.DictReader(refused.read_text().splitlines()))
+        assert [row["vendor_name"] for row in rows] == [
+            "'=cmd|' /C calc'!A0", "'+1 Foundry", "'-Foundry", "'@SUM(1)", "'=quoted", "'quoted", "Foundry"
+        ]  # fmt: skip
+        assert [row["serial_number"] for row in rows] == [f"+A{n}" for n in range(len(names))]
+        # The corrected file is received, and its vendors are those of the delivery.
+        corrected = refused.read_text().replace("+A", "+B")
+        result = foundry.run(*arguments, written(tmp_path / "corrected.csv", corrected))
+        assert result.exit_code == OK, result.stderr
+        received = foundry.query("select serial_number, vendor_name from machserial.vendor_serials order by id")
+        assert sorted(received) == [(f"+B{n}", name.removeprefix("'") if name == "'=quoted" else name)
+                                    for n, name in enumerate(names)]  # fmt: skip
+
     def test_a_broken_rule_is_shown_and_does_not_refuse(self, foundry, tmp_path):
         foundry.answer("vendor", "rule", "set", "Foundry", "--max-length", "3")
         delivery = written(tmp_path / "delivery.csv", "F-1\nF-1234\n")

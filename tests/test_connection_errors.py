@@ -98,6 +98,12 @@ class TestWho:
         guarded.admit("host all all 127.0.0.1/32 scram-sha-256")
         told(guarded.tcp(password="wrong"), 'does not accept user "plant"', "password")
 
+    @pytest.mark.parametrize("word", ["accept", "password", "user"])
+    def test_a_password_that_is_a_word_of_the_message(self, guarded, word):
+        guarded.admit("host all all 127.0.0.1/32 scram-sha-256")
+        line = told(guarded.tcp(password=word), 'does not accept user "plant"', "password")
+        assert "***" not in line
+
     def test_no_password(self, guarded, tmp_path):
         guarded.admit("host all all 127.0.0.1/32 scram-sha-256")
         told(guarded.tcp(), "asks for a password", "PGPASSWORD", HOME=str(tmp_path), PGPASSFILE=str(tmp_path / "none"))

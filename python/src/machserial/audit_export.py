@@ -6,7 +6,6 @@ However many events there are, few are in memory at a time.
 from __future__ import annotations
 
 import itertools
-import os
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -15,8 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from machserial import new_files
-from machserial.errors import Exit, ExpectedError
+from machserial import new_files, spreadsheets
 from machserial.functions import Row
 
 CHUNK = 2000  # events that are fetched at a time
@@ -29,6 +27,16 @@ SELECT = """
     from machserial.audit_events as e
     where {conditions}
     order by e.performed_at, e.id
+"""
+
+COLUMNS = (
+    "id", "event_type", "event_source", "serial_id", "serial_number", "part_id", "site_id", "performed_by", "db_user",
+    "performed_at", "reason", "details", "transaction_id",
+)  # fmt: skip
+# Those that a spreadsheet may take for a formula; see the module spreadsheets.
+TEXTS = ("event_type", "event_source", "performed_by", "db_user", "reason")
+GUARDED = """
+    case when left(ltrim(o.{column}, ''''), 1) in ({formula}) then '''' || o.{column} else o.{column} end as {column}
 """
 
 CONDITIONS = {
@@ -81,8 +89,15 @@ class Filters:
 
 
 def csv(connection: psycopg.Connection, filters: Filters) -> Iterator[bytes]:
-    """CSV with a header. An empty text is quoted, null is not."""
-    query = sql.SQL("copy ({}) to stdout (format csv, header, encoding 'UTF8')").format(filters.query())
+    """CSV with a header. An empty text is quoted, null is not; what a spreadsheet would run begins with '."""
+    formula = sql.SQL(", ").join(map(sql.Literal, spreadsheets.FORMULA))
+    columns = [
+        sql.SQL(GUARDED if name in TEXTS else "o.{column}").format(column=sql.Identifier(name), formula=formula)
+        for name in COLUMNS
+    ]
+    query = sql.SQL("copy (select {} from ({}) as o) to stdout (format csv, header, encoding 'UTF8')").format(
+        sql.SQL(", ").join(columns), filters.query()
+    )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for block in copy:
             yield bytes(block)
@@ -112,20 +127,8 @@ def printable(connection: psycopg.Connection, filters: Filters) -> Iterator[byte
 
 def write_file(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes path as a whole or not at all. Raises ExpectedError."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        file = new_files.create(partial)
-        try:
-            with file:
-                file.writelines(blocks)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ExpectedError(
-            f"{path} cannot be written", detail=error.strerror, remedy="name another file", code=Exit.USAGE
-        ) from error
+    with new_files.replacing(path) as file:
+        file.writelines(blocks)
 
 
 def _fetched(connection: psycopg.Connection, query: sql.Composable) -> Iterator[Row]:

@@ -112,6 +112,8 @@ def make(settings: Settings, file: Path, folder: Path | None) -> Backup:
     """Dumps the whole database into file, in one snapshot with what the manifest says of it."""
     partial = partial_of(file)
     _require_folder(file)
+    for path in (file, manifest_of(file)):
+        new_files.require_ordinary(path)
     with settings.connect() as session:
         session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         about = session.execute(ABOUT).fetchone()
@@ -122,13 +124,14 @@ def make(settings: Settings, file: Path, folder: Path | None) -> Backup:
         pg_dump = programs.find("pg_dump", about["server_major"], folder)
         pg_restore = programs.find("pg_restore", programs.major_version(pg_dump), folder)
         place, environment = connection.for_programs(settings.dsn)
-        # Nobody but its owner may read it.
-        new_files.create(partial).close()
+        # pg_dump would open a file by its name, whatever stands there by then.
+        dump = new_files.create(partial)
         try:
-            programs.run(
-                pg_dump, "--format=custom", f"--snapshot={snapshot}", f"--file={partial}", "--no-password",
-                f"--dbname={place}", environment=environment,
-            )  # fmt: skip
+            with dump:
+                programs.run(
+                    pg_dump, "--format=custom", f"--snapshot={snapshot}", "--no-password", f"--dbname={place}",
+                    environment=environment, into=dump,
+                )  # fmt: skip
             _require_readable(pg_restore, partial)
             roles = prerequisites.roles_of(session, prerequisites.of(pg_restore, partial).roles)
             names = [row["name"] for row in session.execute(SETTINGS).fetchall()]

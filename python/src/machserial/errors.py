@@ -119,8 +119,9 @@ class ExpectedError(click.ClickException):
 
     def as_json(self) -> str:
         fields = ("message", "detail", "remedy", "sqlstate", "exit_code")
-        error = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        return visible(masked(json.dumps({"error": error}, ensure_ascii=not takes_any_text(sys.stderr))))
+        values = {name: getattr(self, name) for name in fields}
+        error = {name: masked(one) if isinstance(one, str) else one for name, one in values.items() if one is not None}
+        return visible(json.dumps({"error": error}, ensure_ascii=not takes_any_text(sys.stderr)))
 
 
 class NotDeployed(ExpectedError):

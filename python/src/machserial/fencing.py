@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from machserial import pausing
+from machserial import pausing, spreadsheets
 from machserial.errors import ExpectedError
 from machserial.functions import Row, call
 
@@ -47,7 +47,8 @@ def read_csv(file: Path) -> list[Known]:
                     f"line {rows.line_num} of {file} is not a row of the table",
                     remedy="give each line as many fields as the header, and a format",
                 )
-            known.append(Known(**{name: (row.get(name) or "").strip() or None for name in COLUMNS}))
+            cells = {name: spreadsheets.plain(name, (row.get(name) or "").strip()) for name in COLUMNS}
+            known.append(Known(**{name: cell or None for name, cell in cells.items()}))
         return known
 
 

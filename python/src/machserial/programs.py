@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from machserial.errors import ExpectedError
 from machserial.masking import masked
@@ -59,15 +60,18 @@ def environment() -> dict[str, str]:
     return ours | {"LC_MESSAGES": "C"}
 
 
-def run(program: Path, *arguments: object, environment: dict[str, str] | None = None) -> str:
-    """What the program prints; ExpectedError with its last words if it fails."""
-    command = [str(program), *map(str, arguments)]
+def run(
+    program: Path, *arguments: object, environment: dict[str, str] | None = None, into: BinaryIO | None = None
+) -> str:
+    """What the program prints, unless that goes into a file; ExpectedError with its last words if it fails."""
     result = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-    )
+        [str(program), *map(str, arguments)],
+        env=environment, stdin=subprocess.DEVNULL, stdout=into or subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace",
+    )  # fmt: skip
     if result.returncode:
         raise failed(program, result.stderr)
-    return result.stdout
+    return result.stdout or ""
 
 
 def failed(program: Path, said: str) -> ExpectedError:

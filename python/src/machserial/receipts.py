@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from machserial import new_files, spreadsheets
 from machserial.errors import Exit, ExpectedError
 from machserial.functions import Row
 
@@ -48,18 +49,12 @@ def as_lines(numbers: Iterable[str]) -> list[Row]:
 
 def write_refused(path: Path, refused: Iterable[Row], columns: Iterable[str]) -> None:
     """Writes a file that read_numbers() reads again once it is corrected. errors: a list of texts in each row."""
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*columns, *REMARKS], extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, "errors": "; ".join(row["errors"])} for row in refused)
-    except OSError as error:
-        raise ExpectedError(
-            f"{path} cannot be written",
-            detail=error.strerror,
-            remedy="name another file; nothing was received",
-            code=Exit.USAGE,
-        ) from error
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*columns, *REMARKS], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(spreadsheets.guarded({**row, "errors": "; ".join(row["errors"])}) for row in refused)
+    with new_files.replacing(path, remedy="name another file; nothing was received") as file:
+        file.write(text.getvalue().encode())
 
 
 def _read(path: Path) -> str:
@@ -98,7 +93,11 @@ def _row(path: Path, header: list[str], line: int, cells: list[str]) -> Row:
             f"line {line} has {len(cells)} columns instead of {len(header)}",
             f"give each line as many as the header, which needs {NUMBER}; without a header one",
         )
-    row = {name: cell for name, cell in zip(header, cells, strict=True) if cell and name not in REMARKS}
+    row = {
+        name: spreadsheets.plain(name, cell)
+        for name, cell in zip(header, cells, strict=True)
+        if cell and name not in REMARKS
+    }
     return {NUMBER: "", **row, "line": line}
 
 

@@ -113,12 +113,10 @@ def write(settings: Settings, file: Path) -> list[str]:
     """Writes the bundle; names of the sections that could not be made."""
     sections, missing = _sections(settings)
     sections["missing"] = missing
-    partial = file.with_name(file.name + ".partial")
-    with new_files.create(partial) as target, tarfile.open(fileobj=target, mode="w:gz") as archive:
+    with new_files.replacing(file) as target, tarfile.open(fileobj=target, mode="w:gz") as archive:
         _add(archive, "README.txt", READ_ME)
         for name, content in sections.items():
             _add(archive, f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-    partial.replace(file)
     return [row["section"] for row in missing]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import util
 from pathlib import Path
 
+from machserial import new_files
 from machserial.bench.results import Case, Run
 from machserial.errors import ExpectedError
 
@@ -39,7 +40,8 @@ def draw(run: Run, path: Path) -> None:
             axis.legend()
     machine = run.machine
     figure.suptitle(f"machserial {machine['machserial']}, PostgreSQL {machine['postgresql']}, {machine['cores']} cores")
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    with new_files.replacing(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 
 

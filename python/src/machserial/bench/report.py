@@ -7,6 +7,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from machserial import new_files
 from machserial.bench.results import Run
 from machserial.errors import ExpectedError
 
@@ -121,4 +122,5 @@ def write_into(page: Path, run: Run) -> None:
     require_marks(page)
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{markdown(run)}\n{END}{after}", encoding="utf-8")
+    with new_files.replacing(page, mode=page.stat().st_mode & 0o777) as file:
+        file.write(f"{before}{BEGIN}\n\n{markdown(run)}\n{END}{after}".encode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from machserial import output
+from machserial import new_files, output
 from machserial.errors import ExpectedError
 from machserial.options import Command, Settings, pass_settings
 
@@ -110,6 +110,8 @@ def prepare_files(save: Path | None, plot: Path | None, page: Path | None) -> No
     for path in (save, plot):
         if path and not path.absolute().parent.is_dir():
             raise ExpectedError(f"there is no folder {path.absolute().parent}", remedy="make it, or name another")
+        if path:
+            new_files.require_ordinary(path)
 
 
 def show(settings: Settings, done: Run, save: Path | None, plot: Path | None, page: Path | None) -> None:
@@ -117,7 +119,8 @@ def show(settings: Settings, done: Run, save: Path | None, plot: Path | None, pa
     from machserial.bench.plot import draw
 
     if save:
-        save.write_text(output.json_text(done.as_dict()) + "\n", encoding="utf-8")
+        with new_files.replacing(save) as file:
+            file.write((output.json_text(done.as_dict()) + "\n").encode())
     if plot:
         draw(done, plot)
     if page:

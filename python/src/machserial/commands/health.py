@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from machserial import health as checks
-from machserial import output
-from machserial.errors import ExpectedError
+from machserial import new_files, output
 from machserial.masking import masked
 from machserial.options import Command, Settings, one_of, pass_settings
 
@@ -79,7 +77,10 @@ def _examine(settings: Settings, kind: str | None, names: Sequence[str]) -> tupl
 
 def show(rows: list[checks.Row], units: dict[str, str], style: str, path: Path | None) -> None:
     """Prints the rows in that style, or writes them into a file."""
-    rows = [{**one, "message": masked(one["message"] or "")} for one in rows]
+    rows = [
+        {**one, "message": masked(one["message"] or ""), "remedy": one["remedy"] and masked(one["remedy"])}
+        for one in rows
+    ]
     if path is None and style == "table":
         output.print_rows(checks.as_table(rows, units), as_json=False)
     elif path is None and style == "json":
@@ -101,22 +102,11 @@ def _lines(rows: list[checks.Row], units: dict[str, str], style: str) -> list[st
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes the file as a whole: whoever reads it sees the old text or the new one, never a part."""
-    try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            # For others to read, such as node_exporter: mkstemp makes it the owner's alone.
-            os.chmod(draft, 0o644)
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-    except OSError as error:
-        raise ExpectedError(
-            f"{path} cannot be written",
-            detail=error.strerror,
-            remedy="name a file in a folder that you may write to",
-            code=checks.STATUSES.index(checks.UNKNOWN),
-        ) from error
+    """Writes the file as a whole, for others to read, such as node_exporter: they see the old text or the new one.
+
+    Two runs at the same time write to files of their own.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    unknown = checks.STATUSES.index(checks.UNKNOWN)
+    with new_files.replacing(path, mode=0o644, partial=draft, code=unknown) as file:
+        file.write(text.encode())

@@ -92,7 +92,8 @@ def receive(
 
     \b
     FILE is CSV in UTF-8. Either it has one serial number a line; or its first line names its columns:
-    serial_number, and if wanted vendor_name, part_id, received_date, site_id, which go before the options.
+    serial_number, and if wanted vendor_name, part_id, received_date, site_id, which go before the options. The '
+    before =, +, -, or @ with which --refused keeps a spreadsheet from running a vendor's name is taken off.
 
     Everything is received in one transaction, a big file in calls of so many numbers as the setting batch_size
     says: if it is interrupted, or a part is unknown, nothing is received. Of a file only the first numbers are listed
