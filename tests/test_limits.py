@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from support import call, generated, make_format, make_part, refused, register, value, violated
+from support import call, column, generated, make_format, make_part, refused, register, value, violated
 
 ONE_MODE = True
 # In bytes, as text: {"k": "…"} has nine more.
@@ -215,12 +215,15 @@ def test_a_time_that_programs_cannot_read_is_refused_where_it_comes_in(operator,
             "select machserial.receive_vendor_serial('T-2', 'V', 'P', {})",
             "select machserial.receive_vendor_serials('V', 'P', '{{T-3}}', {})",
             "select machserial.allocate_block('F', 1, 'line', expires_at => {})",
+            "select * from machserial.preview('{{{{YYYY}}}}{{{{SEQ:3}}}}', at => {})",
             "select machserial.fire('WORK_ORDER_CREATE', 'P', jsonb_build_object('for', 'VENDOR', 'vendor_name', 'V', "
             "'serial_number', 'T-4', 'received_date', ({})::text))",
         ],
         "23514": [
             "insert into machserial.vendor_serials (serial_number, part_id, vendor_name, received_date) "
             "values ('T-5', 'P', 'V', {})",
+            "insert into machserial.vendor_serials (serial_number, part_id, vendor_name, validated_at) "
+            "values ('T-6', 'P', 'V', {})",
             "update machserial.number_blocks set expires_at = {}",
         ],
     }
@@ -233,3 +236,53 @@ def test_a_time_that_programs_cannot_read_is_refused_where_it_comes_in(operator,
             operator.execute("savepoint control")
             operator.execute(statement.format("now() + interval '1 hour'"))
             operator.execute("rollback to savepoint control")
+
+
+@pytest.mark.parametrize("when", ["infinity", "-infinity", "10000-01-01", "0044-03-15 BC"])
+def test_a_time_between_which_something_is_looked_for_may_be_any(operator, when):
+    """A filter of infinity finds all, or nothing, and an assignment that never was is none."""
+    register(operator, ["T-1"])
+    since = when in ("-infinity", "0044-03-15 BC")
+    for query, finds in (
+        ("select count(*) > 0 from machserial.audit_trail(since => {})", since),
+        ("select count(*) > 0 from machserial.audit_trail(until => {})", not since),
+        ("select count(*) > 0 from machserial.audit_statistics({})", since),
+        ("select count(*) > 0 from machserial.propagation_history('P', since => {0}, until => {0})", False),
+        ("select (machserial.format_for('P', {})).id is not null", not since),
+    ):
+        assert value(operator, query.format(f"'{when}'::timestamptz")) is finds, query
+
+
+def test_every_argument_that_is_a_time_is_tried(connection):
+    """In one of the two tests above, in test_numbering_plans.py or, a month, in test_audit_archive.py."""
+    functions = column(
+        connection,
+        """
+        select p.proname::text from pg_proc as p
+        where
+            p.pronamespace = 'machserial'::regnamespace and p.proname !~ '^_'
+            and p.proargtypes::oid[] && '{timestamptz,timestamp,date,interval}'::regtype[]::oid[]
+        order by 1
+        """,
+    )
+    assert functions == [
+        "allocate_block", "assign_format", "assign_format_to_type", "audit_statistics", "audit_trail", "drop_archived",
+        "format_for", "preview", "propagation_history", "receive_vendor_serial", "receive_vendor_serials",
+        "record_archive", "restore_archived", "verify_archived",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["infinity", "-infinity", "10000-01-01", "0044-03-15 BC"])
+def test_a_month_and_an_assignment_have_a_time_that_programs_can_read(connection, when):
+    make_part(connection, "P2", "T2")
+    make_format(connection, "F2", "F2-{SEQ:4}")
+    for statement in (
+        "select machserial.drop_archived('{}')", "select machserial.restore_archived('{}')",
+        "select machserial.record_archive('{}', 1, 1, 1, '', '', '')",
+        "select * from machserial.verify_archived('{}')",
+        "select machserial.assign_format('P2', 'F2', effective_from => '{}')",
+        "select machserial.assign_format('P2', 'F2', effective_until => '{}')",
+        "select machserial.assign_format_to_type('T2', 'F2', effective_until => '{}')",
+    ):  # fmt: skip
+        with refused(connection, "22023"):
+            connection.execute(statement.format(when))

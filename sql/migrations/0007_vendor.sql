@@ -27,6 +27,8 @@ create table machserial.vendor_serials (
     -- What programs can read: not infinity, and no year before 1 or beyond 9999.
     constraint vendor_serials_are_received_some_day
     check (received_date > '0001-01-02 00:00:00+00' and received_date < '9999-12-31 00:00:00+00'),
+    constraint vendor_serials_are_validated_some_day
+    check (validated_at > '0001-01-02 00:00:00+00' and validated_at < '9999-12-31 00:00:00+00'),
     constraint vendor_serials_vendor_name_is_given check (btrim(vendor_name) <> ''),
     constraint vendor_serials_waiver_is_complete
     check (num_nonnulls(waived_at, waived_by, waived_reason) in (0, 3)),

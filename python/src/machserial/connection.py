@@ -20,7 +20,9 @@ from pathlib import Path
 
 import psycopg
 from psycopg import conninfo, sql
+from psycopg.abc import Buffer
 from psycopg.rows import dict_row
+from psycopg.types import datetime
 from psycopg.types.json import set_json_dumps
 
 from machserial import errors, masking, programs, refusals
@@ -104,9 +106,36 @@ def _open(source: Source, at_most: int | None, changes: dict[str, str]) -> psyco
     except psycopg.Error as error:
         raise _no_connection(source, parameters, error) from error
     connection.add_notice_handler(_notice_handler())
+    for name, loader in (("date", _Date), ("timestamp", _Timestamp), ("timestamptz", _Timestamptz)):
+        connection.adapters.register_loader(name, loader)
     # An SQL_ASCII database takes every text, but does not know what \\u2013 stands for.
     set_json_dumps(functools.partial(json.dumps, ensure_ascii=False), connection)
     return connection
+
+
+class _Unreadable:
+    """A time that Python does not know (infinity, a year beyond 9999 or before 1) comes as the server writes it.
+
+    No function and no table takes one; a superuser can have put it there, and a list of many rows shows it.
+    """
+
+    def load(self, data: Buffer) -> object:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+class _Date(_Unreadable, datetime.DateLoader):
+    pass
+
+
+class _Timestamp(_Unreadable, datetime.TimestampLoader):
+    pass
+
+
+class _Timestamptz(_Unreadable, datetime.TimestamptzLoader):
+    pass
 
 
 def _parameters(source: Source) -> dict:
@@ -253,7 +282,7 @@ def _last_line(reason: str) -> str:
 
 def _explained(connection: psycopg.Connection, error: psycopg.Error) -> Exception:
     """error as an ExpectedError where the cause is known, else itself."""
-    if error.sqlstate in errors.ABSENT_STATES:
+    if error.sqlstate in errors.ABSENT_STATES and not errors.is_an_unknown_object(error):
         return _absence(connection, error) or error
     expected = errors.from_database(error)
     if expected and error.sqlstate == errors.READ_ONLY_STATE and not error.diag.message_hint:

@@ -140,7 +140,7 @@ def from_database(error: psycopg.Error) -> ExpectedError | None:
             remedy="run it again; with the same --request-id the same serials come back",
             code=Exit.CONNECTION,
         )
-    code = _exit_code(error.sqlstate)
+    code = Exit.REFUSED if is_an_unknown_object(error) else _exit_code(error.sqlstate)
     if code is None:
         return None
     return ExpectedError(
@@ -150,6 +150,11 @@ def from_database(error: psycopg.Error) -> ExpectedError | None:
         code=code,
         sqlstate=error.sqlstate,
     )
+
+
+def is_an_unknown_object(error: psycopg.Error) -> bool:
+    """Whether machserial itself says so, of a role that was named; not PostgreSQL, which misses one of machserial's."""
+    return error.sqlstate in ABSENT_STATES and error.diag.source_function == "exec_stmt_raise"
 
 
 def _is_lost_connection(error: psycopg.Error) -> bool:

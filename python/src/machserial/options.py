@@ -16,7 +16,7 @@ import psycopg
 
 from machserial import connection, output
 from machserial.errors import Exit, ExpectedError, unexpected
-from machserial.masking import visible
+from machserial.masking import masked, visible
 
 
 @dataclass
@@ -102,6 +102,9 @@ class RootGroup(Group):
         """click shows the error when the context, and with it --json, is gone."""
         if isinstance(error, ExpectedError):
             error.shown_as_json = context.ensure_object(Settings).json
+        elif isinstance(error, click.ClickException):
+            # click repeats what was on the command line.
+            error.message = visible(masked(error.message))
         return error
 
 

@@ -163,7 +163,10 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_blocks(blocks: Iterable[bytes]) -> None:
-    """Text in UTF-8, for files and pipes, as it comes."""
+    """Text in UTF-8, for files and pipes, as it comes. A terminal would obey it, and gets it as lines."""
+    if sys.stdout.isatty():
+        print_lines(block.decode().removesuffix("\n") for block in blocks)
+        return
     try:
         sys.stdout.buffer.writelines(blocks)
         sys.stdout.flush()

@@ -44,6 +44,7 @@ declare
     numbers text[];
 begin
     perform machserial._require_quantity(quantity);
+    perform machserial._require_time('at', preview.at);
     if start is null or start < 0 then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -66,7 +67,7 @@ begin
             select machserial._random_number(coalesce(compiled.random_space, 1))
             from generate_series(1, quantity)
         ),
-        machserial._time_at_site(site, zone, preview.at), site, preview.part_id, preview.context;
+        machserial._time_at_site(site, zone, coalesce(preview.at, now())), site, preview.part_id, preview.context;
     perform machserial._require_writable(pattern, numbers[1]);
     return query select n.number from unnest(numbers) with ordinality as n (number, ordinal) order by n.ordinal;
 end
@@ -75,4 +76,4 @@ $$;
 comment on function machserial.preview(text, integer, timestamptz, text, text, jsonb, bigint) is
 'Serial numbers as a pattern would give them, from sequence number start on; consumes nothing. at: the moment
 whose date is written, in the time zone of the site. Errors: 22023 a faulty pattern, a part or context that
-it needs; 23503 unknown site; 2200H the sequence numbers do not fit.';
+it needs, a moment that is none of the years 1 to 9999; 23503 unknown site; 2200H the sequence numbers do not fit.';

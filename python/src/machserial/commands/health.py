@@ -97,7 +97,7 @@ def _lines(rows: list[checks.Row], units: dict[str, str], style: str) -> list[st
     if style == "nagios":
         return checks.as_nagios(rows, units)
     if style == "prometheus":
-        return checks.as_prometheus(rows).splitlines()
+        return checks.as_prometheus(rows).rstrip("\n").split("\n")
     return output.plain_table(checks.as_table(rows, units))
 
 

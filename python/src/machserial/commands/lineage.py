@@ -78,4 +78,6 @@ def grow(branch: Tree, serial_id: int, related: list[Row]) -> None:
 def label(row: Row) -> Text:
     """Number and part; then how it is connected with the serial that it hangs on."""
     edge = " ".join(filter(None, (row["propagation_type"], row["operation_code"])))
-    return Text(visible("  ".join(filter(None, (row["serial_number"], row["part_id"], edge)))))
+    text = "  ".join(filter(None, (row["serial_number"], row["part_id"], edge)))
+    # A line break would make a line that is none of the tree.
+    return Text(visible(text).replace("\n", "\\n"))
