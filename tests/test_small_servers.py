@@ -315,6 +315,33 @@ def test_counters_for_tomorrow_are_made_in_steps(tiny):
         assert value(plant, SEQUENCES) == made
 
 
+def test_more_counters_than_locks_can_be_looked_at(tiny):
+    """Who looks at a counter does not keep it. Else health() could not even say that there are too many."""
+    count = 2000
+    with psycopg.connect(tiny.dsn, autocommit=True) as plant:
+        make_parts(plant, count)
+        make_format(plant, "F", "{PART}-{SEQ:4}", counter_per="PART")
+        plant.execute(
+            "insert into machserial.counters (format_id, part_id, first_value, has_runway) "
+            "select f.id, p.id, 1, true from machserial.parts as p, machserial.serial_formats as f"
+        )
+        for first in range(1, count, 250):
+            plant.execute(
+                f"do $$ begin for n in {first}..{first + 249} loop perform machserial._create_sequence(n, 1); end loop; end $$"
+            )
+        generated(plant, "P7", quantity=3, format="F")
+        with pytest.raises(psycopg.errors.OutOfMemory):
+            plant.execute(
+                "select count(pg_sequence_last_value(machserial._sequence(c.id))) from machserial.counters as c"
+            )
+        assert column(plant, "select last_value from machserial.counter_status() where last_value > 0") == [3]
+        found = {row.name: row for row in call(plant, "health")}
+        assert found["counter_used"].status == "OK" and found["lock_table"].status == "CRITICAL"
+        assert call(plant, "integrity") == []
+        call(plant, "pause", reason="restored", until_fenced=True)
+        assert value(plant, "select count(*) from machserial.unfenced_counters()") == count
+
+
 def test_a_backup_that_does_not_fit_says_what_to_raise(tiny, tmp_path: Path):
     [before] = tiny.answer("health", "--check", "lock_table")
     for n in range(0, 5000, 100):

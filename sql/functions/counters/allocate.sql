@@ -102,6 +102,8 @@ $$;
 
 -- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
 -- while it stands where it began. Volatile, and looks twice: it may be retired while the caller's query runs.
+-- Ending the block by an exception lets go of the sequence. pg_sequence_last_value() would keep its lock until
+-- the transaction ends, and the lock table may have no room for all counters.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -118,13 +120,27 @@ begin
         from machserial.counters as c
         inner join machserial.serial_formats as f on f.id = c.format_id
         where c.id = _last_value.counter_id;
+        if not found then
+            return null;
+        end if;
         if counter.allocation = 'GAPLESS' or counter.retired_at is not null then
             return counter.last_value;
         end if;
-        exit when to_regclass(machserial._sequence_of(counter_id)) is not null;
+        begin
+            execute format(
+                'select case when s.is_called then s.last_value end from %s as s',
+                machserial._sequence_of(counter_id)
+            )
+            into reached;
+            raise sqlstate 'MS000';
+        exception
+            when sqlstate 'MS000' then
+                return nullif(reached, counter.first_value - counter.sequence_increment);
+            when undefined_table then null;
+        end;
     end loop;
-    reached := pg_sequence_last_value(machserial._sequence(counter_id));
-    return nullif(reached, counter.first_value - counter.sequence_increment);
+    perform machserial._sequence(counter_id);
+    return null;
 end
 $$;
 

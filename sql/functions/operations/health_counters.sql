@@ -19,13 +19,19 @@ begin
     ),
     recent as (
         select
-            n.format_id, n.part_id, n.site_id,
+            k.format_id, k.part_id, k.site_id,
             count(*) / greatest(
                 extract(epoch from now() - (select min(o.created_at) from newest as o)) / 86400, 1
             ) as per_day
-        from newest as n
-        where n.format_id is not null
-        group by n.format_id, n.part_id, n.site_id
+        from (
+            select
+                f.id as format_id,
+                case when f.counter_per in ('PART', 'SITE_PART') then n.part_id else '' end as part_id,
+                case when f.counter_per in ('SITE', 'SITE_PART') then n.site_id else '' end as site_id
+            from newest as n
+            inner join machserial.serial_formats as f on f.id = n.format_id
+        ) as k
+        group by k.format_id, k.part_id, k.site_id
     ),
     counters as (
         select
@@ -48,15 +54,17 @@ begin
             floor((c.sequence_maximum - c.sequence_start)::numeric / c.sequence_increment) + 1 as capacity,
             floor((c.sequence_maximum - c.reached)::numeric / c.sequence_increment) as remaining,
             greatest(
-                ((c.reached - c.first_value)::numeric / c.sequence_increment + 1) / c.age,
-                (
-                    select sum(r.per_day) from recent as r
-                    where
-                        r.format_id = c.format_id and c.part_id in ('', r.part_id)
-                        and c.site_id in ('', r.site_id)
-                )
+                ((c.reached - c.first_value)::numeric / c.sequence_increment + 1) / c.age, c.recently
             ) as per_day
-        from counters as c
+        -- A full join is never a loop in a loop. Without the offset the condition below would make another join
+        -- of it.
+        from (
+            select k.*, r.per_day as recently
+            from counters as k
+            full join recent as r
+                on r.format_id = k.format_id and r.part_id = k.part_id and r.site_id = k.site_id
+            offset 0
+        ) as c
         -- Made ahead, or over.
         where c.reached is not null and coalesce(c.reset_in > 0, true)
     )

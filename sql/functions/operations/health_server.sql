@@ -56,7 +56,7 @@ begin
         'server_version',
         case when release.major is null then 1 else greatest(release.supported_from - minor_here, 0) end,
         case
-            when release.major is null then version || ' is not supported: machserial is for 14 to 18'
+            when release.major is null then version || ' is not supported: use 14 to 18'
             when minor_here < release.supported_from then format(
                 '%s is older than %s.%s: a role that is limited to sites may read rows of others '
                 '(CVE-2024-10976)', version, major_here, release.supported_from
