@@ -327,7 +327,8 @@ def test_more_counters_than_locks_can_be_looked_at(tiny):
         )
         for first in range(1, count, 250):
             plant.execute(
-                f"do $$ begin for n in {first}..{first + 249} loop perform machserial._create_sequence(n, 1); end loop; end $$"
+                f"do $$ begin for n in {first}..{first + 249} loop "
+                "perform machserial._create_sequence(n, 1); end loop; end $$"
             )
         generated(plant, "P7", quantity=3, format="F")
         with pytest.raises(psycopg.errors.OutOfMemory):

@@ -102,8 +102,8 @@ $$;
 
 -- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
 -- while it stands where it began. Volatile, and looks twice: it may be retired while the caller's query runs.
--- Ending the block by an exception lets go of the sequence. pg_sequence_last_value() would keep its lock until
--- the transaction ends, and the lock table may have no room for all counters.
+-- Ending the block by an exception lets go of the sequence. pg_sequence_last_value() would keep its lock
+-- until the transaction ends, and the lock table may have no room for all counters.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
