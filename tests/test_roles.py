@@ -233,7 +233,7 @@ FORBIDDEN = {
         "update machserial.counters set last_value = 1", "drop table machserial.serials",
         "create table machserial.mine (id int)", "alter table machserial.serials disable trigger all",
         "insert into machserial.site_grants (role, site_id) values ('all_viewer', 'DEFAULT')",
-        "select machserial._apply_privileges()", "select machserial._audit('FORGED', null, null, null)",
+        "select machserial._close_functions()", "select machserial._audit('FORGED', null, null, null)",
     ),
 }  # fmt: skip
 

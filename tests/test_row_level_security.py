@@ -274,7 +274,7 @@ def issue(connection: psycopg.Connection, site: str, counter: str) -> str:
 
 
 def test_the_kernel_serves_no_other_site(plant):
-    """Whoever may generate may call what generate() calls, with arguments of his own making."""
+    """A caller makes up the arguments of what generate() calls."""
     connection = plant.as_login("own_operator")
     counter = value(plant.owner, "select id from machserial.counters where site_id = 'ZZZ'")
     before = value(plant.owner, "select string_agg(c::text, ' ') from machserial.counter_status() as c")
@@ -287,7 +287,6 @@ def test_the_kernel_serves_no_other_site(plant):
         *(sql.SQL("select machserial._draw_sequenced({}, 1, 0)").format(one) for one in forged),
         *(sql.SQL("select machserial._draw_sequenced({}, 1, 1)").format(one) for one in forged),
         *(sql.SQL("select machserial._take_run({})").format(one) for one in forged),
-        sql.SQL("select machserial._free_positions({}, '{{ZZZ-000001}}')").format(issue(plant.owner, FOREIGN, OWN)),
         sql.SQL("select machserial._make_counter(1, '', 'ZZZ', '2020-01-01')"),
         sql.SQL("select machserial._claims_on('{{ZZZ-HAND-1}}', '{{SITE}}', 'ZZZ', 'T')"),
     ]
@@ -538,9 +537,9 @@ def test_what_others_see_is_not_told(plant):
     assert value(connection, "select machserial._own_sites()") == [OWN]
     # Readable only because somebody granted all tables: the policy shows no row.
     assert everything(connection, "site_grants") == ""
-    for query in ("machserial.limited_roles()", "machserial._sites_of_role('all_viewer', 'usage')"):
-        with pytest.raises(errors.InsufficientPrivilege):
-            connection.execute(f"select * from {query}")
+    assert FOREIGN not in str(value(connection, "select machserial._sites_of_role('all_viewer', 'usage')"))
+    with pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("select * from machserial.limited_roles()")
 
 
 def test_actor_and_settings_are_no_way_out(plant):

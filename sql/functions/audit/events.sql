@@ -34,7 +34,7 @@ end
 $$;
 
 create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin

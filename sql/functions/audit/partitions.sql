@@ -160,7 +160,7 @@ $$;
 
 -- A month's partition is made beside the table and attached, which keeps out neither readers nor writers.
 create function machserial._make_audit_partition(month date) returns boolean
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 -- Not those of the session that happens to need the month first.
 set default_tablespace = ''
@@ -204,7 +204,7 @@ $$;
 
 -- The partitions of the month of "at" and of so many months after it. Returns how many were made.
 create function machserial._make_audit_partitions(at timestamptz, months_ahead integer) returns integer
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -224,7 +224,7 @@ $$;
 -- partition is there. The month's partition is there but for a database that
 -- nobody has looked after for months, or whose clock is wrong.
 create function machserial._require_audit_partition() returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -99,7 +99,7 @@ create function machserial._set_counter(
     counter_id bigint, allocation text, next_value bigint, increment bigint
 )
 returns boolean
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -250,7 +250,7 @@ $$;
 -- then. Their sequences go, their last values stay; as many as a call may drop. A sequence that somebody is
 -- using is left for the next time. remaining: what is left for another call.
 create function machserial._retire_counters(out done integer, out remaining integer)
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$

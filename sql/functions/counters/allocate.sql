@@ -232,7 +232,7 @@ create function machserial._make_counter(
     format_id bigint, part_id text, site_id text, at timestamp, with_sequence boolean default true
 )
 returns bigint
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -241,9 +241,6 @@ declare
     begin_with bigint;
     counter_id bigint;
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_site(site_id);
-    end if;
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
     -- Looked at first: an insert would wait for whoever is counting in the row.
@@ -336,7 +333,7 @@ $$;
 -- Makes the counters of today and tomorrow for what was counted in the last week, as many as a call may make.
 -- Days go by UTC: at most half a day from any site's. remaining: what is left for another call.
 create function machserial._make_due_counters(out done integer, out remaining integer)
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -382,7 +379,7 @@ $$;
 -- goes on without waiting; so does, now and then, whoever finds one at another counter: a transaction that
 -- uses thousands of counters takes 256 locks at most.
 create function machserial._extend_runway(counter_id bigint) returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -406,7 +403,7 @@ $$;
 -- A period that was thought to be over is counted again: the clock was set back, or the transaction is very
 -- old.
 create function machserial._revive_counter(counter_id bigint) returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -429,7 +426,7 @@ $$;
 -- The next values of a GAPLESS counter, or null if it does not hold so many. The row stays locked until the
 -- transaction ends, so that what is rolled back is given again.
 create function machserial._draw_gapless(issue machserial._issue, quantity integer) returns bigint[]
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -511,7 +508,7 @@ create function machserial._render_one(
     site_id text, part_id text, context jsonb
 )
 returns text
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -532,7 +529,7 @@ $$;
 -- Which of these numbers are free as far as this transaction can see, each once: positions in the array, in
 -- order. This saves work; only the unique indexes decide.
 create function machserial._free_positions(issue machserial._issue, numbers text[]) returns integer[]
-language plpgsql stable security definer
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
@@ -541,9 +538,6 @@ declare
     in_site constant boolean := 'SITE' = any(issue.scopes);
     in_part_type constant boolean := 'PART_TYPE' = any(issue.scopes);
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_site(issue.site_id);
-    end if;
     return array(
         select min(n.ordinal)::integer as first_position
         from unnest(numbers) with ordinality as n (number, ordinal)
@@ -682,7 +676,7 @@ $$;
 create function machserial._draw_free(
     issue machserial._issue, wanted integer, out numbers text[], out sequence_values bigint[]
 )
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -732,7 +726,7 @@ $$;
 -- within an expression that waits for nothing. generate() does the same in place, for who may use the
 -- sequence.
 create function machserial._draw_one(counter_id bigint, trusted_until numeric) returns bigint
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -740,9 +734,6 @@ declare
     lock_object constant integer := hashint8(counter_id);
     sequence constant regclass := machserial._sequence(counter_id);
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_counter(counter_id);
-    end if;
     if pg_sequence_last_value(sequence) < trusted_until
         and current_setting('transaction_read_only') = 'off'
     then
@@ -762,7 +753,7 @@ $$;
 -- exception costs as much as thirty serials; whatever happens while it is held, it is let go.
 create function machserial._draw_on_trust(counter_id bigint, trusted_until numeric, wanted integer)
 returns bigint[]
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -772,9 +763,6 @@ declare
     is_held boolean := false;
     drawn bigint[];
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_counter(counter_id);
-    end if;
     begin
         is_held := pg_try_advisory_lock_shared(lock_class, lock_object);
         if is_held then
@@ -807,15 +795,12 @@ $$;
 create function machserial._draw_sequenced(
     issue machserial._issue, wanted integer, attempt integer, out numbers text[], out sequence_values bigint[]
 )
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     trusted_until numeric;
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_counter(issue.counter_id);
-    end if;
     if attempt = 0 and issue.allocation = 'GAPLESS' then
         sequence_values := machserial._draw_gapless(issue, wanted);
     elsif attempt = 0 then

@@ -515,7 +515,7 @@ $$;
 create function machserial._take_run(
     issue machserial._issue, out first_value bigint, out last_value bigint, out skipped_values bigint[]
 )
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
@@ -524,9 +524,6 @@ declare
     run record;
     margin bigint := 100 + issue.quantity / 8;
 begin
-    if machserial._may_be_limited() then
-        perform machserial._require_visible_counter(issue.counter_id);
-    end if;
     if issue.allocation = 'GAPLESS' then
         perform c.id from machserial.counters as c where c.id = issue.counter_id for update;
         looked := machserial._look_for_taken(issue, machserial._next_value(issue), issue.quantity);

@@ -94,7 +94,7 @@ end
 $$;
 
 create function machserial._drop_old_verifications() returns integer
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -5,7 +5,7 @@
 -- generate() looks at that anyway, and asks for more only where it is missing.
 
 create function machserial._require_no_pause() returns void
-language plpgsql stable security definer
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare

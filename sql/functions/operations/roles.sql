@@ -246,8 +246,8 @@ begin
 end
 $$;
 
--- What of the list concerns objects that are here, with their names as statements have them. role: public or
--- one of the four; column_name: null unless the privilege is on a column.
+-- What sql/privileges.sql says of objects that are here, by its rule and its lists, with their names as
+-- statements have them. role: public or one of the four; column_name: null unless the privilege is on one.
 create function machserial._listed_privileges()
 returns table (role text, privilege text, kind text, object text, oid oid, column_name text)
 language plpgsql stable
@@ -256,43 +256,57 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    -- Materialized: a list of names is split once, and not for each object.
+    -- Materialized: a list of names is split once, and not for each object; both are joined by name.
     with listed as materialized (
-        select case p.from_role when 'public' then 'public' else 'machserial_' || r.role end as role,
-            p.privilege, p.kind, o.name
+        select p.from_role, p.privilege, p.kind, o.name
         from machserial._privileges() as p
         cross join lateral regexp_split_to_table(btrim(p.objects, E' \n'), '[[:space:]]+') as o (name)
-        inner join unnest('{viewer,operator,supervisor,admin}'::text[]) with ordinality as r (role, rank)
-            on p.from_role = 'public' and r.rank = 1
-            or r.rank >= array_position('{viewer,operator,supervisor,admin}'::text[], p.from_role)
-        where p.privilege <> 'none'
     ),
 
-    -- Read once, and joined by name: the list is long.
+    -- by_rule: what the first role may do with it, unless a list says otherwise.
     objects as materialized (
         select
-            'function' as kind, p.proname::text as name, p.oid::regprocedure::text as object, p.oid,
-            null::text as column_name
+            'function' as kind, regexp_replace(p.proname, '(_[0-9]+)+$', '_*') as name, p.oid::regprocedure::text as object, p.oid,
+            null::text as column_name,
+            case when p.proname::text like '\_%' and not p.prosecdef then 'execute' end as by_rule
         from pg_proc as p where p.pronamespace = 'machserial'::regnamespace
         union all
         select
-            case c.relkind when 'v' then 'view' else 'table' end, c.relname::text, c.oid::regclass::text, c.oid, null
+            case c.relkind when 'v' then 'view' else 'table' end,
+            regexp_replace(c.relname, '(_[0-9]+)+$', '_*'), c.oid::regclass::text, c.oid, null, 'select'
         from pg_class as c
         where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v')
         union all
-        select 'column', format('%s.%s', c.relname, a.attname), c.oid::regclass::text, c.oid, a.attname::text
+        select 'column', format('%s.%s', c.relname, a.attname), c.oid::regclass::text, c.oid, a.attname::text, null
         from pg_class as c
         inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p', 'v')
         union all
-        select 'schema', n.nspname::text, n.nspname::text, n.oid, null
+        select 'schema', n.nspname::text, n.nspname::text, n.oid, null, null
         from pg_namespace as n where n.nspname = 'machserial'
+    ),
+
+    given as (
+        select l.from_role, l.privilege, o.*
+        from objects as o
+        inner join listed as l on l.kind = o.kind and l.name = o.name
+        union all
+        select 'viewer', o.by_rule, o.*
+        from objects as o
+        where
+            o.by_rule is not null and not exists (
+                select from listed as l
+                where l.kind = o.kind and l.name = o.name and l.privilege = o.by_rule
+            )
     )
 
-    select l.role, l.privilege, l.kind, o.object, o.oid, o.column_name
-    from listed as l
-    inner join objects as o on o.kind = l.kind and o.name = l.name
-    where l.role is not null and o.oid is not null;
+    select
+        case g.from_role when 'public' then 'public' else 'machserial_' || r.role end, g.privilege, g.kind, g.object,
+        g.oid, g.column_name
+    from given as g
+    inner join unnest('{viewer,operator,supervisor,admin}'::text[]) with ordinality as r (role, rank)
+        on g.from_role = 'public' and r.rank = 1
+        or r.rank >= array_position('{viewer,operator,supervisor,admin}'::text[], g.from_role);
 end
 $$;
 

@@ -137,7 +137,7 @@ create function machserial._require_locked_references(
     part_id text, part_type text, site_id text, format_id bigint
 )
 returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin

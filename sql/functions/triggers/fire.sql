@@ -330,14 +330,15 @@ $$;
 
 -- A GAPLESS counter stays locked until its transaction ends. Where events need several of them they are
 -- all locked beforehand, in the order of format, part and site, as by whoever assigns placeholders: so two
--- that need the same ones cannot deadlock. part_ids, contexts: one element an event. SECURITY DEFINER:
--- counters are nobody's to lock.
+-- that need the same ones cannot deadlock. part_ids, contexts: one element per event. SECURITY DEFINER: only
+-- the owner can lock counters. Those of sites that the caller may not see are left alone.
 create function machserial._hold_gapless(trigger_type text, part_ids text[], contexts jsonb[]) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare
+    own_sites constant text[] := machserial._caller_sites();
     key record;
     counter_id bigint;
 begin
@@ -381,7 +382,9 @@ begin
             end
             offset 0
         ) as f
-        where f.is_active and f.allocation = 'GAPLESS' and f.sequence_maximum is not null
+        where
+            f.is_active and f.allocation = 'GAPLESS' and f.sequence_maximum is not null
+            and (own_sites is null or s.id = any(own_sites))
         order by format_id, part_id, site_id
     loop
         counter_id := machserial._make_counter(key.format_id, key.part_id, key.site_id, key.local_time);
