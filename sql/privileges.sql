@@ -133,7 +133,7 @@ begin
         _claimed_elsewhere _count_executions _generate_each _hold_gapless _hold_triggers _new_serial_id
         _raise_unclaimed _register_received
     '),
-    ('supervisor', 'execute', 'function', '_audit_attachment _make_first_counters'),
+    ('supervisor', 'execute', 'function', '_audit_attachment'),
     -- Renderers are made as formats are, and called by _render() alone.
     ('owner', 'execute', 'function', '_render_*'),
     -- Who is limited to what is told by site_grants to nobody but the owner; partitions are read through

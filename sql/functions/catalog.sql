@@ -362,9 +362,6 @@ begin
         name = coalesce(register_site.name, s.name),
         time_zone = coalesce(register_site.time_zone, s.time_zone)
     returning s.id, s.name, s.time_zone, s.created_at into registered;
-    if registered.created_at = now() then
-        perform machserial._make_first_counters(null, registered.id);
-    end if;
     return registered;
 end
 $$;

@@ -150,7 +150,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._create_renderer(new.id, machserial._compile_pattern(new.pattern, new.letter_case));
-    perform machserial._make_first_counters(new.id, null);
+    perform machserial._make_first_counters(array[new.id], null);
     return null;
 end
 $$;

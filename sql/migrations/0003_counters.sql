@@ -140,6 +140,11 @@ comment on column machserial.numbering_plans.valid_until is
 comment on column machserial.numbering_plans.configuration is
 'How often the configuration had changed when the plan was made: with one change more it no longer holds.';
 
+create trigger new_sites_have_counters
+after insert on machserial.sites
+referencing new table as registered
+for each statement execute function machserial._make_counters_of_sites();
+
 create trigger changed_parts_outdate_plans
 after update on machserial.parts
 referencing old table as old_rows new table as new_rows
