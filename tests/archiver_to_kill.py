@@ -1,6 +1,6 @@
 """Runs machserial, and kills it as kill -9 would, just before or after a step of an archive.
 
-python archiver_to_kill.py before|after STEP ARGUMENT…     STEP: one of audit_archive.STEPS, or os.NAME:N, which is the
+python archiver_to_kill.py before|after STEP ARGUMENT…     STEP: one of archiving.STEPS, or os.NAME:N, which is the
                                                            Nth call of os.NAME
 """
 
@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from machserial import audit_archive
+from machserial.audit import archiving
 from machserial.cli import main
 
 
@@ -37,5 +37,5 @@ if __name__ == "__main__":
         name, _, on_call = step.removeprefix("os.").partition(":")
         setattr(os, name, deadly(getattr(os, name), moment, int(on_call)))
     else:
-        audit_archive.STEPS[step] = deadly(audit_archive.STEPS[step], moment)
+        archiving.STEPS[step] = deadly(archiving.STEPS[step], moment)
     main(arguments)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machserial.cli import main as command
-from machserial.health import number
+from machserial.operations.health import number
 from servers import Server, choose_bin
 
 ROOT = Path(__file__).resolve().parent.parent

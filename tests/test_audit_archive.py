@@ -16,7 +16,8 @@ import pytest
 from archives import ArchiveOnDisk, an_event
 from audit_history import NOVEMBER, OCTOBER, History
 from command import COMMAND, environment
-from machserial import audit_archive, audit_restore, audit_verifier
+from machserial import audit_verifier
+from machserial.audit import archiving, restoring
 from machserial.errors import ExpectedError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
@@ -41,19 +42,19 @@ def folder(tmp_path: Path) -> Path:
 def archive(history: History, folder: Path, *, drop: bool = False, older_than: str = "30 days") -> list[dict]:
     """What was done to which month."""
     with history.connect() as connection:
-        jobs, _ = audit_archive.due(connection, folder, older_than, drop)
-        return [audit_archive.archive_month(job) for job in jobs]
+        jobs, _ = archiving.due(connection, folder, older_than, drop)
+        return [archiving.archive_month(job) for job in jobs]
 
 
 def waiting(history: History, folder: Path) -> dict[str, str]:
     with history.connect() as connection:
-        _, months = audit_archive.due(connection, folder, "30 days", False)
+        _, months = archiving.due(connection, folder, "30 days", False)
     return {month["month"]: month["reason"] for month in months}
 
 
 def restore(history: History, *manifests: Path) -> dict:
     with history.connect() as connection:
-        return audit_restore.restore(connection, list(manifests))
+        return restoring.restore(connection, list(manifests))
 
 
 def verify(folder: Path, anchor: str | None = None) -> list[audit_verifier.Problem]:
@@ -150,9 +151,9 @@ class TestRoundTrip:
         for month in ("2025_10", "2025_11"):
             restore(history, folder / f"audit_{month}.json")
         with history.connect() as connection:
-            job = audit_archive.Job(connection, tmp_path, audit_archive.date(2025, 11, 1))
+            job = archiving.Job(connection, tmp_path, archiving.date(2025, 11, 1))
             job.first_seal_id, job.last_seal_id = 3, 6
-            audit_archive.export_events(job)
+            archiving.export_events(job)
         again = tmp_path / "audit_events_2025_11.csv.gz.partial"
         assert again.read_bytes() == (folder / "audit_events_2025_11.csv.gz").read_bytes()
 
@@ -164,12 +165,12 @@ class TestRoundTrip:
             ):
                 connection.execute(f"set {setting}")
             before = history.events()
-            jobs, _ = audit_archive.due(connection, folder, "30 days", True)
+            jobs, _ = archiving.due(connection, folder, "30 days", True)
             for job in jobs:
-                audit_archive.archive_month(job)
+                archiving.archive_month(job)
             assert verify(folder) == []
             for manifest in audit_verifier.manifests_in(folder):
-                audit_restore.restore(connection, [manifest])
+                restoring.restore(connection, [manifest])
         assert history.events() == before
 
     def test_in_parquet(self, history, folder):
@@ -190,7 +191,7 @@ class TestRoundTrip:
         ]
 
     def test_without_pyarrow(self, history, folder, monkeypatch):
-        monkeypatch.setattr(audit_archive.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(archiving.importlib.util, "find_spec", lambda name: None)
         archive(history, folder)
         assert not list(folder.glob("*.parquet"))
         assert verify(folder) == []
@@ -208,11 +209,11 @@ class TestWhichMonths:
 
     def test_the_retention_is_a_setting(self, history):
         with history.connect() as connection:
-            assert audit_archive.retention(connection) == "2555 days"
+            assert archiving.retention(connection) == "2555 days"
             connection.execute("update machserial.settings set value = '30' where name = 'audit_retention_days'")
-            assert audit_archive.retention(connection) == "30 days"
+            assert archiving.retention(connection) == "30 days"
             connection.execute("delete from machserial.settings")
-            assert audit_archive.retention(connection) == "2555 days"
+            assert archiving.retention(connection) == "2555 days"
 
     def test_unsealed_events_wait(self, history, folder):
         with history.connect() as connection:
@@ -526,17 +527,17 @@ class TestRefusals:
         manifest = folder / "audit_2025_11.json"
         content = json.loads(manifest.read_text())
         with history.connect() as connection:
-            jobs, _ = audit_archive.due(connection, folder, "30 days", True)
+            jobs, _ = archiving.due(connection, folder, "30 days", True)
             job = next(job for job in jobs if job.label == NOVEMBER)
-            (copies,) = audit_archive.archives_on_record(job)
-            audit_archive._require_kept(job, copies)
+            (copies,) = archiving.archives_on_record(job)
+            archiving._require_kept(job, copies)
             connection.execute("alter table machserial.audit_seals disable trigger user")
             connection.execute(
                 "update machserial.audit_seals set event_count = event_count + 1 where id = %s",
                 [content["last_seal_id"]],
             )
             with pytest.raises(ExpectedError) as refused:
-                audit_archive._require_kept(job, copies)
+                archiving._require_kept(job, copies)
             assert "than the seals in the database say" in refused.value.detail
 
     def test_archives_join_up(self, history, folder):
@@ -549,7 +550,7 @@ class TestRefusals:
         assert verify(folder) == []
 
     def test_one_archiver_at_a_time(self, history, folder):
-        with history.connect() as other, audit_archive.exclusively(other):
+        with history.connect() as other, archiving.exclusively(other):
             for work in (lambda: archive(history, folder), lambda: self.restore_something(history, folder)):
                 with pytest.raises(ExpectedError, match="another session archives or restores") as refused:
                     work()
@@ -557,7 +558,7 @@ class TestRefusals:
         assert len(archive(history, folder)) == 2
 
     def restore_something(self, history: History, folder: Path) -> None:
-        with history.connect() as connection, audit_archive.exclusively(connection):
+        with history.connect() as connection, archiving.exclusively(connection):
             pass
 
     def test_an_archive_of_another_database(self, history, folder, new_database):
@@ -620,12 +621,12 @@ class TestRestore:
     def test_which_manifests(self, history, folder):
         archive(history, folder)
         (folder / "audit_2025_11_2.json").write_text("{}")
-        found = audit_restore.manifests([folder], NOVEMBER)
+        found = restoring.manifests([folder], NOVEMBER)
         assert [path.name for path in found] == ["audit_2025_11.json", "audit_2025_11_2.json"]
-        assert audit_restore.manifests(found) == found
+        assert restoring.manifests(found) == found
         for places, month in (([folder], "2025-12"), ([folder / "no.json"], None)):
             with pytest.raises(ExpectedError):
-                audit_restore.manifests(places, month)
+                restoring.manifests(places, month)
 
 
 class TestOwner:
@@ -649,7 +650,7 @@ class TestOwner:
 class TestDetach:
     def test_a_long_transaction_only_delays_it(self, history, folder, monkeypatch):
         """The detachment that was begun is found pending, and the next run ends it."""
-        monkeypatch.setattr(audit_archive, "ATTEMPTS", 2)
+        monkeypatch.setattr(archiving, "ATTEMPTS", 2)
         with psycopg.connect(history.dsn) as reader:
             reader.execute("select count(*) from machserial.audit_events").fetchone()
             with pytest.raises(ExpectedError, match="audit_events_2025_10 is in use") as refused:
@@ -666,8 +667,8 @@ class TestDetach:
     def test_the_lock_timeout_is_given_back(self, history, folder):
         options = {"options": "-c lock_timeout=7s", "autocommit": True, "row_factory": dict_row}
         with psycopg.connect(history.dsn, **options) as connection:
-            jobs, _ = audit_archive.due(connection, folder, "30 days", False)
-            audit_archive.archive_month(jobs[0])
+            jobs, _ = archiving.due(connection, folder, "30 days", False)
+            archiving.archive_month(jobs[0])
             assert connection.execute("show lock_timeout").fetchone() == {"lock_timeout": "7s"}
 
     @pytest.mark.parametrize("state", ["recorded", "detached", "renamed"])
@@ -716,7 +717,7 @@ CALLS = ["os.fsync:1", "os.fsync:2", "os.fsync:3", "os.replace:1", "os.replace:2
 class TestKilled:
     # Before a step is mostly after another.
     @pytest.mark.parametrize("moment", mostly_slow(["before", "after"], ["after"]))
-    @pytest.mark.parametrize("step", mostly_slow([*audit_archive.STEPS, *CALLS], [*audit_archive.STEPS, CALLS[-1]]))
+    @pytest.mark.parametrize("step", mostly_slow([*archiving.STEPS, *CALLS], [*archiving.STEPS, CALLS[-1]]))
     def test_no_event_is_lost_and_the_next_run_finishes(self, history, folder, step, moment):
         before = set(history.events())
         killed(history, folder, moment, step)

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 import psycopg
 import pytest
 from command import OK, REFUSED, machserial, query, refusal, usage
-from machserial import deployment
 from machserial.bench import report, runner, targets
 from machserial.bench.registry import Registry, require_same_rows
 from machserial.bench.results import Case, Comparison, Run
@@ -26,6 +25,7 @@ from machserial.bench.sizes import FULL, QUICK, SMOKE
 from machserial.bench.targets import Target
 from machserial.demo.private_server import PrivateServer
 from machserial.errors import ExpectedError
+from machserial.operations import deployment
 from psycopg.conninfo import make_conninfo
 from servers import Server
 from support import value

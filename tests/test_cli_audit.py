@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from audit_history import NOVEMBER, OCTOBER, History
 from command import COMMAND, OK, REFUSED, USAGE, Command, environment, usage
-from machserial import audit_archive, audit_database, audit_export, audit_verifier
+from machserial import audit_verifier
+from machserial.audit import archiving, database, exporting
 from psycopg.rows import dict_row
 
 ARCHIVE = ("audit", "archive", "--older-than", "30d")
@@ -164,10 +165,10 @@ class TestExport:
         ):
             assert fact in text
         assert text.endswith("\f")
-        assert all(len(line) <= audit_export.PAGE_WIDTH for line in text.splitlines())
+        assert all(len(line) <= exporting.PAGE_WIDTH for line in text.splitlines())
 
     def test_pages(self, command, monkeypatch):
-        monkeypatch.setattr(audit_export, "PAGE_LINES", 20)
+        monkeypatch.setattr(exporting, "PAGE_LINES", 20)
         pages = command.run("audit", "export", "--printable").stdout.split("\f")[:-1]
         assert [f"Page {number}" in page for number, page in enumerate(pages, start=1)] == [True] * len(pages)
         assert all("Time (UTC)" in page for page in pages)
@@ -270,10 +271,10 @@ class TestVerify:
     def test_rows_that_are_hidden_from_who_verifies(self, deployed_dsn):
         with psycopg.connect(deployed_dsn, autocommit=True, row_factory=dict_row) as connection:
             connection.execute("select machserial.create_roles()")
-            assert audit_database.verify(connection, None)[0] == []
+            assert database.verify(connection, None)[0] == []
             with connection.transaction(force_rollback=True):
                 connection.execute("set local role machserial_admin")
-                (found,), _ = audit_database.verify(connection, None)
+                (found,), _ = database.verify(connection, None)
             assert found.problem == "ROWS_HIDDEN" and "machserial_admin" in found.detail
 
     def test_another_anchor(self, command):
@@ -384,7 +385,7 @@ class TestArchive:
         assert OCTOBER in result.stdout and NOVEMBER not in result.stdout
 
     def test_who_is_in_the_way(self, command, history, tmp_path):
-        with history.connect() as other, audit_archive.exclusively(other):
+        with history.connect() as other, archiving.exclusively(other):
             line = command.refusal(REFUSED, *ARCHIVE, "--to", str(tmp_path))
             assert f"process {other.info.backend_pid}" in line
 
@@ -394,7 +395,7 @@ class TestArchive:
     )
     def test_durations(self, command, tmp_path, monkeypatch, written, interval):
         asked = []
-        monkeypatch.setattr(audit_archive, "due", lambda *arguments: (asked.append(arguments[2]), ([], []))[1])
+        monkeypatch.setattr(archiving, "due", lambda *arguments: (asked.append(arguments[2]), ([], []))[1])
         command.answer("audit", "archive", "--older-than", written, "--to", str(tmp_path))
         assert asked == [interval]
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import machserial
 import pytest
-from machserial import audit_export, masking, new_files, output, receipts, support_bundle
+from machserial import masking, output
+from machserial.audit import exporting
 from machserial.commands import health
 from machserial.errors import ExpectedError
+from machserial.files import new_files, receipts
+from machserial.operations import support_bundle
 
 ONE_MODE = True
 
@@ -60,7 +63,7 @@ def test_a_planted_link_is_refused(tmp_path):
     victim.write_text("precious")
     (tmp_path / "out.csv.partial").symlink_to(victim)
     with pytest.raises(ExpectedError, match="symbolic link"):
-        audit_export.write_file(target, [b"events"])
+        exporting.write_file(target, [b"events"])
     assert victim.read_text() == "precious" and not target.exists()
     # An ordinary open() follows it.
     (tmp_path / "out.csv.partial").write_bytes(b"events")
@@ -73,7 +76,7 @@ def test_a_file_is_its_owners_and_replaces_a_leftover(tmp_path):
     leftover.chmod(0o644)
     before = os.umask(0)
     try:
-        audit_export.write_file(target, [b"events"])
+        exporting.write_file(target, [b"events"])
     finally:
         os.umask(before)
     assert target.read_bytes() == b"events"
@@ -81,7 +84,7 @@ def test_a_file_is_its_owners_and_replaces_a_leftover(tmp_path):
 
 
 WRITERS = {
-    "an export": lambda path: audit_export.write_file(path, [b"events"]),
+    "an export": lambda path: exporting.write_file(path, [b"events"]),
     "refused numbers": lambda path: receipts.write_refused(path, [], [receipts.NUMBER]),
     "health for node_exporter": lambda path: health.replace_file(path, "text"),
 }
@@ -130,10 +133,10 @@ def test_two_runs_of_health_do_not_share_a_draft(tmp_path):
 
 # Where something else than a new file of the user is written, and why that is safe.
 OTHER_WRITERS = {
-    "new_files.py": "the one place that makes files",
+    "files/new_files.py": "the one place that makes files",
     "errors.py": "mkstemp",
     "connection.py": "mkstemp",
-    "prerequisites.py": "NamedTemporaryFile",
+    "operations/prerequisites.py": "NamedTemporaryFile",
     "bench/pgbench.py": "NamedTemporaryFile",
     "bench/subjects/uniqueness.py": "in a folder by mkdtemp",
     "demo/private_server.py": "in the folder of the private server",

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from command import COMMAND, NOT_DEPLOYED, OK, PRIVILEGE, REFUSED, Command, environment, machserial
 from conftest import BUILD, install, start_server
-from machserial import deployment
+from machserial.operations import deployment
 from psycopg.conninfo import make_conninfo
 from servers import die_with_parent, server_account
 from snapshot import catalog, differences
@@ -150,7 +150,7 @@ class TestLocks:
     def test_it_gives_up_and_says_who_is_in_the_way(self, migrated, quick_bundle, monkeypatch):
         newer_code(migrated, quick_bundle)
         before = snapshot(migrated)
-        monkeypatch.setattr("machserial.locking.patiently.__defaults__", (2,))
+        monkeypatch.setattr("machserial.operations.locking.patiently.__defaults__", (2,))
         with psycopg.connect(migrated.dsn, application_name="a long report") as other:
             other.execute("select from machserial.serials limit 1")
             line = migrated.refusal(REFUSED, "migrate", "up")
@@ -179,7 +179,7 @@ class TestLocks:
     def test_deploy_waits_no_longer(self, dsn, monkeypatch):
         command = Command(dsn)
         command.answer("deploy", "--plain")
-        monkeypatch.setattr("machserial.locking.patiently.__defaults__", (1,))
+        monkeypatch.setattr("machserial.operations.locking.patiently.__defaults__", (1,))
         with psycopg.connect(dsn) as other:
             other.execute("lock table machserial.system_generated_serials in access exclusive mode")
             assert "1 attempts" in command.refusal(REFUSED, "deploy")
@@ -225,7 +225,7 @@ class TestKilled:
 
     def test_deploy_in_the_middle(self, dsn, slow_bundle):
         script = (
-            "import sys, pathlib; from machserial import cli, deployment; "
+            "import sys, pathlib; from machserial import cli; from machserial.operations import deployment; "
             "deployment.bundle = pathlib.Path(sys.argv.pop(1)).read_text; cli.main()"
         )
         process = subprocess.Popen(

@@ -8,7 +8,9 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machserial import audit_export, fencing, receipts, spreadsheets
+from machserial.audit import exporting
+from machserial.files import receipts, spreadsheets
+from machserial.operations import fencing
 from psycopg import sql
 
 ONE_MODE = True
@@ -62,7 +64,7 @@ def test_formats_to_be_fenced(tmp_path):
 def test_the_database_guards_as_python_does(connection):
     """The export of the audit trail is written by COPY."""
     texts = [*HOSTILE, *HARMLESS, *(f"{mark}{text}" for mark in "'=" for text in HARMLESS)]
-    others = [name for name in audit_export.COLUMNS if name not in ("id", "reason")]
+    others = [name for name in exporting.COLUMNS if name not in ("id", "reason")]
     columns = sql.SQL(", ").join(sql.SQL("t.reason as {}").format(sql.Identifier(name)) for name in others)
 
     class Given:
@@ -70,7 +72,7 @@ def test_the_database_guards_as_python_does(connection):
             rows = "select t.id, t.reason, {} from unnest({}::text[]) with ordinality as t (reason, id)"
             return sql.SQL(rows).format(columns, sql.Literal(texts))
 
-    written = b"".join(audit_export.csv(connection, Given())).decode()
+    written = b"".join(exporting.csv(connection, Given())).decode()
     rows = list(csv.DictReader(io.StringIO(written)))
     for name in ("event_type", "event_source", "performed_by", "db_user", "reason"):
         assert [row[name] for row in rows] == [spreadsheets.guarded({name: text})[name] for text in texts]

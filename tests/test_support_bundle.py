@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from command import CONNECTION, OK, REFUSED, Command, machserial
 from conftest import install
-from machserial import support_bundle
+from machserial.operations import support_bundle
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import call, generated, make_format, make_part, register
 

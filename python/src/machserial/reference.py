@@ -16,9 +16,9 @@ import click
 import psycopg
 from psycopg.rows import dict_row
 
-from machserial import deployment
 from machserial.cli import main
 from machserial.errors import EXIT_CODES
+from machserial.operations import deployment
 
 GENERATED = "<!-- Written by make docs; a test fails when it is stale. -->"
 COMMON = {"--dsn", "--json", "--verbose", "--help"}

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import psycopg
 
-from machserial import connection, deployment, programs
+from machserial import connection, programs
 from machserial.demo.private_server import PrivateServer
 from machserial.errors import ExpectedError
+from machserial.operations import deployment
 
 # A server of this size, as a plant would run it. Commits are as safe as PostgreSQL's defaults make them.
 SETTINGS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import util
 from pathlib import Path
 
-from machserial import new_files
 from machserial.bench.results import Case, Run
 from machserial.errors import ExpectedError
+from machserial.files import new_files
 
 PANELS = {
     "batch": "serials in one call",

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from machserial import new_files
 from machserial.bench.results import Run
 from machserial.errors import ExpectedError
+from machserial.files import new_files
 
 BEGIN = "<!-- Made by machserial bench --write: what stands up to the end mark is replaced. -->"
 END = "<!-- end -->"

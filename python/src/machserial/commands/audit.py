@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import psycopg
 
-from machserial import audit_archive, audit_database, audit_export, audit_restore, audit_verifier, output
-from machserial.audit_export import Filters
+from machserial import audit_verifier, output
+from machserial.audit import archiving, database, exporting, restoring
+from machserial.audit.exporting import Filters
 from machserial.commands.serial import the_serial
 from machserial.errors import ExpectedError
 from machserial.functions import Row, call, call_one
@@ -25,7 +26,7 @@ LARGEST_PAGE = 9999
 # Of an archive's problems; one that was tampered with as a whole may have one an event.
 LISTED = 1000
 
-EXPORTS = {"csv": audit_export.csv, "json": audit_export.json_lines}
+EXPORTS = {"csv": exporting.csv, "json": exporting.json_lines}
 
 class Month(click.ParamType):
     """2025-11"""
@@ -107,9 +108,9 @@ def export(
         filters = filters_for(connection, number, **given)
         # What looked the number up is over: the export begins a transaction of its own.
         connection.commit()
-        blocks = (audit_export.printable if printable else EXPORTS[kind])(connection, filters)
+        blocks = (exporting.printable if printable else EXPORTS[kind])(connection, filters)
         if file:
-            audit_export.write_file(file, blocks)
+            exporting.write_file(file, blocks)
         else:
             output.print_blocks(blocks)
 
@@ -151,7 +152,7 @@ def verify_database(settings: Settings, full: bool, anchor: str | None) -> tuple
         if not full:
             return problems, f"the events sealed since the last run, and a share of the others, up to seal {newest}"
         connection.commit()
-        own, notes = audit_database.verify(connection, anchor)
+        own, notes = database.verify(connection, anchor)
     told = {(problem["seal_id"], problem["problem"]) for problem in problems}
     problems += [one._asdict() for one in own if (one.seal_id, one.problem) not in told]
     return problems, "; ".join([f"all events, up to seal {newest}", *notes])
@@ -163,7 +164,7 @@ def verify_archives(place: Path, anchor: str | None) -> tuple[list[Row], str]:
         verification = audit_verifier.Verification(anchor)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    manifests = audit_restore.manifests([place])
+    manifests = restoring.manifests([place])
     problems = [problem._asdict() for problem in itertools.islice(verification.problems(manifests), LISTED)]
     seen = f"archives: {verification.archives:,}, events: {verification.events:,}, seals: {verification.seals()}"
     return problems, seen
@@ -232,17 +233,17 @@ def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool
     """
     with settings.connect() as connection:
         connection.autocommit = True
-        age = older_than or audit_archive.retention(connection)
-        jobs, waiting = audit_archive.due(connection, folder, age, drop)
+        age = older_than or archiving.retention(connection)
+        jobs, waiting = archiving.due(connection, folder, age, drop)
         for month in waiting:
             output.message(f"{month['month']} must wait: {month['reason']}")
         failed: list[Row] = []
         if dry_run:
-            rows = [audit_archive.planned_for(job) for job in jobs]
+            rows = [archiving.planned_for(job) for job in jobs]
         else:
             if drop and jobs:
                 confirm(question_of_drop(jobs), yes)
-            rows, failed = audit_archive.archive_months(jobs)
+            rows, failed = archiving.archive_months(jobs)
     output.print_rows(rows, as_json=settings.json)
     for month in failed:
         output.message(f"{month['month']} stays as it is: {month['reason']}")
@@ -253,7 +254,7 @@ def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool
         )
 
 
-def question_of_drop(jobs: list[audit_archive.Job]) -> str:
+def question_of_drop(jobs: list[archiving.Job]) -> str:
     months = ", ".join(job.label for job in jobs)
     events = sum(job.events for job in jobs)
     return f"Drop the {events:,} events of {months} from the database, once they are in files?"
@@ -272,7 +273,7 @@ def restore(settings: Settings, places: tuple[Path, ...], month: str | None) -> 
     """
     with settings.connect() as connection:
         connection.autocommit = True
-        restored = audit_restore.restore(connection, audit_restore.manifests(list(places), month))
+        restored = restoring.restore(connection, restoring.manifests(list(places), month))
     if not restored["copied"]:
         output.message("its events were in the database already; nothing was copied")
     output.print_record(restored, as_json=settings.json)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from machserial import backups, output
+from machserial import output
 from machserial.errors import ExpectedError
+from machserial.operations import backups
 from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 

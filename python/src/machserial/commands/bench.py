@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from machserial import new_files, output
+from machserial import output
 from machserial.errors import ExpectedError
+from machserial.files import new_files
 from machserial.options import Command, Settings, pass_settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from machserial import output, receipts
+from machserial import output
 from machserial.errors import ExpectedError
+from machserial.files import receipts
 from machserial.functions import call, call_one
 from machserial.options import ID, Group, Settings, one_of, page_options, pass_settings, show_page
 

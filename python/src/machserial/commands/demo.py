@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import click
 import psycopg
 
-from machserial import connection, deployment, output
+from machserial import connection, output
 from machserial.commands.deploy import sentence
 from machserial.demo import scenario
 from machserial.demo.report import Report, print_report, report
 from machserial.errors import ExpectedError
+from machserial.operations import deployment
 from machserial.options import Command, Settings, pass_settings
 
 if TYPE_CHECKING:

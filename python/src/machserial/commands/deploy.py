@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from machserial import deployment, locking, output
+from machserial import output
+from machserial.operations import deployment, locking
 from machserial.options import Command, Settings, pass_settings
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from machserial import fencing, locking, output
+from machserial import output
 from machserial.errors import Exit
-from machserial.fencing import Known
+from machserial.operations import fencing, locking
+from machserial.operations.fencing import Known
 from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 

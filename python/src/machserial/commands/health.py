@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from machserial import health as checks
-from machserial import new_files, output
+from machserial import output
+from machserial.files import new_files
 from machserial.masking import masked
+from machserial.operations import health as checks
 from machserial.options import Command, Settings, one_of, pass_settings
 
 EPILOG = """\b

@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from machserial import deployment, drift, locking, output
+from machserial import output
 from machserial.errors import Exit
+from machserial.operations import deployment, drift, locking
 from machserial.options import Group, Settings, pass_settings
 
 IN_A_TABLE = ("severity", "kind", "object", "problem", "detail", "remedy")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from machserial import locking, output, pausing
+from machserial import output
 from machserial.functions import call
+from machserial.operations import locking, pausing
 from machserial.options import Command, Settings, pass_settings
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from machserial import output
-from machserial import support_bundle as bundle
 from machserial.errors import ExpectedError
+from machserial.operations import support_bundle as bundle
 from machserial.options import Command, Settings, confirm, pass_settings, yes_option
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import psycopg
 
-from machserial import output, receipts
+from machserial import output
 from machserial.errors import ExpectedError
+from machserial.files import receipts
 from machserial.functions import Row, call, call_one
 from machserial.options import ID, Group, Settings, one_of, page_options, pass_settings, reason_option, show_page
 

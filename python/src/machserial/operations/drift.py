@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from machserial import __version__, deployment
+from machserial import __version__
 from machserial.errors import ExpectedError, NotDeployed
+from machserial.operations import deployment
 
 DRIFT = "DRIFT"
 NOTE = "NOTE"  # something more, which changes nothing of what machserial does

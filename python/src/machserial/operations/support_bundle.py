@@ -21,8 +21,10 @@ from pathlib import Path
 
 import psycopg
 
-from machserial import __version__, deployment, drift, new_files
+from machserial import __version__
 from machserial.errors import ExpectedError
+from machserial.files import new_files
+from machserial.operations import deployment, drift
 from machserial.options import Settings
 
 SECTION_TIMEOUT = "20s"

@@ -28,8 +28,10 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from machserial import __version__, audit_files, audit_verifier, errors, new_files
+from machserial import __version__, audit_verifier, errors
+from machserial.audit import archive_files
 from machserial.errors import ExpectedError, one_line
+from machserial.files import new_files
 from machserial.functions import Row, call, call_one
 
 log = logging.getLogger(__name__)
@@ -274,13 +276,13 @@ def export_seals(job: Job) -> None:
 def export_parquet(job: Job) -> None:
     """The same events for those who analyse them, where pyarrow is installed."""
     if importlib.util.find_spec("pyarrow"):
-        from machserial import audit_parquet
+        from machserial.audit import parquet
 
         name = job.file_name("events", "parquet")
         with new_files.create(job.partial(name)) as file:
-            hashing = audit_files.Hashing(file)
-            rows = audit_parquet.write(job.partial(job.files[0]["name"]), hashing)
-            audit_files.to_disk(file)
+            hashing = archive_files.Hashing(file)
+            rows = parquet.write(job.partial(job.files[0]["name"]), hashing)
+            archive_files.to_disk(file)
         job.files.append(hashing.described(name, "events in parquet", rows))
 
 
@@ -288,31 +290,31 @@ def check_files(job: Job) -> None:
     """What has reached the disk is read again, by the verifier that an inspector runs."""
     job.manifest = _manifest(job)
     archive = audit_verifier.Archive(job.manifest, job.folder, PARTIAL)
-    audit_files.require_none(audit_verifier.Verification().archive_problems(archive), f"the export of {job.label}")
+    archive_files.require_none(audit_verifier.Verification().archive_problems(archive), f"the export of {job.label}")
     for file in job.files:
         if file["content"] == "events in parquet":
-            from machserial import audit_parquet
+            from machserial.audit import parquet
 
-            if audit_parquet.count(job.partial(file["name"])) != job.manifest["event_count"]:
-                raise audit_files.unsound(f"the export of {job.label}", f"{file['name']} does not hold all events")
+            if parquet.count(job.partial(file["name"])) != job.manifest["event_count"]:
+                raise archive_files.unsound(f"the export of {job.label}", f"{file['name']} does not hold all events")
 
 
 def write_manifest(job: Job) -> None:
     with new_files.create(job.partial(job.manifest_path.name)) as file:
         file.write((json.dumps(job.manifest, ensure_ascii=False, indent=2) + "\n").encode())
-        audit_files.to_disk(file)
+        archive_files.to_disk(file)
 
 
 def publish_files(job: Job) -> None:
     for file in job.files:
         os.replace(job.partial(file["name"]), job.folder / file["name"])
-    audit_files.sync_folder(job.folder)
+    archive_files.sync_folder(job.folder)
 
 
 def publish_manifest(job: Job) -> None:
     """From here on the archive exists: the files that it names are complete and in place."""
     os.replace(job.partial(job.manifest_path.name), job.manifest_path)
-    audit_files.sync_folder(job.folder)
+    archive_files.sync_folder(job.folder)
 
 
 def record(job: Job) -> None:
@@ -513,7 +515,7 @@ def _reuse(job: Job) -> bool:
     """A run that was killed may have left a whole archive of the same seals."""
     if not job.manifest_path.exists() or not _is_whole(job.manifest_path):
         return False
-    audit_files.require_none(audit_verifier.Verification().problems([job.manifest_path]), str(job.manifest_path))
+    archive_files.require_none(audit_verifier.Verification().problems([job.manifest_path]), str(job.manifest_path))
     job.manifest = audit_verifier.read_manifest(job.manifest_path)
     log.info("%s: %s is there already", job.label, job.manifest_path)
     return True
@@ -558,14 +560,14 @@ def _require_kept(job: Job, copies: list[Row]) -> None:
     archive, path = next(
         ((copy, path) for copy, path in found if audit_verifier.sha256_of(path)[0] == copy["manifest_sha256"]), found[0]
     )
-    audit_files.require_sound(path, archive["manifest_sha256"])
+    archive_files.require_sound(path, archive["manifest_sha256"])
     manifest = audit_verifier.read_manifest(path)
     said = {**{name: manifest[name] for name in HELD}, "merkle_root": bytes.fromhex(manifest["merkle_root"])}
     if said != {name: archive[name] for name in (*HELD, "merkle_root")}:
-        raise audit_files.unsound(str(path), "it holds other events than the record says")
+        raise archive_files.unsound(str(path), "it holds other events than the record says")
     sealed = job.connection.execute(SEALED, {"month": job.month, **archive}).fetchone()
     if said != sealed:
-        raise audit_files.unsound(str(path), "it holds other events than the seals in the database say")
+        raise archive_files.unsound(str(path), "it holds other events than the seals in the database say")
 
 
 # Files
@@ -597,12 +599,12 @@ def _export(job: Job, content: str, columns: tuple[str, ...], query: str) -> dic
     copying = filled(query, columns, job.source, **values, **job.moments)
     name = job.file_name(content, "csv.gz")
     with new_files.create(job.partial(name)) as file, job.connection.cursor() as cursor, in_bulk(job.connection):
-        hashing = audit_files.Hashing(file)
+        hashing = archive_files.Hashing(file)
         # Without a name and a time in it, the same events give the same file.
         with gzip.GzipFile("", "wb", fileobj=hashing, mtime=0) as zipped, cursor.copy(copying) as copy:
             for block in copy:
                 zipped.write(block)
-        audit_files.to_disk(file)
+        archive_files.to_disk(file)
         return hashing.described(name, content, cursor.rowcount)
 
 

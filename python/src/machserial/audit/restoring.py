@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from machserial import audit_files, audit_verifier
-from machserial.audit_archive import (
+from machserial import audit_verifier
+from machserial.audit import archive_files
+from machserial.audit.archiving import (
     DETACHED,
     EVENT_COLUMNS,
     PENDING,
@@ -68,7 +69,7 @@ def restore(connection: psycopg.Connection, paths: list[Path]) -> Row:
 
     Returns the month, how many of its events are there, and how many had to be copied.
     """
-    audit_files.require_none(audit_verifier.Verification(is_whole=False).problems(paths), ", ".join(map(str, paths)))
+    archive_files.require_none(audit_verifier.Verification(is_whole=False).problems(paths), ", ".join(map(str, paths)))
     found = {path: audit_verifier.read_manifest(path) for path in paths}
     months = {manifest["month"] for manifest in found.values()}
     if len(months) > 1:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from machserial import new_files, spreadsheets
 from machserial.errors import Exit, ExpectedError
+from machserial.files import new_files, spreadsheets
 from machserial.functions import Row
 
 NUMBER = "serial_number"

@@ -9,7 +9,7 @@ from psycopg import errors as pg
 
 from machserial import DATA, __version__
 from machserial.errors import ExpectedError, NotDeployed
-from machserial.locking import LOCK_TIMEOUT
+from machserial.operations.locking import LOCK_TIMEOUT
 
 EXTENSION = "extension"
 PLAIN = "plain SQL"

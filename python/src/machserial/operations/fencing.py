@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psycopg
 
-from machserial import pausing, spreadsheets
 from machserial.errors import ExpectedError
+from machserial.files import spreadsheets
 from machserial.functions import Row, call
+from machserial.operations import pausing
 
 COLUMNS = ("format", "highest", "part_id", "site_id")
 # Of a row of preview_fence(). The first three say which counter it is.

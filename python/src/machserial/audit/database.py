@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from machserial import audit_verifier, drift
-from machserial.audit_archive import COPY_EVENTS, EVENT_COLUMNS, SEAL_COLUMNS, filled, in_bulk, moments_of
+from machserial import audit_verifier
+from machserial.audit.archiving import COPY_EVENTS, EVENT_COLUMNS, SEAL_COLUMNS, filled, in_bulk, moments_of
 from machserial.audit_verifier import CsvRow, MerkleTree, Problem, integer, leaf_hash, text
 from machserial.errors import ExpectedError
+from machserial.operations import drift
 
 TABLES = ("audit_events", "audit_seals", "audit_leaves", "audit_archives")
 

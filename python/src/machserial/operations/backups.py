@@ -18,8 +18,10 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from machserial import __version__, connection, new_files, prerequisites, programs
+from machserial import __version__, connection, programs
 from machserial.errors import Exit, ExpectedError, NotDeployed
+from machserial.files import new_files
+from machserial.operations import prerequisites
 from machserial.options import Settings
 
 log = logging.getLogger(__name__)

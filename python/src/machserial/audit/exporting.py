@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from machserial import new_files, spreadsheets
+from machserial.files import new_files, spreadsheets
 from machserial.functions import Row
 
 CHUNK = 2000  # events that are fetched at a time

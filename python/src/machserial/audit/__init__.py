@@ -1,0 +1,1 @@
+"""The trail outside of the database: exports, archives and their verification."""

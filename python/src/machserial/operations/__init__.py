@@ -1,0 +1,1 @@
+"""What those who run a database do with it: deployment, backups, health, pauses, fences."""
