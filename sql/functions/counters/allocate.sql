@@ -298,8 +298,9 @@ end
 $$;
 
 -- Makes the counters of new formats, or of new sites, so that their first use waits for nobody. formats,
--- sites: null means all. Only those that count per format or site: what counts per part, or per site and part,
--- has too many keys, most of which may never be used. A day after or before UTC's is the day at some site.
+-- sites: null means all. Only those that count per format or site: what counts per part, or per site and
+-- part, has too many keys, most of which may never be used. A day after or before UTC's is the day at some
+-- site.
 create function machserial._make_first_counters(formats bigint[], sites text[]) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
