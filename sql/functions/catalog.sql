@@ -198,7 +198,7 @@ begin
             detail = 'None of the sites of this role has this id.',
             hint = format(
                 'Name one of them: select id from machserial.sites; or have it granted: '
-                'select machserial.grant_site(..., %L).', machserial._shown(site_id)
+                'grant_site(..., %L).', machserial._shown(site_id)
             );
     end if;
     perform machserial._raise_unknown('site', site_id, 'machserial.register_site');

@@ -65,7 +65,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+        select pg_get_userbyid(p.proowner) from pg_proc as p where p.oid = 'machserial.migrate'::regproc
     );
 end
 $$;

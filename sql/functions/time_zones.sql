@@ -25,7 +25,7 @@ exception when invalid_parameter_value then
         message = format('the server does not know %L, the time zone of site %s', time_zone, site_id),
         detail = 'Time zones come with its operating system (tzdata).',
         hint = format(
-            'Give the site one that it knows: select machserial.register_site(%L, time_zone => ...); '
+            'Give the site one that it knows: register_site(%L, time_zone => ...); '
             'or install the package with the older names (tzdata-legacy).', site_id
         );
 end
@@ -138,9 +138,7 @@ begin
         raise warning using
             message = format('time zone %s is an old name of %s', new.time_zone, present_name),
             detail = 'A newer operating system may not have it, and the site would give no numbers then.',
-            hint = format(
-                'select machserial.register_site(%L, time_zone => %L);', new.id, present_name
-            );
+            hint = format('update machserial.sites set time_zone = %L where id = %L;', present_name, new.id);
     end if;
     return new;
 end
@@ -177,7 +175,7 @@ begin
         raise warning using
             message = format('the server does not know %L, the time zone of site %s', site.time_zone, site.id),
             detail = 'What is due there is left out, and it gives no numbers whose date is written or counted by.',
-            hint = format('select machserial.register_site(%L, time_zone => ...);', site.id);
+            hint = format('Call register_site(%L, time_zone => ...).', site.id);
     end loop;
 end
 $$;

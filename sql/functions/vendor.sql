@@ -595,7 +595,7 @@ begin
             message = format('serial %s breaks the rule of its vendor', serial_number),
             detail = format('On receipt: %s.', array_to_string(validation_errors, '; ')),
             hint = format(
-                'Reject it, or answer for it: machserial.waive_vendor_rule(%s, reason).', vendor_serial_id
+                'Reject it, or answer for it: waive_vendor_rule(%s, reason).', vendor_serial_id
             );
     end if;
 end

@@ -114,7 +114,7 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('month cannot be %s', coalesce(month::text, 'null')),
             detail = 'It is the first day of a month of 2020 to 2099.',
-            hint = 'See machserial.audit_months().';
+            hint = 'See audit_months().';
     end if;
 end
 $$;

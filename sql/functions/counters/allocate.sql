@@ -42,7 +42,7 @@ begin
             'format %s has not enough free numbers left for a quantity of %s', format_name, quantity
         ),
         detail = detail,
-        hint = 'Ask for fewer, or make room: machserial.revise_format(name, pattern => ...) with a longer '
+        hint = 'Ask for fewer, or make room: revise_format(name, pattern => ...) with a longer '
             '{SEQ:n} or {RANDOM:n}.';
 end
 $$;
@@ -93,8 +93,7 @@ begin
                     where c.id = _sequence.counter_id
                 )
             ),
-            hint = 'The remedy that integrity() names makes it again: select remedy from machserial.integrity() '
-                'where name = ''counter_sequence_missing'';';
+            hint = 'The remedy of the finding counter_sequence_missing of integrity() makes it again.';
     end if;
     return sequence;
 end

@@ -12,8 +12,8 @@ begin
     return query values
         (hashtext('machserial.block'), 'numbering', 'MOMENT', null::regprocedure),
         (hashtext('machserial.counter'), 'numbering', 'MOMENT', null),
-        (hashtext('machserial.seal'), 'sealing', 'STATEMENT', 'machserial.seal_audit()'),
-        (hashtext('machserial.migrate'), 'migrating', 'STATEMENT', 'machserial.migrate()'),
+        (hashtext('machserial.seal'), 'sealing', 'STATEMENT', 'machserial.seal_audit'::regproc::regprocedure),
+        (hashtext('machserial.migrate'), 'migrating', 'STATEMENT', 'machserial.migrate'::regproc::regprocedure),
         (hashtext('machserial.audit_partition'), 'making partitions', 'TRANSACTION', null),
         (hashtext('machserial.plan'), 'planning', 'TRANSACTION', null),
         (hashtext('machserial.runway'), 'making counters', 'TRANSACTION', null);

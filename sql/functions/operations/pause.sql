@@ -20,8 +20,8 @@ begin
             hint = case
                 when pause.until_fenced
                     then 'The owner moves the counters on with machserial fence, or calls '
-                        || 'machserial.fence(format, highest) for each and then machserial.resume().'
-                else 'When the reason is gone, the owner calls machserial.resume(), or machserial resume.'
+                        || 'fence(format, highest) for each and then resume().'
+                else 'When the reason is gone, the owner calls resume(), or machserial resume.'
             end;
     end if;
 end

@@ -39,7 +39,7 @@ begin
     into known
     from pg_roles as r
     cross join pg_proc as p
-    where r.rolname = _sites_of_role.role and p.oid = 'machserial.migrate()'::regprocedure;
+    where r.rolname = _sites_of_role.role and p.oid = 'machserial.migrate'::regproc;
     if known.is_unlimited then
         return null;
     end if;
@@ -213,7 +213,7 @@ begin
         select from pg_roles as r
         where
             r.rolname = 'machserial_admin' and pg_has_role(caller, r.oid, 'usage')
-            and has_function_privilege(r.oid, 'machserial.migrate()', 'execute')
+            and has_function_privilege(r.oid, 'machserial.migrate'::regproc, 'execute')
     ) then
         return;
     end if;
@@ -222,7 +222,7 @@ begin
         message = format('%s is for the owner of machserial and its administrators', what),
         detail = format('The owner is %I, the current user is %I.', owner, caller),
         hint = format(
-            'Run it as the owner: set role %I; or as a member of machserial_admin, which machserial.create_roles() '
+            'Run it as the owner: set role %I; or as a member of machserial_admin, which create_roles() '
             'makes.', owner
         );
 end
@@ -597,7 +597,7 @@ begin
         where
             c.oid = to_regclass('machserial.schema_migrations')
             and c.relowner <> (
-                select p.proowner from pg_proc as p where p.oid = 'machserial.migrate()'::regprocedure
+                select p.proowner from pg_proc as p where p.oid = 'machserial.migrate'::regproc
             )
     );
 end

@@ -370,7 +370,7 @@ begin
                 'This id means: %s. The conflict is between: %s.',
                 machserial._described(array[serial_id]), machserial._described(parties)
             ),
-            hint = 'Give one of these ids; machserial.uniqueness_report(...) tells about them.';
+            hint = 'Give one of these ids; uniqueness_report(...) tells about them.';
     end if;
 end
 $$;

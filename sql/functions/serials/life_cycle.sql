@@ -70,7 +70,7 @@ begin
             detail = format(
                 'It is %s; only a RETIRED or INVALID serial gives its number up, and for good.', new.status
             ),
-            hint = 'Settle whose number it is with machserial.resolve_conflict(...).';
+            hint = 'Settle whose number it is with resolve_conflict(...).';
     end if;
     -- The reason of an earlier step is none for this one.
     if new.status_reason is not distinct from old.status_reason then
@@ -113,7 +113,7 @@ begin
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),
         detail = format('It has %s, the change says %s.', old.scopes, machserial._shown(new.scopes::text)),
-        hint = 'Scopes may be added. Who gives up a number does so by machserial.resolve_conflict(...).';
+        hint = 'Scopes may be added. Who gives up a number does so by resolve_conflict(...).';
 end
 $$;
 

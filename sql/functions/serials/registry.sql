@@ -164,7 +164,7 @@ begin
                 'ids of their own, or the sequence has not come along.', serial_number, highest_id
             ),
             hint = format(
-                'As the owner: select setval(''machserial.serials_id_seq'', %s); machserial.integrity() names '
+                'As the owner: select setval(''machserial.serials_id_seq'', %s); integrity() names '
                 'every sequence that is behind.', highest_id
             ),
             constraint = 'serials_pkey', table = 'serials', schema = 'machserial';

@@ -157,7 +157,7 @@ begin
                 array_to_string(shared.named, '; '), case when shared.quantity > 10 then '; ...' end, '.'
             ),
             hint = 'Of each pair one has to give its number up: update machserial.serials set status = ''CONFLICT'', '
-                'status_reason = ... where id = ..., then machserial.resolve_conflict(...).',
+                'status_reason = ... where id = ..., then resolve_conflict(...).',
             constraint = format('serials_%s_key', lower(shared.scope collate "C")),
             table = 'serials', schema = 'machserial';
     end if;

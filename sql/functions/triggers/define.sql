@@ -402,7 +402,7 @@ begin
             detail = format(
                 'executions is %s, units is %s.', coalesce(executions::text, 'null'), coalesce(units::text, 'null')
             ),
-            hint = 'Let machserial.fire() count.';
+            hint = 'Let fire() count.';
     end if;
     insert into machserial.trigger_executions (trigger_id, executions, units)
     values (_count_executions.trigger_id, _count_executions.executions, _count_executions.units);
