@@ -47,9 +47,9 @@ def filter_options(command: Callable) -> Callable:
             click.option("--number", metavar="SERIAL", help="Only of the serial with this number."),
             click.option("--part", "part_id", help="Only of this part."),
             click.option("--type", "event_type", help="Only of this type, such as SERIAL_RETIRED."),
-            click.option("--by", "performed_by", help="Only what this one did."),
-            click.option("--since", metavar="TIME", help="Only from this moment on."),
-            click.option("--until", metavar="TIME", help="Only before this moment."),
+            click.option("--by", "performed_by", help="Only by this person or role."),
+            click.option("--since", metavar="TIME", help="Start time, inclusive."),
+            click.option("--until", metavar="TIME", help="End time, exclusive."),
         )
     ):
         command = option(command)
@@ -75,11 +75,11 @@ def audit_group() -> None:
 
 @audit_group.command("list")
 @filter_options
-@click.option("--after", type=ID, help="Only what comes after the event with this id, which is older.")
+@click.option("--after", type=ID, help="Continue after the event with this id, with older events.")
 @click.option("--limit", type=click.IntRange(1, LARGEST_PAGE), default=100, show_default=True, help="How many at most.")
 @pass_settings
 def list_events(settings: Settings, number: str | None, after: int | None, limit: int, **given: object) -> None:
-    """List the events, newest first."""
+    """List events, newest first."""
     refuse_both(given["serial_id"], number)
     with settings.connect() as connection:
         filters = filters_for(connection, number, **given)
@@ -92,14 +92,14 @@ def list_events(settings: Settings, number: str | None, after: int | None, limit
 
 @audit_group.command()
 @filter_options
-@click.option("--format", "kind", type=one_of(*EXPORTS), help="CSV, or a JSON object a line. Default: CSV.")
+@click.option("--format", "kind", type=one_of(*EXPORTS), help="CSV, or one JSON object per line. Default: CSV.")
 @click.option("--printable", is_flag=True, help="Pages of plain text for an inspector, with count and anchor.")
 @click.option("--to", "file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Default: stdout.")
 @pass_settings
 def export(
     settings: Settings, number: str | None, kind: str | None, printable: bool, file: Path | None, **given: object
 ) -> None:
-    """Write all events, oldest first. FILE is written as a whole or not at all."""
+    """Export events, oldest first. FILE is written completely or not at all."""
     refuse_both(given["serial_id"], number)
     if printable and kind:
         raise click.UsageError("give either --format or --printable")
@@ -116,17 +116,17 @@ def export(
 
 
 @audit_group.command()
-@click.option("--full", is_flag=True, help="All events. Default: those sealed since the last run, and some of the old.")
-@click.option("--anchor", metavar="ID:HASH", help="What audit anchor printed earlier and was kept elsewhere.")
+@click.option("--full", is_flag=True, help="All events. Default: new ones and a sample of older ones.")
+@click.option("--anchor", metavar="ID:HASH", help="An anchor printed earlier and kept elsewhere.")
 @click.option(
     "--archive",
     metavar="MANIFEST|DIR",
     type=click.Path(path_type=Path, exists=True),
-    help="Verify this archive, or all of this folder. No database is asked.",
+    help="Verify this archive, or all archives of this folder, without a database.",
 )
 @pass_settings
 def verify(settings: Settings, full: bool, anchor: str | None, archive: Path | None) -> None:
-    """Prove that the events are as they were sealed; else show what is not. Then the exit code is 1."""
+    """Verify the events against their seals. Exit code 1 if anything was changed."""
     if archive and full:
         raise click.UsageError("--full is for the database; an archive is always verified as a whole")
     if archive:
@@ -173,7 +173,7 @@ def verify_archives(place: Path, anchor: str | None) -> tuple[list[Row], str]:
 @audit_group.command()
 @pass_settings
 def seal(settings: Settings) -> None:
-    """Seal the events of all transactions that have ended: from then on no change goes unnoticed."""
+    """Seal the events of all finished transactions. Later changes to them are detected."""
     with settings.connect() as connection:
         sealed = call_one(connection, "seal_audit")["seal_audit"]
         newest = call_one(connection, "audit_anchor")["audit_anchor"]
@@ -183,7 +183,7 @@ def seal(settings: Settings) -> None:
 @audit_group.command()
 @pass_settings
 def anchor(settings: Settings) -> None:
-    """Print the newest seal as ID:HASH. Keep it where nobody can change it who can change the database."""
+    """Print the newest seal as ID:HASH. Keep it out of reach of those who can change the database."""
     with settings.connect() as connection:
         newest = call_one(connection, "audit_anchor")["audit_anchor"]
     if settings.json:
@@ -193,7 +193,7 @@ def anchor(settings: Settings) -> None:
 
 
 @audit_group.command()
-@click.option("--since", metavar="TIME", help="Only from this moment on.")
+@click.option("--since", metavar="TIME", help="Start time, inclusive.")
 @pass_settings
 def stats(settings: Settings, since: str | None) -> None:
     """Count the events of each type."""
@@ -207,7 +207,7 @@ def stats(settings: Settings, since: str | None) -> None:
     "--older-than",
     metavar="DURATION",
     type=Duration(whole_days=True),
-    help="Months that ended so long ago: 365d, 12w, 6mo, 2y. Default: the setting audit_retention_days.",
+    help="Months that ended at least this long ago: 365d, 12w, 6mo, 2y. Default: the setting audit_retention_days.",
 )
 @click.option(
     "--to",
@@ -215,14 +215,14 @@ def stats(settings: Settings, since: str | None) -> None:
     metavar="DIR",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the files go.",
+    help="Folder for the files.",
 )
-@click.option("--drop", is_flag=True, help="Drop the events from the database afterwards, once the files are verified.")
+@click.option("--drop", is_flag=True, help="Drop the events from the database after the files are verified.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @yes_option
 @pass_settings
 def archive(settings: Settings, older_than: str | None, folder: Path, drop: bool, dry_run: bool, yes: bool) -> None:
-    """Write whole months of events to files, and take them out of the trail.
+    """Archive whole months of events to files.
 
     \b
     A month becomes a manifest and the files that it names: events and seals in CSV, and events in Parquet where
@@ -264,10 +264,10 @@ def question_of_drop(jobs: list[archiving.Job]) -> str:
 @click.argument(
     "places", metavar="MANIFEST...|DIR", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
 )
-@click.option("--month", type=Month(), help="Only what is of this month, such as 2025-11.")
+@click.option("--month", type=Month(), help="Only this month, such as 2025-11.")
 @pass_settings
 def restore(settings: Settings, places: tuple[Path, ...], month: str | None) -> None:
-    """Bring the events of an archived month back into the trail.
+    """Restore the events of an archived month.
 
     They stay there until the next run of audit archive.
     """

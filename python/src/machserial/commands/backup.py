@@ -50,8 +50,8 @@ def backup(settings: Settings, file: Path, folder: Path | None, yes: bool) -> No
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @bin_option
 @click.option("--create", is_flag=True, help="Create the database that --dsn names.")
-@click.option("--role", help="In whose name everything is made: an ordinary owner's, when a superuser restores.")
-@click.option("--no-acl", is_flag=True, help="Leave out who may do what, and which role is limited to which sites.")
+@click.option("--role", help="Owner of the restored objects (for superusers).")
+@click.option("--no-acl", is_flag=True, help="Leave out privileges and the limits of roles to sites.")
 @pass_settings
 def restore(
     settings: Settings, file: Path, folder: Path | None, create: bool, role: str | None, no_acl: bool

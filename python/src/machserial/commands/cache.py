@@ -19,7 +19,7 @@ TOLD = ("keyspace_hits", "keyspace_misses", "used_memory", "maxmemory", "maxmemo
 
 @click.group("cache", cls=Group)
 def cache_group() -> None:
-    """The cache of taken numbers in Redis, which may refuse early and never allows.
+    """Manage the Redis cache of taken numbers, which can only refuse early.
 
     \b
     REDIS_URL: where it is, such as redis://:password@host:6379/0 or unix:///path.
@@ -29,7 +29,7 @@ def cache_group() -> None:
 
 
 def url_option(command: Callable) -> Callable:
-    return click.option("--url", metavar="URL", help="Where Redis is. Default: REDIS_URL.")(command)
+    return click.option("--url", metavar="URL", help="Address of Redis. Default: REDIS_URL.")(command)
 
 
 @cache_group.command()
@@ -46,7 +46,7 @@ def warm(settings: Settings, url: str | None) -> None:
 @url_option
 @pass_settings
 def sync(settings: Settings, url: str | None) -> None:
-    """Flush, then warm: the cache knows what is taken now, and nothing else."""
+    """Empty the cache and fill it again."""
     with opened(settings, url) as cache:
         removed, numbers = cache.flush(), cache.warm()
     output.print_record({"removed_keys": removed, "numbers": numbers}, as_json=settings.json)
@@ -57,7 +57,7 @@ def sync(settings: Settings, url: str | None) -> None:
 @url_option
 @pass_settings
 def flush(settings: Settings, yes: bool, url: str | None) -> None:
-    """Empty the cache of this database. Whatever else is in Redis stays."""
+    """Empty the cache of this database. Other keys in Redis stay."""
     with opened(settings, url) as cache:
         confirm("Empty the cache of taken numbers?", yes)
         removed = cache.flush()
@@ -68,7 +68,7 @@ def flush(settings: Settings, yes: bool, url: str | None) -> None:
 @url_option
 @pass_settings
 def stats(settings: Settings, url: str | None) -> None:
-    """Show how many keys are this database's, how long they live, and what Redis says of itself as a whole."""
+    """Show the number and lifetime of this database's keys, and figures of Redis as a whole."""
     with opened(settings, url) as cache:
         said = cache.redis.info()
         found = {"keys": sum(1 for _ in cache.own_keys()), "ttl": cache.identify()[2]}

@@ -14,7 +14,7 @@ VARIABLE = "_MACHSERIAL_COMPLETE"
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what makes a shell complete this command's words.
+    """Print a shell completion script.
 
     \b
     bash:  eval "$(machserial completion bash)"      in ~/.bashrc

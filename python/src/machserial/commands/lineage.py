@@ -25,12 +25,12 @@ def lineage_group() -> None:
 @click.argument("serial_number", metavar="[SERIAL]", required=False)
 @click.option("--part", help="The SERIAL of this part.")
 @click.option("--id", "serial_id", type=ID, help="The serial with this id.")
-@click.option("--depth", "max_depth", type=int, metavar="N", help="How far to follow it. Default: 50 steps.")
+@click.option("--depth", "max_depth", type=int, metavar="N", help="Maximum number of steps. Default: 50.")
 @pass_settings
 def show(
     settings: Settings, serial_number: str | None, part: str | None, serial_id: int | None, max_depth: int | None
 ) -> None:
-    """Show what SERIAL comes from and what became of it, as a tree."""
+    """Show the ancestors and descendants of SERIAL as a tree."""
     if bool(serial_number) == bool(serial_id):
         raise click.UsageError("give either a serial number or --id")
     with settings.connect() as connection:
@@ -44,7 +44,7 @@ def show(
 
 
 @lineage_group.command()
-@click.option("--part-id", "--part", "part_id", help="Only what comes from or became a serial of this part.")
+@click.option("--part-id", "--part", "part_id", help="Only ancestors and descendants of serials of this part.")
 @pass_settings
 def verify(settings: Settings, part_id: str | None) -> None:
     """Check lineage for cycles and wrong order.

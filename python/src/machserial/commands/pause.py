@@ -11,11 +11,11 @@ from machserial.options import Command, Settings, pass_settings
 
 
 @click.command(cls=Command)
-@click.option("--reason", help="Why; whoever asks for a number is told.")
+@click.option("--reason", help="Reason, which every refusal shows.")
 @click.option(
     "--until-fenced", is_flag=True, help="After a recovery or a promotion: not to be resumed before 'machserial fence'."
 )
-@click.option("--status", is_flag=True, help="Only say whether it is paused, by whom, since when and why.")
+@click.option("--status", is_flag=True, help="Only show whether it is paused, by whom, since when and why.")
 @click.option("--history", is_flag=True, help="Only list the pauses so far.")
 @pass_settings
 def pause(settings: Settings, reason: str | None, until_fenced: bool, status: bool, history: bool) -> None:

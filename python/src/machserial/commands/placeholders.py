@@ -37,7 +37,7 @@ LIST = """
 
 @click.group("placeholders", cls=Group)
 def placeholders_group() -> None:
-    """Units that get their serial number later."""
+    """Manage units that are serialized later."""
 
 
 @placeholders_group.command("list")
@@ -48,7 +48,7 @@ def placeholders_group() -> None:
 @page_options
 @pass_settings
 def list_placeholders(settings: Settings, **arguments: object) -> None:
-    """List the placeholders that wait for their serial."""
+    """List placeholders that have no serial yet."""
     if arguments["all"] and arguments["status"]:
         raise click.UsageError("--all and --status exclude each other")
     show_page(settings, LIST, arguments, IN_A_TABLE)
@@ -57,14 +57,14 @@ def list_placeholders(settings: Settings, **arguments: object) -> None:
 @placeholders_group.command()
 @click.argument("part_id", metavar="PART")
 @click.option("--quantity", "-n", type=int, default=1, show_default=True, help="How many units, up to 1,000,000.")
-@click.option("--work-order", "work_order_id", help="Work order that they are made for.")
-@click.option("--lot", "lot_number", help="Lot that they belong to.")
-@click.option("--operation", "operation_code", help="Operation at which they are to get their serials.")
+@click.option("--work-order", "work_order_id", help="Work order of the units.")
+@click.option("--lot", "lot_number", help="Lot of the units.")
+@click.option("--operation", "operation_code", help="Operation at which they get their serials.")
 @click.option("--site", "site_id", help="Site that makes them. Default: DEFAULT.")
 @context_option
 @pass_settings
 def create(settings: Settings, **arguments: object) -> None:
-    """Put units of PART on record, a placeholder each."""
+    """Create one placeholder for each unit of PART."""
     arguments["context"] = arguments["context"] or None
     with settings.connect() as connection:
         created = call(connection, "create_placeholders", **arguments)
@@ -73,21 +73,21 @@ def create(settings: Settings, **arguments: object) -> None:
 
 @placeholders_group.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@click.option("--work-order", "work_order_id", help="All of this work order that are PENDING, instead of ids.")
+@click.option("--work-order", "work_order_id", help="All PENDING ones of this work order, instead of ids.")
 @click.option(
     "--serial",
     "serials",
     metavar="SERIAL",
     multiple=True,
-    help="Number that stands on the unit. Repeat it for each, in their order. Default: numbers are generated.",
+    help="Number on the unit; one for each placeholder, in the same order. Default: generated.",
 )
-@click.option("--operation", "operation_code", help="Operation at which it happens.")
+@click.option("--operation", "operation_code", help="Operation at which they are assigned.")
 @click.option("--notes", help="Remark.")
 @pass_settings
 def assign(
     settings: Settings, ids: tuple[int, ...], work_order_id: str | None, serials: tuple[str, ...], **arguments: object
 ) -> None:
-    """Give placeholders their serials, all or none."""
+    """Assign serials to placeholders, all or none."""
     if bool(ids) == bool(work_order_id):
         raise click.UsageError("give either ids or --work-order")
     with settings.connect() as connection:
@@ -107,7 +107,7 @@ def assign(
 @reason_option
 @pass_settings
 def fail(settings: Settings, ids: tuple[int, ...], reason: str) -> None:
-    """Declare that units will never get a serial, all or none."""
+    """Mark placeholders whose units will never get a serial, all or none."""
     with settings.connect() as connection:
         failed = [call_one(connection, "fail_placeholder", placeholder_id=one, reason=reason) for one in ids]
     output.print_rows(failed, as_json=settings.json, columns=IN_A_TABLE)
@@ -117,7 +117,7 @@ def fail(settings: Settings, ids: tuple[int, ...], reason: str) -> None:
 @click.argument("part")
 @pass_settings
 def stats(settings: Settings, part: str) -> None:
-    """What became of the placeholders of PART. The success rate is in percent."""
+    """Count the placeholders of PART by outcome. The success rate is in percent."""
     with settings.connect() as connection:
         statistics = call_one(connection, "placeholder_statistics", part_id=part)
     output.print_record(statistics, as_json=settings.json)

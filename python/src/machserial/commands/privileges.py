@@ -69,11 +69,11 @@ REVOKE = {"schema": "schema", "function": "function", "table": "table", "view": 
 @click.command(cls=Command)
 @click.option(
     "--drift", is_flag=True,
-    help="Only what is not as shipped: grants to PUBLIC, objects of strangers, rights of the four roles.",
+    help="Only deviations: grants to PUBLIC, objects of other owners, changed rights of the four roles.",
 )  # fmt: skip
 @pass_settings
 def privileges(settings: Settings, drift: bool) -> None:
-    """Show which role may do what with machserial, as the catalog has it.
+    """List privileges by role; --drift shows deviations.
 
     Nobody but the owner may do anything until it is granted, so only what was granted is listed. --json lists every
     object by itself. With --drift, exit code 1 if there is any.

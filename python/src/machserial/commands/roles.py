@@ -11,7 +11,7 @@ from machserial.options import Group, Settings, pass_settings
 
 @click.group("roles", cls=Group)
 def roles_group() -> None:
-    """Make the roles viewer, operator, supervisor and admin, and limit roles to sites.
+    """Create the roles viewer, operator, supervisor and admin, and limit roles to sites.
 
     What each of the four may do, 'machserial privileges' shows. Logins get it by being granted one of them.
     """
@@ -20,14 +20,14 @@ def roles_group() -> None:
 @roles_group.command()
 @pass_settings
 def create(settings: Settings) -> None:
-    """Make the four roles where they are missing, and give them their rights in this database."""
+    """Create missing roles of the four, and grant them their rights in this database."""
     _show(settings, "create_roles")
 
 
 @roles_group.command("list")
 @pass_settings
 def list_limits(settings: Settings) -> None:
-    """Show which roles are limited to which sites; all others see every site."""
+    """List roles that are limited to sites, with their sites."""
     _show(settings, "limited_roles")
 
 
@@ -36,7 +36,7 @@ def list_limits(settings: Settings) -> None:
 @click.argument("site")
 @pass_settings
 def grant_site(settings: Settings, role: str, site: str) -> None:
-    """Limit ROLE to SITE, and to those that it was granted before."""
+    """Grant SITE to ROLE, which then sees its granted sites only."""
     _show(settings, "grant_site", role=role, site_id=site)
 
 
@@ -45,7 +45,7 @@ def grant_site(settings: Settings, role: str, site: str) -> None:
 @click.argument("site")
 @pass_settings
 def revoke_site(settings: Settings, role: str, site: str) -> None:
-    """Take SITE away from ROLE. Without any site it sees none."""
+    """Revoke SITE from ROLE. A limited role without sites sees none."""
     _show(settings, "revoke_site", role=role, site_id=site)
 
 

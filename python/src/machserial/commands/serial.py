@@ -16,14 +16,14 @@ IN_A_TABLE = ("id", "serial_number", "part_id", "site_id", "source", "status", "
 
 @click.group("serial", cls=Group)
 def serial_group() -> None:
-    """Single serial numbers."""
+    """Find and retire single serial numbers."""
 
 
 @serial_group.command()
 @click.argument("serial_number", metavar="SERIAL")
 @pass_settings
 def find(settings: Settings, serial_number: str) -> None:
-    """Find every serial with this number, of whatever part, site and status."""
+    """Find all serials with this number, of any part, site and status."""
     with settings.connect() as connection:
         serials = call(connection, "find_serial", serial_number=serial_number)
     output.print_rows(serials, as_json=settings.json, columns=IN_A_TABLE)
@@ -34,7 +34,7 @@ def find(settings: Settings, serial_number: str) -> None:
 @reason_option
 @pass_settings
 def retire(settings: Settings, serial_id: int, reason: str) -> None:
-    """Take a serial out of use: the part is scrapped, worn out or used up."""
+    """Take a serial out of use, as the part is scrapped, worn out or used up."""
     end(settings, "retire_serial", serial_id, reason)
 
 
@@ -43,7 +43,7 @@ def retire(settings: Settings, serial_id: int, reason: str) -> None:
 @reason_option
 @pass_settings
 def invalidate(settings: Settings, serial_id: int, reason: str) -> None:
-    """Declare that a serial should never have been: a misprint, a forgery."""
+    """Mark a serial as one that should not exist, such as a misprint or a forgery."""
     end(settings, "invalidate_serial", serial_id, reason)
 
 

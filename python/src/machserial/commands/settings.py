@@ -18,13 +18,13 @@ LIST = """
 
 @click.group("settings", cls=Group)
 def settings_group() -> None:
-    """What the owner chooses for the whole database."""
+    """Show and change database-wide settings."""
 
 
 @settings_group.command("list")
 @pass_settings
 def list_settings(settings: Settings) -> None:
-    """List the settings, with what each of them says."""
+    """List the settings, their values and defaults."""
     with settings.connect() as connection:
         rows = connection.execute(LIST).fetchall()
     output.print_rows(rows, as_json=settings.json)

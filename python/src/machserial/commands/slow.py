@@ -52,10 +52,10 @@ EXPLAINABLE = re.compile(r"\s*(--[^\n]*\n\s*)*(select|with|insert|update|delete|
 @click.command(cls=Command)
 @click.argument("queryid", required=False, type=int)
 @click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many statements.")
-@click.option("--explain", is_flag=True, help="Show the plan of QUERYID, or of the first of the list. Nothing is run.")
+@click.option("--explain", is_flag=True, help="Show the plan of QUERYID, or of the first one, without running it.")
 @pass_settings
 def slow(settings: Settings, queryid: int | None, limit: int, explain: bool) -> None:
-    """List the statements on machserial that took the most time, from pg_stat_statements."""
+    """List the statements that took the most time, from pg_stat_statements."""
     with settings.connect() as connection:
         rows = slowest(connection, queryid, 1 if explain else limit)
         if explain:

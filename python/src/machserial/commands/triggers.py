@@ -28,7 +28,7 @@ LIST = """
 
 @click.group("triggers", cls=Group)
 def triggers_group() -> None:
-    """Events at which parts get their serial numbers."""
+    """Manage which events issue serials for which parts."""
 
 
 @triggers_group.command("list")
@@ -47,7 +47,7 @@ def list_triggers(settings: Settings, part: str | None) -> None:
 @context_option
 @pass_settings
 def explain(settings: Settings, **arguments: object) -> None:
-    """Say of each trigger of PART whether it fires at an event of TYPE, and if not, why.
+    """Show which triggers of PART fire at an event of TYPE, and why the others do not.
 
     TYPE: MATERIAL_RECEIPT, WORK_ORDER_CREATE, OPERATION_COMPLETE, QUALITY_CHECKPOINT or BATCH_COMPLETION.
     Nothing is generated.
@@ -69,7 +69,7 @@ def enable(settings: Settings, trigger_id: int) -> None:
 @click.argument("trigger_id", metavar="ID", type=ID)
 @pass_settings
 def disable(settings: Settings, trigger_id: int) -> None:
-    """Keep a trigger from firing until it is enabled."""
+    """Stop a trigger from firing until it is enabled again."""
     change(settings, "disable_trigger", trigger_id)
 
 
@@ -83,7 +83,7 @@ def change(settings: Settings, function: str, trigger_id: int) -> None:
 @triggers_group.command()
 @pass_settings
 def attachments(settings: Settings) -> None:
-    """List the tables of applications whose inserts are events."""
+    """List application tables whose inserts fire triggers."""
     with settings.connect() as connection:
         rows = connection.execute("select * from machserial.attachments order by relation, trigger_type").fetchall()
     output.print_rows(rows, as_json=settings.json)

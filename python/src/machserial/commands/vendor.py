@@ -66,30 +66,30 @@ LIST_RULES = """
 
 @click.group("vendor", cls=Group)
 def vendor_group() -> None:
-    """Serial numbers that come from vendors."""
+    """Receive, accept and reject the serial numbers of vendors."""
 
 
 @vendor_group.command()
 @click.argument("serials", metavar="[SERIAL]...", nargs=-1)
-@click.option("--vendor", "vendor_name", help="Who sent them.")
-@click.option("--part", "part_id", help="Which part they are.")
-@click.option("--received", "received_date", metavar="TIME", help="When they came in. Default: now.")
-@click.option("--site", "site_id", help="Where they came in. Default: DEFAULT.")
+@click.option("--vendor", "vendor_name", help="Vendor that sent them.")
+@click.option("--part", "part_id", help="Part that carries them.")
+@click.option("--received", "received_date", metavar="TIME", help="Date of receipt. Default: now.")
+@click.option("--site", "site_id", help="Site that received them. Default: DEFAULT.")
 @click.option(
-    "--csv", "file", metavar="FILE", type=click.Path(path_type=Path), help="Take them from this file; - is stdin."
+    "--csv", "file", metavar="FILE", type=click.Path(path_type=Path), help="Read them from this file; - is stdin."
 )
 @click.option(
     "--refused",
     "refused_file",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what was refused, and why, to this CSV file, which can be corrected and received again.",
+    help="Write refused numbers and reasons to this CSV file, to be corrected and received again.",
 )
 @pass_settings
 def receive(
     settings: Settings, serials: tuple[str, ...], file: Path | None, refused_file: Path | None, **place: str | None
 ) -> None:
-    """Receive serial numbers. All that are good are PENDING afterwards; the others are refused.
+    """Receive serial numbers. Good ones become PENDING; the others are refused.
 
     \b
     FILE is CSV in UTF-8. Either it has one serial number a line; or its first line names its columns:
@@ -178,10 +178,10 @@ def print_receipt(settings: Settings, received: list[Row], *, is_bulk: bool, els
 
 @vendor_group.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
-@click.option("--all", "accept_all", is_flag=True, help="All PENDING ones of --vendor that break no rule.")
-@click.option("--vendor", help="Whose, with --all.")
+@click.option("--all", "accept_all", is_flag=True, help="All PENDING ones of --vendor that follow the rules.")
+@click.option("--vendor", help="Vendor, with --all.")
 @click.option("--part", help="Only of this part, with --all.")
-@click.option("--internal", type=ID, help="The serial that is our own number of that one part.")
+@click.option("--internal", type=ID, help="Id of our own serial for the same part.")
 @pass_settings
 def accept(
     settings: Settings,
@@ -217,7 +217,7 @@ def accept(
 @reason_option
 @pass_settings
 def waive(settings: Settings, ids: tuple[int, ...], reason: str) -> None:
-    """Let vendor serials be accepted although they break a rule of their vendor."""
+    """Override rule violations of vendor serials, with a reason."""
     for_each(settings, "waive_vendor_rule", ids, reason)
 
 
@@ -226,7 +226,7 @@ def waive(settings: Settings, ids: tuple[int, ...], reason: str) -> None:
 @reason_option
 @pass_settings
 def reject(settings: Settings, ids: tuple[int, ...], reason: str) -> None:
-    """Send vendor serials back, all or none. Their numbers are free again."""
+    """Reject vendor serials, all or none. Their numbers are free again."""
     for_each(settings, "reject_vendor_serial", ids, reason)
 
 
@@ -248,20 +248,20 @@ def for_each(settings: Settings, function: str, ids: tuple[int, ...], reason: st
 @page_options
 @pass_settings
 def list_vendor_serials(settings: Settings, **arguments: object) -> None:
-    """List vendor serials in the order of their ids."""
+    """List vendor serials by id."""
     show_page(settings, LIST, arguments, IN_A_TABLE)
 
 
 @vendor_group.group()
 def rule() -> None:
-    """What the numbers of a vendor look like."""
+    """Define validation rules for a vendor's numbers."""
 
 
 @rule.command("list")
 @click.option("--vendor", help="Only of this vendor.")
 @pass_settings
 def list_rules(settings: Settings, vendor: str | None) -> None:
-    """List the rules. One without part is the vendor's general rule."""
+    """List the rules. A rule without part is the vendor's general rule."""
     with settings.connect() as connection:
         rules = connection.execute(LIST_RULES, {"vendor": vendor}).fetchall()
     output.print_rows(rules, as_json=settings.json, columns=RULE_IN_A_TABLE)
@@ -269,18 +269,18 @@ def list_rules(settings: Settings, vendor: str | None) -> None:
 
 @rule.command("set")
 @click.argument("vendor_name", metavar="VENDOR")
-@click.option("--part", "part_id", help="For this part. Default: for all that have no rule of their own.")
+@click.option("--part", "part_id", help="For this part. Default: for all parts without a rule of their own.")
 @click.option("--pattern", help="Pattern that the numbers follow, such as 'AC-{YYYY}-{SEQ:6}'.")
 @click.option("--regex", help="Regular expression that they match, such as '^AC-[0-9]{6}$'.")
-@click.option("--min-length", type=int, help="Characters that they have at least.")
-@click.option("--max-length", type=int, help="Characters that they have at most.")
+@click.option("--min-length", type=int, help="Minimum length in characters.")
+@click.option("--max-length", type=int, help="Maximum length in characters.")
 @click.option("--check", "check_algorithm", metavar="ALGORITHM", help="Check digit that they end with, such as luhn.")
 @click.option(
     "--stdnum-kind", metavar="KIND", help="Numbering scheme that they follow, such as imei; needs machserial_plpython."
 )
 @pass_settings
 def set_rule(settings: Settings, **arguments: object) -> None:
-    """Say what the numbers of VENDOR look like. Replaces the rule that there was as a whole."""
+    """Set the rule for VENDOR's numbers. Replaces the previous rule as a whole."""
     with settings.connect() as connection:
         made = call_one(connection, "set_vendor_rule", **arguments)
     output.print_record(made, as_json=settings.json)
@@ -291,7 +291,7 @@ def set_rule(settings: Settings, **arguments: object) -> None:
 @click.option("--part", "part_id", help="The rule for this part. Default: the general one.")
 @pass_settings
 def delete_rule(settings: Settings, **arguments: object) -> None:
-    """Take a rule of VENDOR away."""
+    """Delete a rule of VENDOR."""
     with settings.connect() as connection:
         deleted = call_one(connection, "delete_vendor_rule", **arguments)
     output.print_record(deleted, as_json=settings.json)
