@@ -189,6 +189,97 @@ def test_how_many_formats_of_patterns_there_may_be_is_a_setting(operator):
         generated(operator, pattern="KNOWN-{SEQ:4}")
 
 
+def dropped_by_maintenance(connection):
+    (row,) = [row for row in call(connection, "maintain") if row.task == "unused formats of patterns dropped"]
+    return row.done, row.remaining
+
+
+def lose_serials(connection, pattern):
+    """What a restore without the serials, or a superuser, leaves: the format of a pattern, and no serial of it."""
+    connection.execute("set session_replication_role = replica")
+    connection.execute(
+        "delete from machserial.serials as s using machserial.serial_formats as f "
+        "where s.format_id = f.id and f.pattern = %s",
+        [pattern],
+    )
+    connection.execute("reset session_replication_role")
+
+
+OBJECTS_OF_FORMATS = """
+    select
+        (select array_agg(f.pattern order by f.id) from machserial.serial_formats as f),
+        (select count(*) from pg_proc where pronamespace = 'machserial'::regnamespace and proname ~ '^_render_[0-9]'),
+        (select count(*) from pg_class where relnamespace = 'machserial'::regnamespace and relname ~ '^counter_[0-9]'),
+        (select count(*) from machserial.counters)
+"""
+
+
+def test_formats_of_patterns_that_no_serial_has_are_dropped(connection):
+    make_part(connection)
+    make_format(connection, "F", "F-{SEQ:8}")
+    for pattern in ("USED-{SEQ:4}", "RESERVED-{SEQ:4}", "REVISED-{SEQ:4}"):
+        generated(connection, pattern=pattern)
+    call(connection, "allocate_block", format="ad hoc: RESERVED-{SEQ:4}", quantity=1, holder="LINE", part_id="P")
+    call(connection, "revise_format", name="ad hoc: REVISED-{SEQ:4}", letter_case="UPPER")
+    before = connection.execute(OBJECTS_OF_FORMATS).fetchone()
+    for pattern in ("GONE-{SEQ:4}", "GONE-{RANDOM:8}"):
+        generated(connection, pattern=pattern)
+        lose_serials(connection, pattern)
+    for pattern in ("RESERVED-{SEQ:4}", "REVISED-{SEQ:4}"):
+        lose_serials(connection, pattern)
+    connection.execute("delete from machserial.numbering_plans")
+    assert dropped_by_maintenance(connection) == (2, 0)
+    assert connection.execute(OBJECTS_OF_FORMATS).fetchone() == before
+    deleted = "select details ->> 'pattern' from machserial.audit_events where event_type = 'FORMAT_DELETED' order by 1"
+    assert column(connection, deleted) == ["GONE-{RANDOM:8}", "GONE-{SEQ:4}"]
+    # The pattern is a new one from then on.
+    assert generated(connection, pattern="GONE-{SEQ:4}") == ["GONE-0001"]
+    assert dropped_by_maintenance(connection) == (0, 0)
+
+
+def test_no_other_format_is_deleted(connection):
+    make_part(connection)
+    make_format(connection, "F", "F-{SEQ:8}")
+    generated(connection, pattern="USED-{SEQ:4}")
+    for statement in (
+        "delete from machserial.serial_formats where name = 'F'",
+        "delete from machserial.serial_formats where is_ad_hoc",
+        "truncate machserial.serial_formats cascade",
+    ):
+        with refused(connection, "55000") as refusal:
+            connection.execute(statement)
+        assert "are kept" in refusal.message
+    call(connection, "create_roles")
+    connection.execute("set role machserial_admin")
+    with violated(connection, "42501"):
+        connection.execute("delete from machserial.serial_formats where is_ad_hoc")
+
+
+def test_a_format_that_comes_into_use_stays(connect):
+    """The one who uses it and the one who drops it: whoever comes second sees what the first has done."""
+    plant, other = connect(), connect()
+    plant.autocommit = other.autocommit = True
+    make_part(plant)
+    generated(plant, pattern="P-{RANDOM:8}")
+    lose_serials(plant, "P-{RANDOM:8}")
+    plant.execute("delete from machserial.numbering_plans")
+    with other.transaction():
+        generated(other, pattern="P-{RANDOM:8}")
+        assert dropped_by_maintenance(plant) == (0, 1)
+    assert dropped_by_maintenance(plant) == (0, 0)
+    lose_serials(plant, "P-{RANDOM:8}")
+    plant.execute("delete from machserial.numbering_plans")
+    old = value(plant, "select id from machserial.serial_formats")
+    with plant.transaction():
+        assert dropped_by_maintenance(plant) == (1, 0)
+        with violated(other, "55P03"), other.transaction():
+            other.execute("set local lock_timeout = '200ms'")
+            generated(other, pattern="P-{RANDOM:8}")
+    assert len(generated(other, pattern="P-{RANDOM:8}")) == 1
+    assert value(plant, "select id from machserial.serial_formats") > old
+    assert call(plant, "integrity", only="formats") == []
+
+
 def test_records_of_verifications_are_dropped_when_they_are_old(connection):
     columns = "verified_at, is_full, seals, events, problems, newest_seal_id, newest_seal_hash, rolling_seal_id"
     for days, problems in ((400, 0), (390, 1), (380, 0), (370, 1), (10, 1)):

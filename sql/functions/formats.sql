@@ -79,6 +79,24 @@ begin
 end
 $$;
 
+-- Only the format of a pattern may go, and only when its renderer has: _drop_unused_formats() drops that
+-- first, which only the owner can.
+create function machserial._refuse_loss_of_format() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if old.is_ad_hoc and to_regproc('machserial._render_' || old.id) is null then
+        return old;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'formats are kept',
+        detail = format('DELETE on machserial.serial_formats: %s version %s.', old.name, old.version),
+        hint = 'Take a format out of use with machserial.deactivate_format(name).';
+end
+$$;
+
 -- A pattern that generate() does not know becomes a format, with a function and a sequence: objects, which
 -- take room and locks from everybody.
 create function machserial._require_ad_hoc_room(pattern text) returns void
@@ -207,6 +225,22 @@ begin
         where c.changes - 'is_active' <> '{}'
     ) as e
     order by n.id, e.event_type;
+    return null;
+end
+$$;
+
+create function machserial._audit_deleted_formats() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform machserial._require_audit_partition();
+    insert into machserial.audit_events (event_type, event_source, details)
+    select
+        'FORMAT_DELETED', current_setting('application_name'),
+        jsonb_build_object('format', o.name, 'version', o.version, 'format_id', o.id, 'pattern', o.pattern)
+    from old_formats as o
+    order by o.id;
     return null;
 end
 $$;

@@ -84,10 +84,19 @@ before update on machserial.serial_formats
 for each row execute function machserial._refuse_format_change();
 
 create trigger serial_formats_are_kept
-before delete or truncate on machserial.serial_formats
+before delete on machserial.serial_formats
+for each row execute function machserial._refuse_loss_of_format();
+
+create trigger serial_formats_are_not_truncated
+before truncate on machserial.serial_formats
 for each statement execute function machserial._refuse_removal(
     'formats', 'Take a format out of use with machserial.deactivate_format(name).'
 );
+
+create trigger deleted_formats_are_audited
+after delete on machserial.serial_formats
+referencing old table as old_formats
+for each statement execute function machserial._audit_deleted_formats();
 
 create trigger new_formats_are_audited
 after insert on machserial.serial_formats

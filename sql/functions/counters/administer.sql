@@ -220,6 +220,100 @@ transaction is rolled back. reason: why; null means machserial.reason.
 Errors: 54000 a text that is too long; 22023 no reason, or next_value is less than what would come next, or
 more than the pattern holds; 23503 unknown format, part or site; 55000 a deactivated format.';
 
+-- The formats of patterns that no serial has and nothing refers to, among the given ones, or of all. Reads
+-- the registry once, and only if there is such a format.
+create function machserial._unused_formats(among bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    unreferenced constant bigint[] := array(
+        select f.id
+        from machserial.serial_formats as f
+        where
+            f.is_ad_hoc and f.revises is null and (among is null or f.id = any(among))
+            and not exists (select from machserial.serial_formats as n where f.id in (n.revises, n.continues))
+            and not exists (select from machserial.format_assignments as a where a.format_id = f.id)
+            and not exists (select from machserial.numbering_plans as p where p.format_id = f.id)
+            and not exists (select from machserial.trigger_definitions as d where d.format = f.name)
+            and not exists (
+                select
+                from machserial.counters as c
+                where
+                    c.format_id = f.id and (
+                        exists (select from machserial.number_blocks as b where b.counter_id = c.id)
+                        or exists (select from machserial.counter_fences as e where e.counter_id = c.id)
+                    )
+            )
+    );
+begin
+    if unreferenced = '{}' then
+        return unreferenced;
+    end if;
+    return array(
+        select u.id from unnest(unreferenced) as u (id)
+        except
+        select s.format_id from machserial.serials as s where s.format_id = any(unreferenced)
+        order by 1
+    );
+end
+$$;
+
+-- Drops the formats of patterns that no serial has, with renderer, counters and sequences; as many as a call
+-- may drop. One that somebody is using is left for the next time. remaining: what is left for another call.
+create function machserial._drop_unused_formats(out done integer, out remaining integer)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    due constant bigint[] := machserial._unused_formats(null);
+    unused bigint[];
+    unused_id bigint;
+begin
+    done := 0;
+    remaining := cardinality(due);
+    if due = '{}' or machserial._is_being_dumped() then
+        return;
+    end if;
+    -- From here on nobody begins to use one of them. The second look finds those that were used meanwhile.
+    unused := array(
+        select f.id from machserial.serial_formats as f
+        where f.id = any(due)
+        order by f.id
+        limit machserial._objects_per_call()
+        for update skip locked
+    );
+    foreach unused_id in array machserial._unused_formats(unused) loop
+        begin
+            perform machserial._drop_format(unused_id);
+            done := done + 1;
+        exception when lock_not_available then null;
+        end;
+    end loop;
+    remaining := remaining - done;
+end
+$$;
+
+create function machserial._drop_format(format_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counter_id bigint;
+begin
+    for counter_id in
+        delete from machserial.counters as c where c.format_id = _drop_format.format_id returning c.id
+    loop
+        execute format('drop sequence if exists %s', machserial._sequence_of(counter_id));
+    end loop;
+    execute format(
+        'drop function machserial.%I(bigint[], bigint[], timestamp, text, text, jsonb)', '_render_' || format_id
+    );
+    delete from machserial.serial_formats as f where f.id = format_id;
+end
+$$;
+
 -- Whether pg_dump is at work: it holds every table to the end. By then it has listed the sequences, and would
 -- fail for one that is gone.
 create function machserial._is_being_dumped() returns boolean

@@ -102,7 +102,8 @@ $$;
 -- Where a counter stands: the last value that it has given, or one step below where it was moved to; null
 -- while it stands where it began. Volatile, and looks twice: it may be retired while the caller's query runs.
 -- Ending the block by an exception lets go of the sequence. pg_sequence_last_value() would keep its lock
--- until the transaction ends, and the lock table may have no room for all counters.
+-- until the transaction ends, and the lock table may have no room for all. The one row of a sequence is read
+-- by its place, as callers may have sequential scans off.
 create function machserial._last_value(counter_id bigint) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -127,7 +128,7 @@ begin
         end if;
         begin
             execute format(
-                'select case when s.is_called then s.last_value end from %s as s',
+                $query$select case when s.is_called then s.last_value end from %s as s where s.ctid = '(0,1)'$query$,
                 machserial._sequence_of(counter_id)
             )
             into reached;

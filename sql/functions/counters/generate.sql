@@ -53,9 +53,11 @@ declare
 begin
     -- The second look is for a format that another session made between the first look and the insert.
     for look in 1..2 loop
+        -- The lock keeps _drop_unused_formats() from a format that is about to be used.
         select f.id into known_id
         from machserial.serial_formats as f
-        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc and f.is_active;
+        where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc and f.is_active
+        for key share;
         if known_id is not null then
             return known_id;
         end if;

@@ -148,6 +148,9 @@ begin
     task := 'counters retired';
     select c.done, c.remaining into done, remaining from machserial._retire_counters() as c;
     return next;
+    task := 'unused formats of patterns dropped';
+    select f.done, f.remaining into done, remaining from machserial._drop_unused_formats() as f;
+    return next;
     remaining := 0;
     task := 'numbering plans dropped';
     done := machserial._drop_outdated_plans();
@@ -170,9 +173,10 @@ $$;
 comment on function machserial.maintain() is
 'What must be done from time to time, safe at any time and from any scheduler: audit partitions for the
 coming three months, counters of today and tomorrow for what was counted in the last week, an end to those
-whose period is over or whose version was replaced, an end to blocks past their expires_at, sums in place of
-single executions of triggers, seals for the audit events, an end to records of verifications and of repeatable
-calls that are older than the settings say. Returns what was done, and what remains: of
-counters, one call makes and drops a tenth of what the server''s lock table holds. Where something remains,
-call it again, in another transaction; machserial maintain does.
+whose period is over or whose version was replaced, an end to formats of patterns that no serial has, with
+renderer and sequence, an end to blocks past their expires_at, sums in place of single executions of triggers,
+seals for the audit events, an end to records of verifications and of repeatable calls that are older than the
+settings say. Returns what was done, and what remains: of counters and formats, one call makes and drops a
+tenth of what the server''s lock table holds. Where something remains, call it again, in another transaction;
+machserial maintain does.
 Errors: 42501 a role that is limited to sites.';
