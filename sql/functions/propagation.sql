@@ -819,67 +819,114 @@ begin
 end
 $$;
 
--- Everything that a serial comes of (upward) or that came of it, level by level: a level is the serials next
--- to those of the level before, but for those reached already, each by one of the steps that lead to it.
-create function machserial._walk_lineage(
-    start machserial.serial, max_depth integer, upward boolean,
+-- The serials that a serial comes of (upward) or that came of it, each on the level where it is reached first,
+-- by the step with the lowest id. One query walks all levels, and one more than asked for, to see whether there
+-- is more. Nothing, if serials are reached over and over: a dense net is for _walk_lineage().
+create function machserial._lineage_one_way(
+    start_id bigint, max_depth integer, upward boolean,
     out direction text, out depth integer, out serial_id bigint, out serial_number text, out part_id text,
     out propagation_type text, out operation_code text, out path bigint[]
 )
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
--- Each level is longer than the plan may expect: no plan is made anew for that.
-set plan_cache_mode = 'force_generic_plan'
+as $$
+#variable_conflict use_column
+begin
+    -- What is lateral below with offset 0 can only be a nested loop, so that it also keeps the order.
+    return query
+    with recursive level as (
+        select
+            0 as depth, start_id as id, null::text collate "C" as propagation_type,
+            null::text collate "C" as operation_code, array[start_id] as path
+        union all
+        select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
+        from (
+            select distinct on (e.serial_id)
+                l.depth, e.serial_id as id, e.propagation_type, e.operation_code, l.path
+            from level as l
+            cross join lateral (
+                select e.id, e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where upward and e.child_serial_id = l.id
+                union all
+                select e.id, e.child_serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where not upward and e.parent_serial_id = l.id and e.child_serial_id is not null
+            ) as e
+            where l.depth <= _lineage_one_way.max_depth
+            order by e.serial_id, e.id
+        ) as n
+    )
+
+    select
+        case when upward then 'ANCESTOR' else 'DESCENDANT' end, l.depth, s.id, s.serial_number, s.part_id,
+        l.propagation_type, l.operation_code, l.path
+    from level as l
+    cross join lateral (
+        select n.id, n.serial_number, n.part_id
+        from machserial.serials as n
+        where n.id = l.id
+        offset 0
+    ) as s
+    where
+        l.depth > 0
+        and (
+            select count(*) <= 2 * count(distinct f.id)
+            from (select i.id from level as i limit 2000) as f
+        )
+        and case
+            when
+                (select count(*) > count(distinct i.id) from level as i)
+                and (l.id, l.depth) not in (select i.id, min(i.depth) from level as i group by i.id)
+                then false
+            when l.depth > _lineage_one_way.max_depth
+                then (select machserial._tell_cut(start_id, _lineage_one_way.max_depth, upward))
+            else true
+        end;
+end
+$$;
+
+-- The same level by level, each serial once: for nets in which there are many ways to a serial.
+create function machserial._walk_lineage(
+    start_id bigint, max_depth integer, upward boolean,
+    out direction text, out depth integer, out serial_id bigint, out serial_number text, out part_id text,
+    out propagation_type text, out operation_code text, out path bigint[]
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     level machserial._lineage_step[] := array[
-        row(start.id, null, null, array[start.id])::machserial._lineage_step
+        row(start_id, null, null, array[start_id])::machserial._lineage_step
     ];
-    reached bigint[] := array[start.id];
+    reached bigint[] := array[start_id];
     pending machserial._lineage_step[];
 begin
     direction := case when upward then 'ANCESTOR' else 'DESCENDANT' end;
     for depth in 1..max_depth loop
-        if upward then
-            select array_agg(n.step), reached || array_agg(n.id) into level, reached
-            from (
-                select distinct on (e.parent_serial_id)
-                    e.parent_serial_id as id,
-                    row(
-                        e.parent_serial_id, e.propagation_type, e.operation_code, l.path || e.parent_serial_id
-                    )::machserial._lineage_step as step
-                from unnest(level) as l
-                cross join lateral (
-                    select p.id, p.parent_serial_id, p.propagation_type, p.operation_code
-                    from machserial.serial_propagations as p
-                    where p.child_serial_id = l.serial_id
-                    offset 0
-                ) as e
-                where e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
-                order by e.parent_serial_id, e.id
-            ) as n;
-        else
-            select array_agg(n.step), reached || array_agg(n.id) into level, reached
-            from (
-                select distinct on (e.child_serial_id)
-                    e.child_serial_id as id,
-                    row(
-                        e.child_serial_id, e.propagation_type, e.operation_code, l.path || e.child_serial_id
-                    )::machserial._lineage_step as step
-                from unnest(level) as l
-                cross join lateral (
-                    select p.id, p.child_serial_id, p.propagation_type, p.operation_code
-                    from machserial.serial_propagations as p
-                    where p.parent_serial_id = l.serial_id
-                    offset 0
-                ) as e
-                where e.child_serial_id not in (select r.id from unnest(reached) as r (id))
-                order by e.child_serial_id, e.id
-            ) as n;
-        end if;
+        select array_agg(n.step), reached || array_agg(n.id) into level, reached
+        from (
+            select distinct on (e.serial_id)
+                e.serial_id as id,
+                row(
+                    e.serial_id, e.propagation_type, e.operation_code, l.path || e.serial_id
+                )::machserial._lineage_step as step
+            from unnest(level) as l
+            cross join lateral (
+                select e.id, e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where upward and e.child_serial_id = l.serial_id
+                union all
+                select e.id, e.child_serial_id, e.propagation_type, e.operation_code
+                from machserial.serial_propagations as e
+                where not upward and e.parent_serial_id = l.serial_id and e.child_serial_id is not null
+            ) as e
+            where e.serial_id not in (select r.id from unnest(reached) as r (id))
+            order by e.serial_id, e.id
+        ) as n;
         pending := pending || level;
         -- Not level by level: most levels are small.
         if level is null or depth = max_depth or cardinality(pending) > 1000 then
@@ -896,21 +943,20 @@ begin
             return;
         end if;
     end loop;
-    if
-        upward and exists (
-            select from machserial.serial_propagations as e
-            where
-                e.child_serial_id = any(array(select l.serial_id from unnest(level) as l))
-                and e.parent_serial_id not in (select r.id from unnest(reached) as r (id))
-        )
-        or not upward and exists (
-            select from machserial.serial_propagations as e
-            where
-                e.parent_serial_id = any(array(select l.serial_id from unnest(level) as l))
-                and e.child_serial_id not in (select r.id from unnest(reached) as r (id))
-        )
-    then
-        perform machserial._tell_cut(start.id, max_depth, upward);
+    if exists (
+        select from unnest(level) as l
+        cross join lateral (
+            select e.id, e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
+            from machserial.serial_propagations as e
+            where upward and e.child_serial_id = l.serial_id
+            union all
+            select e.id, e.child_serial_id, e.propagation_type, e.operation_code
+            from machserial.serial_propagations as e
+            where not upward and e.parent_serial_id = l.serial_id and e.child_serial_id is not null
+        ) as e
+        where e.serial_id not in (select r.id from unnest(reached) as r (id))
+    ) then
+        perform machserial._tell_cut(start_id, max_depth, upward);
     end if;
 end
 $$;
@@ -924,248 +970,43 @@ create function machserial.lineage(
 returns setof record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
--- One plan, which reads by index, even if it is made while the tables are small. What is lateral below with
--- offset 0 can only be a nested loop, so that it also keeps the order.
+-- One plan, which reads by index, even if it is made while the tables are small, and however long a level is.
 set plan_cache_mode = 'force_generic_plan'
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    start machserial.serial;
+    start constant machserial.serial := machserial._serial(lineage.serial_id);
+    upward boolean;
 begin
     if lineage.max_depth is null or lineage.max_depth < 0 then
-        start := machserial._serial(lineage.serial_id);
         raise exception using
             errcode = 'invalid_parameter_value',
             message = format('no lineage of serial %s without a depth', start.serial_number),
             detail = format('max_depth is %s.', coalesce(lineage.max_depth::text, 'null')),
             hint = 'Give 0 for the serial alone, 1 for its parents and children, and so on.';
     end if;
-    -- A line, of one serial each level and no more, and everything else left out. It goes one level further
-    -- than asked for, to see whether there is more.
-    return query
-    with recursive ancestor as (
-        select
-            1 as depth, e.parent_serial_id as id, e.propagation_type, e.operation_code,
-            array[lineage.serial_id, e.parent_serial_id] as path
-        from machserial.serial_propagations as e
-        where e.child_serial_id = lineage.serial_id
-        union all
-        select
-            a.depth + 1, e.serial_id, e.propagation_type, e.operation_code,
-            a.path || array[e.serial_id]
-        from ancestor as a
-        cross join lateral (
-            select e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
-            from machserial.serial_propagations as e
-            where e.child_serial_id = a.id
-            offset 0
-        ) as e
-        where a.depth <= lineage.max_depth
-    ),
-
-    descendant as (
-        select
-            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
-            null::text collate "C" as operation_code,
-            array[lineage.serial_id] as path
-        union all
-        select
-            d.depth + 1, e.serial_id, e.propagation_type, e.operation_code,
-            d.path || array[e.serial_id]
-        from descendant as d
-        cross join lateral (
-            select e.child_serial_id as serial_id, e.propagation_type, e.operation_code
-            from machserial.serial_propagations as e
-            where e.parent_serial_id = d.id
-            offset 0
-        ) as e
-        where d.depth <= lineage.max_depth and e.serial_id is not null
-    ),
-
-    -- Whether both are lines; they are counted only as far as lines could go.
-    line as materialized (
-        select
-            (
-                select count(*) = coalesce(max(n.depth), 0)
-                from (select a.depth from ancestor as a limit lineage.max_depth::bigint + 2) as n
+    foreach upward in array array[true, false] loop
+        return query select w.* from machserial._lineage_one_way(start.id, lineage.max_depth, upward) as w;
+        if
+            not found and lineage.max_depth > 0 and (
+                upward and exists (
+                    select from machserial.serial_propagations as e where e.child_serial_id = start.id
+                )
+                or not upward and exists (
+                    select from machserial.serial_propagations as e where e.parent_serial_id = start.id
+                )
             )
-            and (
-                select count(*) = max(n.depth) + 1
-                from (select d.depth from descendant as d limit lineage.max_depth::bigint + 3) as n
-            ) as is_one
-    )
-
-    select
-        'ANCESTOR', a.depth, s.id, s.serial_number, s.part_id, a.propagation_type, a.operation_code, a.path
-    from ancestor as a
-    cross join lateral (
-        select n.id, n.serial_number, n.part_id
-        from machserial.serials as n
-        where n.id = a.id
-        offset 0
-    ) as s
-    where
-        (select l.is_one from line as l)
-        and (
-            a.depth <= lineage.max_depth
-            or machserial._tell_cut(lineage.serial_id, lineage.max_depth, true)
-        )
-    union all
-    select
-        case d.depth when 0 then 'SELF' else 'DESCENDANT' end, d.depth, s.id, s.serial_number, s.part_id,
-        d.propagation_type, d.operation_code, d.path
-    from descendant as d
-    cross join lateral (
-        select n.id, n.serial_number, n.part_id
-        from machserial.serials as n
-        where n.id = d.id
-        offset 0
-    ) as s
-    where
-        (select l.is_one from line as l)
-        and (
-            d.depth <= lineage.max_depth
-            or machserial._tell_cut(lineage.serial_id, lineage.max_depth, false)
-        );
-    if found then
-        return;
-    end if;
-    start := machserial._serial(lineage.serial_id);
-    -- Each serial once a level, in the order of the ids.
-    return query
-    with recursive level as (
-        select
-            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
-            null::text collate "C" as operation_code,
-            array[lineage.serial_id] as path
-        union all
-        select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
-        from (
-            select distinct on (e.serial_id)
-                l.depth, e.serial_id as id, e.propagation_type, e.operation_code, l.path
-            from level as l
-            cross join lateral (
-                select e.id, e.parent_serial_id as serial_id, e.propagation_type, e.operation_code
-                from machserial.serial_propagations as e
-                where e.child_serial_id = l.id
-                offset 0
-            ) as e
-            where l.depth < lineage.max_depth
-            order by e.serial_id, e.id
-        ) as n
-    )
-
-    select
-        'ANCESTOR', l.depth, s.id, s.serial_number, s.part_id, l.propagation_type, l.operation_code, l.path
-    from level as l
-    cross join lateral (
-        select n.id, n.serial_number, n.part_id
-        from machserial.serials as n
-        where n.id = l.id
-        offset 0
-    ) as s
-    where
-        l.depth > 0
-        and (
+        then
+            return query select w.* from machserial._walk_lineage(start.id, lineage.max_depth, upward) as w;
+        end if;
+        if upward then
+            return query
             select
-                case
-                    -- Reached over and over: not this way.
-                    when (
-                        select count(*) > 2 * count(distinct f.id)
-                        from (select i.id from level as i limit 2000) as f
-                    ) then false
-                    when exists (
-                        select from level as i
-                        cross join lateral (
-                            select e.parent_serial_id as serial_id
-                            from machserial.serial_propagations as e
-                            where e.child_serial_id = i.id
-                            offset 0
-                        ) as e
-                        where
-                            i.depth = lineage.max_depth
-                            and e.serial_id not in (select r.id from level as r)
-                    ) then not machserial._tell_cut(lineage.serial_id, lineage.max_depth, true)
-                    else true
-                end
-        )
-        and (
-            not (select count(*) > count(distinct i.id) from level as i)
-            or (l.id, l.depth) in (select i.id, min(i.depth) from level as i group by i.id)
-        );
-    if not found and lineage.max_depth > 0 then
-        return query
-        select w.* from machserial._walk_lineage(start, lineage.max_depth, true) as w;
-    end if;
-    return query
-    select
-        'SELF', 0, start.id, start.serial_number, start.part_id, null::text, null::text, array[start.id];
-    return query
-    with recursive level as (
-        select
-            0 as depth, lineage.serial_id as id, null::text collate "C" as propagation_type,
-            null::text collate "C" as operation_code,
-            array[lineage.serial_id] as path
-        union all
-        select n.depth + 1, n.id, n.propagation_type, n.operation_code, n.path || array[n.id]
-        from (
-            select distinct on (e.serial_id)
-                l.depth, e.serial_id as id, e.propagation_type, e.operation_code, l.path
-            from level as l
-            cross join lateral (
-                select e.id, e.child_serial_id as serial_id, e.propagation_type, e.operation_code
-                from machserial.serial_propagations as e
-                where e.parent_serial_id = l.id
-                offset 0
-            ) as e
-            where l.depth < lineage.max_depth and e.serial_id is not null
-            order by e.serial_id, e.id
-        ) as n
-    )
-
-    select
-        'DESCENDANT', l.depth, s.id, s.serial_number, s.part_id, l.propagation_type, l.operation_code, l.path
-    from level as l
-    cross join lateral (
-        select n.id, n.serial_number, n.part_id
-        from machserial.serials as n
-        where n.id = l.id
-        offset 0
-    ) as s
-    where
-        l.depth > 0
-        and (
-            select
-                case
-                    -- Reached over and over: not this way.
-                    when (
-                        select count(*) > 2 * count(distinct f.id)
-                        from (select i.id from level as i limit 2000) as f
-                    ) then false
-                    when exists (
-                        select from level as i
-                        cross join lateral (
-                            select e.child_serial_id as serial_id
-                            from machserial.serial_propagations as e
-                            where e.parent_serial_id = i.id
-                            offset 0
-                        ) as e
-                        where
-                            i.depth = lineage.max_depth and e.serial_id is not null
-                            and e.serial_id not in (select r.id from level as r)
-                    ) then not machserial._tell_cut(lineage.serial_id, lineage.max_depth, false)
-                    else true
-                end
-        )
-        and (
-            not (select count(*) > count(distinct i.id) from level as i)
-            or (l.id, l.depth) in (select i.id, min(i.depth) from level as i group by i.id)
-        );
-    if not found and lineage.max_depth > 0 then
-        return query
-        select w.* from machserial._walk_lineage(start, lineage.max_depth, false) as w;
-    end if;
+                'SELF', 0, start.id, start.serial_number, start.part_id, null::text, null::text,
+                array[start.id];
+        end if;
+    end loop;
 end
 $$;
 
