@@ -102,13 +102,15 @@ def test_every_table_is_audited_or_has_a_reason_not_to_be(connection):
             "select t.tgtype, p.proname, t.tgoldtable, t.tgnewtable, p.prosecdef from pg_trigger as t "
             "join pg_proc as p on p.oid = t.tgfoid "
             "where t.tgrelid = %s::regclass and not t.tgisinternal and t.tgenabled = 'O' and t.tgattr = '' "
-            "and t.tgqual is null and t.tgtype & 1 = 0",
+            "and t.tgqual is null",
             (f"machserial.{table}",),
         ).fetchall()
         for operation, bit in OPERATIONS.items():
-            refuses = any(kind & bit and kind & 2 and name.startswith("_refuse_") for kind, name, *_ in triggers)
+            refuses = any(kind & bit and kind & 3 == 2 and name.startswith("_refuse_") for kind, name, *_ in triggers)
             audits = any(
-                kind & bit and not kind & 2 and name.startswith(("_audit_", "_admit_")) and as_owner and (old or new)
+                kind & bit and not kind & 2 and name.startswith(("_audit_", "_admit_")) and as_owner
+                # Of each row, or of all rows of the statement.
+                and (kind & 1 or old or new)
                 for kind, name, old, new, as_owner in triggers
             )
             if not (refuses or (audits and operation != "TRUNCATE")):
@@ -321,8 +323,8 @@ def test_sites_are_audited_by_function_and_sql_and_copy(plant):
         ("SITE_REGISTERED", None, "B", {"time_zone": "Asia/Tokyo"}),
         ("SITE_UPDATED", None, "A", {"name": {"old": None, "new": "A!"}}),
         ("SITE_UPDATED", None, "B", {"name": {"old": None, "new": "B!"}}),
-        ("SITE_DELETED", None, "A", {"name": "A!", "time_zone": "UTC"}),
         ("SITE_DELETED", None, "MUC", {"name": "Munich", "time_zone": "UTC"}),
+        ("SITE_DELETED", None, "A", {"name": "A!", "time_zone": "UTC"}),
     ]  # fmt: skip
     created = value(plant, "select to_jsonb(created_at) from machserial.sites where id = 'HAM'")
     assert trail(plant)[0][3]["created_at"] == created
@@ -347,8 +349,8 @@ def test_parts_are_audited_by_function_and_sql_and_copy(plant):
         ("PART_REGISTERED", "B", None, {"part_type": "T", "name": "Bolt", "default_scopes": own}),
         ("PART_UPDATED", "A", None, {"name": {"old": "Axle", "new": "AXLE"}}),
         ("PART_UPDATED", "B", None, {"name": {"old": "Bolt", "new": "BOLT"}}),
-        ("PART_DELETED", "A", None, {"part_type": "T", "name": "AXLE", "default_scopes": own}),
         ("PART_DELETED", "O", None, {"part_type": "T", "default_scopes": own}),
+        ("PART_DELETED", "A", None, {"part_type": "T", "name": "AXLE", "default_scopes": own}),
     ]
 
 
@@ -555,8 +557,8 @@ def test_assignments_are_audited_by_sql_and_copy_and_cascade(plant):
         ("FORMAT_ASSIGNMENT_UPDATED", "P", None, change),
         ("FORMAT_UNASSIGNED", None, None, {"format": "F", "part_type": "V", "priority": 0}),
         ("FORMAT_ASSIGNED", None, None, {"format": "F", "part_type": "V", "priority": 0}),
-        ("FORMAT_UNASSIGNED", None, None, {"format": "F", "part_type": "U", "priority": 0}),
         ("FORMAT_UNASSIGNED", None, None, {"format": "F", "part_type": "V", "priority": 0}),
+        ("FORMAT_UNASSIGNED", None, None, {"format": "F", "part_type": "U", "priority": 0}),
         ("PART_DELETED", "P", None, {"part_type": "T", "default_scopes": ["SITE", "PART_TYPE"]}),
         ("FORMAT_UNASSIGNED", "P", None, {"format": "F", "priority": 0}),
         ("FORMAT_UNASSIGNED", "P", None, {"format": "F", "priority": 9}),

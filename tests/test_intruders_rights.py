@@ -105,7 +105,7 @@ def test_a_trigger_function_is_nobodys(place: SimpleNamespace, operator: psycopg
             "create trigger forge after insert on forged referencing new table as new_serials for each statement "
             "execute function machserial._admit_new_serials()",
             "create trigger forge after insert on forged referencing new table as new_formats for each statement "
-            "execute function machserial._audit_new_formats()",
+            "execute function machserial._audit_configuration()",
             "create trigger forge after insert on forged for each row execute function machserial._equip_format()",
         ),
     )
@@ -151,7 +151,7 @@ KERNEL = (
     "select machserial._revive_counter(1)",
     # Writes events.
     "select machserial._audit('SERIAL_RETIRED', 'P', 'DEFAULT', '{}')",
-    "select machserial._audit_pause('PAUSED', 'x', '{}')",
+    "select machserial._audit('PAUSED', null, null, '{}', 'x')",
     "insert into machserial.audit_events (event_type, event_source) values ('SERIAL_RETIRED', 'x')",
     "select machserial._make_audit_partition('2050-01-01')",
     # Runs as the owner what it is told.

@@ -270,62 +270,6 @@ begin
 end
 $$;
 
--- A site or a part is entered or taken away: the event has its values.
-create function machserial._audit_places_and_parts() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kind constant text := case tg_table_name when 'sites' then 'SITE' else 'PART' end;
-begin
-    perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
-    select
-        kind || case tg_op when 'INSERT' then '_REGISTERED' else '_DELETED' end,
-        current_setting('application_name'), case kind when 'PART' then r.id end,
-        case kind when 'SITE' then r.id end, jsonb_strip_nulls(to_jsonb(r) - 'id')
-    from registered as r
-    order by r.id;
-    return null;
-end
-$$;
-
--- Who gives one another id, which a plain update can do while nothing refers to it, takes it away and enters
--- another.
-create function machserial._audit_changed_places_and_parts() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set jit = off
-as $$
-declare
-    kind constant text := case tg_table_name when 'sites' then 'SITE' else 'PART' end;
-begin
-    perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
-    select
-        kind || c.step, current_setting('application_name'), case kind when 'PART' then c.id end,
-        case kind when 'SITE' then c.id end, c.details
-    from new_rows as n
-    full join old_rows as o on o.id = n.id
-    cross join lateral (
-        select
-            coalesce(n.id, o.id) as id,
-            case when o.id is null then '_REGISTERED' when n.id is null then '_DELETED' else '_UPDATED' end
-                as step,
-            case
-                when o.id is null then jsonb_strip_nulls(to_jsonb(n) - 'id')
-                when n.id is null then jsonb_strip_nulls(to_jsonb(o) - 'id')
-                else machserial._changes(to_jsonb(o), to_jsonb(n))
-            end as details
-        -- Once a row.
-        offset 0
-    ) as c
-    where c.details is not null
-    order by c.id, c.step;
-    return null;
-end
-$$;
-
 create function machserial._require_time_zone(site_id text, time_zone text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -819,9 +819,9 @@ begin
 end
 $$;
 
--- The serials that a serial comes of (upward) or that came of it, each on the level where it is reached first,
--- by the step with the lowest id. One query walks all levels, and one more than asked for, to see whether there
--- is more. Nothing, if serials are reached over and over: a dense net is for _walk_lineage().
+-- The serials that a serial comes of (upward) or that came of it, each on the level where it is reached
+-- first, by the step with the lowest id. One query walks all levels, and one more than asked for, to see
+-- whether there is more. Nothing, if serials are reached over and over: a dense net is for _walk_lineage().
 create function machserial._lineage_one_way(
     start_id bigint, max_depth integer, upward boolean,
     out direction text, out depth integer, out serial_id bigint, out serial_number text, out part_id text,

@@ -231,54 +231,6 @@ begin
 end
 $$;
 
--- What an event says of a rule: as it was and as it is now, null where there was or is none.
-create function machserial._vendor_rule_details(was jsonb, becomes jsonb) returns jsonb
-language sql immutable parallel safe
-return jsonb_build_object(
-    'vendor_name', coalesce(becomes, was) -> 'vendor_name',
-    'old', jsonb_strip_nulls(was - 'compiled_pattern'), 'new', jsonb_strip_nulls(becomes - 'compiled_pattern')
-);
-
-create function machserial._audit_vendor_rules() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, part_id, details)
-    select
-        case tg_op when 'INSERT' then 'VENDOR_RULE_SET' else 'VENDOR_RULE_DELETED' end,
-        current_setting('application_name'), r.part_id,
-        machserial._vendor_rule_details(
-            case tg_op when 'DELETE' then to_jsonb(r) end, case tg_op when 'INSERT' then to_jsonb(r) end
-        )
-    from rules as r
-    order by r.id;
-    return null;
-end
-$$;
-
-create function machserial._audit_changed_vendor_rules() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set jit = off
-as $$
-begin
-    perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, part_id, details)
-    select
-        case when n.id is null then 'VENDOR_RULE_DELETED' else 'VENDOR_RULE_SET' end,
-        current_setting('application_name'), case when n.id is null then o.part_id else n.part_id end,
-        machserial._vendor_rule_details(to_jsonb(o), to_jsonb(n))
-    from new_rules as n
-    -- Only who gives a rule another id has one without the other.
-    full join old_rules as o on o.id = n.id
-    where to_jsonb(o) - 'compiled_pattern' is distinct from to_jsonb(n) - 'compiled_pattern'
-    order by coalesce(n.id, o.id);
-    return null;
-end
-$$;
-
 create function machserial.set_vendor_rule(
     vendor_name text, part_id text default null, pattern text default null, regex text default null,
     min_length integer default null, max_length integer default null, check_algorithm text default null,

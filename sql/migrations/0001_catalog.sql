@@ -44,20 +44,9 @@ create trigger sites_have_a_known_time_zone
 before insert or update of time_zone on machserial.sites
 for each row execute function machserial._examine_time_zone();
 
-create trigger new_sites_are_audited
-after insert on machserial.sites
-referencing new table as registered
-for each statement execute function machserial._audit_places_and_parts();
-
-create trigger changed_sites_are_audited
-after update on machserial.sites
-referencing old table as old_rows new table as new_rows
-for each statement execute function machserial._audit_changed_places_and_parts();
-
-create trigger deleted_sites_are_audited
-after delete on machserial.sites
-referencing old table as registered
-for each statement execute function machserial._audit_places_and_parts();
+create trigger sites_are_audited
+after insert or update or delete on machserial.sites
+for each row execute function machserial._audit_configuration();
 
 create trigger sites_are_not_truncated
 before truncate on machserial.sites
@@ -65,23 +54,20 @@ for each statement execute function machserial._refuse_removal(
     'sites', 'Delete a site that nothing refers to: delete from machserial.sites where id = ''...''.'
 );
 
-create trigger new_parts_are_audited
-after insert on machserial.parts
-referencing new table as registered
-for each statement execute function machserial._audit_places_and_parts();
-
-create trigger changed_parts_are_audited
-after update on machserial.parts
-referencing old table as old_rows new table as new_rows
-for each statement execute function machserial._audit_changed_places_and_parts();
-
-create trigger deleted_parts_are_audited
-after delete on machserial.parts
-referencing old table as registered
-for each statement execute function machserial._audit_places_and_parts();
+create trigger parts_are_audited
+after insert or update or delete on machserial.parts
+for each row execute function machserial._audit_configuration();
 
 create trigger parts_are_not_truncated
 before truncate on machserial.parts
 for each statement execute function machserial._refuse_removal(
     'parts', 'Delete a part that nothing refers to: delete from machserial.parts where id = ''...''.'
+);
+
+alter table machserial.sites enable row level security;
+create policy open_to_the_privileged on machserial.sites using (true);
+create policy own_sites_only on machserial.sites as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or id = any((select machserial._own_sites())::text[])
 );

@@ -93,20 +93,9 @@ for each statement execute function machserial._refuse_removal(
     'formats', 'Take a format out of use with machserial.deactivate_format(name).'
 );
 
-create trigger deleted_formats_are_audited
-after delete on machserial.serial_formats
-referencing old table as old_formats
-for each statement execute function machserial._audit_deleted_formats();
-
-create trigger new_formats_are_audited
-after insert on machserial.serial_formats
-referencing new table as new_formats
-for each statement execute function machserial._audit_new_formats();
-
-create trigger changed_formats_are_audited
-after update on machserial.serial_formats
-referencing old table as old_formats new table as new_formats
-for each statement execute function machserial._audit_changed_formats();
+create trigger serial_formats_are_audited
+after insert or update or delete on machserial.serial_formats
+for each row execute function machserial._audit_configuration();
 
 create table machserial.format_assignments (
     id bigint not null generated always as identity primary key,
@@ -143,20 +132,9 @@ comment on column machserial.format_assignments.effective_from is 'From when on.
 comment on column machserial.format_assignments.effective_until is 'Until when, exclusive; null: for good.';
 comment on column machserial.format_assignments.created_at is 'When it was assigned.';
 
-create trigger new_assignments_are_audited
-after insert on machserial.format_assignments
-referencing new table as assignments
-for each statement execute function machserial._audit_assignments();
-
-create trigger changed_assignments_are_audited
-after update on machserial.format_assignments
-referencing old table as old_assignments new table as new_assignments
-for each statement execute function machserial._audit_changed_assignments();
-
-create trigger deleted_assignments_are_audited
-after delete on machserial.format_assignments
-referencing old table as assignments
-for each statement execute function machserial._audit_assignments();
+create trigger format_assignments_are_audited
+after insert or update or delete on machserial.format_assignments
+for each row execute function machserial._audit_configuration();
 
 create trigger assignments_are_not_truncated
 before truncate on machserial.format_assignments

@@ -184,3 +184,27 @@ for each statement execute function machserial._outdate_plans_by_change();
 create trigger changed_counters_outdate_plans
 after delete or update of format_id, part_id, site_id, period, retired_at on machserial.counters
 for each statement execute function machserial._outdate_plans_by_counter();
+
+alter table machserial.counters enable row level security;
+create policy open_to_the_privileged on machserial.counters using (true);
+create policy own_sites_only on machserial.counters as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (site_id = '' or site_id = any((select machserial._own_sites())::text[]))
+);
+
+alter table machserial.numbering_plans enable row level security;
+create policy open_to_the_privileged on machserial.numbering_plans using (true);
+create policy own_sites_only on machserial.numbering_plans as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+);
+
+alter table machserial.requests enable row level security;
+create policy open_to_the_privileged on machserial.requests using (true);
+create policy own_sites_only on machserial.requests as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+);

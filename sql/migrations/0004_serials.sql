@@ -134,3 +134,15 @@ before delete or truncate on machserial.serials
 for each statement execute function machserial._refuse_removal(
     'serials', 'Take a serial out of use with machserial.retire_serial(serial_id, reason).'
 );
+
+alter table machserial.serials enable row level security;
+create policy open_to_the_privileged on machserial.serials using (true);
+create policy own_sites_only on machserial.serials as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+);
+
+-- Only functions that act as the owner say that a number was issued.
+create policy only_issued_numbers_are_generated on machserial.serials as restrictive for insert
+with check (source <> 'SYSTEM_GENERATED');

@@ -85,3 +85,12 @@ create trigger changed_serials_are_audited
 after update on machserial.serials
 referencing old table as old_serials new table as new_serials
 for each statement execute function machserial._audit_changed_serials();
+
+alter table machserial.audit_events enable row level security;
+create policy open_to_the_privileged on machserial.audit_events using (true);
+create policy own_sites_only on machserial.audit_events as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+    or (site_id is null and event_type ~ '^(FORMAT|PART|TRIGGER|VENDOR_RULE)_|^(PAUSED|RESUMED)$')
+);

@@ -125,3 +125,19 @@ create trigger serials_leave_their_conflict
 after update of status on machserial.serials
 for each row when (old.status = 'CONFLICT' and new.status <> 'CONFLICT')
 execute function machserial._resolve_conflict_of_serial();
+
+alter table machserial.serial_conflicts enable row level security;
+create policy open_to_the_privileged on machserial.serial_conflicts using (true);
+create policy own_sites_only on machserial.serial_conflicts as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        site_id = any((select machserial._own_sites())::text[])
+        and (serial_id is null or machserial._sees_serial(serial_id))
+        and (kept_serial_id is null or machserial._sees_serial(kept_serial_id))
+    )
+);

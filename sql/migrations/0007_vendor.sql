@@ -121,20 +121,9 @@ create trigger vendor_rules_are_examined
 before insert or update on machserial.vendor_rules
 for each row execute function machserial._examine_vendor_rule();
 
-create trigger new_vendor_rules_are_audited
-after insert on machserial.vendor_rules
-referencing new table as rules
-for each statement execute function machserial._audit_vendor_rules();
-
-create trigger changed_vendor_rules_are_audited
-after update on machserial.vendor_rules
-referencing old table as old_rules new table as new_rules
-for each statement execute function machserial._audit_changed_vendor_rules();
-
-create trigger deleted_vendor_rules_are_audited
-after delete on machserial.vendor_rules
-referencing old table as rules
-for each statement execute function machserial._audit_vendor_rules();
+create trigger vendor_rules_are_audited
+after insert or update or delete on machserial.vendor_rules
+for each row execute function machserial._audit_configuration();
 
 create trigger vendor_rules_are_not_truncated
 before truncate on machserial.vendor_rules
@@ -210,3 +199,19 @@ create trigger vendor_serials_follow_serials
 after update on machserial.serials
 referencing new table as new_serials
 for each statement execute function machserial._copy_status_to_vendor_serials();
+
+alter table machserial.vendor_serials enable row level security;
+create policy open_to_the_privileged on machserial.vendor_serials using (true);
+create policy own_sites_only on machserial.vendor_serials as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        -- And so is its serial: new_vendor_serials_are_examined compares the two.
+        site_id = any((select machserial._own_sites())::text[])
+        and (internal_serial_id is null or machserial._sees_serial(internal_serial_id))
+    )
+);

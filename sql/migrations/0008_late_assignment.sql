@@ -119,3 +119,20 @@ create trigger changed_placeholders_are_audited
 after update on machserial.late_assignment_placeholders
 referencing old table as old_placeholders new table as new_placeholders
 for each statement execute function machserial._audit_changed_placeholders();
+
+alter table machserial.late_assignment_placeholders enable row level security;
+create policy open_to_the_privileged on machserial.late_assignment_placeholders using (true);
+create policy own_sites_only on machserial.late_assignment_placeholders as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        site_id = any((select machserial._own_sites())::text[])
+        and (serial_id is null or machserial._sees_serial(serial_id))
+    )
+);
+
+-- An edge shows both of its ends, so who sees but one of them does not see it.

@@ -87,3 +87,29 @@ create trigger serials_keep_their_lineage_rank
 before update of lineage_rank on machserial.serials
 for each row when (old.lineage_rank is distinct from new.lineage_rank)
 execute function machserial._refuse_rank_change();
+
+alter table machserial.serial_propagations enable row level security;
+create policy open_to_the_privileged on machserial.serial_propagations using (true);
+create policy own_sites_only on machserial.serial_propagations as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (exists (
+        select from machserial.serials as s
+        where s.id = serial_propagations.parent_serial_id
+    ) and (
+        child_serial_id is null
+        or exists (
+            select from machserial.serials as s
+            where s.id = serial_propagations.child_serial_id
+        )
+    ))
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        machserial._sees_serial(parent_serial_id)
+        and (child_serial_id is null or machserial._sees_serial(child_serial_id))
+    )
+);
+
+-- Of the events without a site those of formats, rules and the like are everybody's.

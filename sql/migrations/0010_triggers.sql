@@ -67,20 +67,9 @@ create trigger changed_triggers_are_examined
 before update on machserial.trigger_definitions
 for each row execute function machserial._examine_trigger();
 
-create trigger new_triggers_are_audited
-after insert on machserial.trigger_definitions
-referencing new table as triggers
-for each statement execute function machserial._audit_triggers_that_come_and_go();
-
-create trigger changed_triggers_are_audited
-after update on machserial.trigger_definitions
-referencing old table as old_triggers new table as new_triggers
-for each statement execute function machserial._audit_changed_triggers();
-
-create trigger deleted_triggers_are_audited
-after delete on machserial.trigger_definitions
-referencing old table as triggers
-for each statement execute function machserial._audit_triggers_that_come_and_go();
+create trigger trigger_definitions_are_audited
+after insert or update or delete on machserial.trigger_definitions
+for each row execute function machserial._audit_configuration();
 
 create trigger triggers_are_not_truncated
 before truncate on machserial.trigger_definitions
@@ -107,3 +96,10 @@ comment on column machserial.trigger_executions.executions is 'Events that it fi
 comment on column machserial.trigger_executions.units is 'Serials, receipts or placeholders that it made.';
 comment on column machserial.trigger_executions.executed_at is
 'When it fired, the last time of those in this row: start of the transaction.';
+
+alter table machserial.trigger_executions enable row level security;
+create policy open_to_the_privileged on machserial.trigger_executions using (true);
+create policy own_sites_only on machserial.trigger_executions as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+);

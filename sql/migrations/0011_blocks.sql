@@ -142,3 +142,29 @@ for each statement execute function machserial._refuse_removal(
     'blocks and what they were used for',
     'Give back what is left of a block with machserial.return_block(block_id).'
 );
+
+alter table machserial.number_blocks enable row level security;
+create policy open_to_the_privileged on machserial.number_blocks using (true);
+create policy own_sites_only on machserial.number_blocks as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or site_id = any((select machserial._own_sites())::text[])
+);
+
+alter table machserial.block_usages enable row level security;
+create policy open_to_the_privileged on machserial.block_usages using (true);
+create policy own_sites_only on machserial.block_usages as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or exists (
+        select from machserial.number_blocks as b
+        where b.id = block_usages.block_id
+    )
+)
+with check (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or (
+        machserial._sees_block(block_id)
+        and (serial_id is null or machserial._sees_serial(serial_id))
+    )
+);

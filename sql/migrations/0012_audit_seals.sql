@@ -135,3 +135,24 @@ for each statement execute function machserial._refuse_loss_of_verification();
 
 -- Of every event, whatever its id.
 select machserial._open_incarnation(-9223372036854775808);
+
+alter table machserial.audit_seals enable row level security;
+create policy open_to_the_privileged on machserial.audit_seals using (true);
+create policy own_sites_only on machserial.audit_seals as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+);
+
+alter table machserial.audit_leaves enable row level security;
+create policy open_to_the_privileged on machserial.audit_leaves using (true);
+create policy own_sites_only on machserial.audit_leaves as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+);
+
+alter table machserial.audit_verifications enable row level security;
+create policy open_to_the_privileged on machserial.audit_verifications using (true);
+create policy own_sites_only on machserial.audit_verifications as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+);

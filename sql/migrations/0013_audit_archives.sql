@@ -36,3 +36,12 @@ comment on column machserial.audit_archives.archived_by is
 create trigger audit_archives_are_append_only
 before update or delete or truncate on machserial.audit_archives
 for each statement execute function machserial._refuse_audit_change();
+
+alter table machserial.audit_archives enable row level security;
+create policy open_to_the_privileged on machserial.audit_archives using (true);
+create policy own_sites_only on machserial.audit_archives as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+);
+
+-- Firings count together what all sites do.

@@ -48,20 +48,9 @@ create trigger settings_are_examined
 before insert or update on machserial.settings
 for each row execute function machserial._examine_setting();
 
-create trigger new_settings_are_audited
-after insert on machserial.settings
-referencing new table as settings
-for each statement execute function machserial._audit_settings_that_come_and_go();
-
-create trigger changed_settings_are_audited
-after update on machserial.settings
-referencing old table as old_settings new table as new_settings
-for each statement execute function machserial._audit_changed_settings();
-
-create trigger deleted_settings_are_audited
-after delete on machserial.settings
-referencing old table as settings
-for each statement execute function machserial._audit_settings_that_come_and_go();
+create trigger settings_are_audited
+after insert or update or delete on machserial.settings
+for each row execute function machserial._audit_configuration('name');
 
 create trigger changed_settings_outdate_plans
 after update on machserial.settings

@@ -80,3 +80,16 @@ for each statement execute function machserial._refuse_while_paused();
 
 alter table machserial.serials disable trigger new_serials_are_refused_while_paused;
 alter table machserial.number_blocks disable trigger new_blocks_are_refused_while_paused;
+
+alter table machserial.counter_fences enable row level security;
+create policy open_to_the_privileged on machserial.counter_fences using (true);
+create policy own_sites_only on machserial.counter_fences as restrictive
+using (
+    machserial._is_unlimited('machserial.limited_to_sites'::regtype)
+    or exists (
+        select from machserial.counters as c
+        where c.id = counter_fences.counter_id
+    )
+);
+
+-- Seals, leaves and archives are of the whole trail.

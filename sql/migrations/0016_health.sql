@@ -189,20 +189,9 @@ insert into machserial.health_thresholds (name, warning, critical, lower_is_wors
     'Age of the oldest transaction or multixact id of the server, of autovacuum_freeze_max_age.'
 );
 
-create trigger new_thresholds_are_audited
-after insert on machserial.health_thresholds
-referencing new table as settings
-for each statement execute function machserial._audit_settings_that_come_and_go();
-
-create trigger changed_thresholds_are_audited
-after update on machserial.health_thresholds
-referencing old table as old_settings new table as new_settings
-for each statement execute function machserial._audit_changed_settings();
-
-create trigger deleted_thresholds_are_audited
-after delete on machserial.health_thresholds
-referencing old table as settings
-for each statement execute function machserial._audit_settings_that_come_and_go();
+create trigger health_thresholds_are_audited
+after insert or update or delete on machserial.health_thresholds
+for each row execute function machserial._audit_configuration('name');
 
 create trigger thresholds_are_not_truncated
 before truncate on machserial.health_thresholds

@@ -33,15 +33,20 @@ begin
 end
 $$;
 
-create function machserial._audit(event_type text, part_id text, site_id text, details jsonb) returns void
+-- reason: why; null means machserial.reason.
+create function machserial._audit(
+    event_type text, part_id text, site_id text, details jsonb, reason text default null
+)
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, part_id, site_id, details)
+    insert into machserial.audit_events (event_type, event_source, part_id, site_id, details, reason)
     values (
-        _audit.event_type, current_setting('application_name'), _audit.part_id, _audit.site_id, _audit.details
+        _audit.event_type, current_setting('application_name'), _audit.part_id, _audit.site_id, _audit.details,
+        coalesce(_audit.reason, nullif(current_setting('machserial.reason', true), ''))
     );
 end
 $$;

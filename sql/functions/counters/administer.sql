@@ -158,7 +158,6 @@ declare
     given_reason constant text := machserial._require_reason(
         reset_counter.reason, pg_catalog.format('the counter of format %s: to be moved on', active.name)
     );
-    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
     counter_id bigint;
     last_value bigint;
     next_before bigint;
@@ -201,14 +200,13 @@ begin
                 else 'There are no numbers left: make room with machserial.revise_format(name, pattern => ...).'
             end;
     end if;
-    perform set_config('machserial.reason', given_reason, true);
     perform machserial._audit(
         'COUNTER_RESET', reset_counter.part_id, reset_counter.site_id,
         jsonb_build_object(
             'format', active.name, 'last_value', last_value, 'next_value', reset_counter.next_value
-        )
+        ),
+        given_reason
     );
-    perform set_config('machserial.reason', reason_before, true);
     return reset_counter.next_value;
 end
 $$;

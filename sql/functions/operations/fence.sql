@@ -554,26 +554,16 @@ begin
         next_after := step.next_after;
         burned := (step.next_after - step.next_before) / active.sequence_increment;
         outcome := machserial._fence_outcome(step.next_before, step.next_after, is_named);
-        perform machserial._audit_fence(given_reason, nullif(step.part, ''), nullif(step.site, ''),
+        perform machserial._audit(
+            'COUNTER_FENCED', nullif(step.part, ''), nullif(step.site, ''),
             jsonb_build_object(
                 'format', active.name, 'period', step.period, 'highest', highest_number,
                 'margin', fence.margin, 'next_before', next_before, 'next_after', next_after, 'burned', burned
-            ));
+            ),
+            given_reason
+        );
         return next;
     end loop;
-end
-$$;
-
-create function machserial._audit_fence(reason text, part_id text, site_id text, details jsonb) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
-begin
-    perform set_config('machserial.reason', reason, true);
-    perform machserial._audit('COUNTER_FENCED', part_id, site_id, details);
-    perform set_config('machserial.reason', reason_before, true);
 end
 $$;
 

@@ -61,20 +61,6 @@ begin
 end
 $$;
 
--- Writes the event of a pause or of its end. reason: why; null if nobody said.
-create function machserial._audit_pause(event_type text, reason text, details jsonb) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
-begin
-    perform set_config('machserial.reason', coalesce(reason, reason_before), true);
-    perform machserial._audit(event_type, null, null, details);
-    perform set_config('machserial.reason', reason_before, true);
-end
-$$;
-
 create function machserial._raise_paused_already() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -124,9 +110,9 @@ begin
     update machserial.pause_switch as s set switched_at = now();
     alter table machserial.serials enable trigger new_serials_are_refused_while_paused;
     alter table machserial.number_blocks enable trigger new_blocks_are_refused_while_paused;
-    perform machserial._audit_pause('PAUSED', given_reason, jsonb_strip_nulls(jsonb_build_object(
+    perform machserial._audit('PAUSED', null, null, jsonb_strip_nulls(jsonb_build_object(
         'pause_id', begun_id, 'until_fenced', nullif(pause.until_fenced, false)
-    )));
+    )), given_reason);
     return begun_id;
 end
 $$;
@@ -255,7 +241,7 @@ begin
     update machserial.counters as c set has_runway = true
     from machserial.serial_formats as f
     where f.id = c.format_id and (f.reset = 'NEVER' or f.allocation = 'GAPLESS') and not c.has_runway;
-    perform machserial._audit_pause('RESUMED', given_reason, jsonb_build_object('pause_id', pause_id));
+    perform machserial._audit('RESUMED', null, null, jsonb_build_object('pause_id', pause_id), given_reason);
     return pause_id;
 end
 $$;

@@ -684,25 +684,8 @@ comment on function machserial.change_owner(text) is
 owner''s database, whose extension is the superuser''s then, or when another role takes over. A superuser calls it, or
 an owner who may SET ROLE to the new one. Returns how many objects it changed.
 Errors: 42704 unknown role; 42501 you may not give them away.';
-
-
 -- Limits by site
 
-create function machserial._audit_site_grants() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform machserial._require_audit_partition();
-    insert into machserial.audit_events (event_type, event_source, site_id, details)
-    select
-        case tg_op when 'INSERT' then 'SITE_GRANTED' else 'SITE_REVOKED' end,
-        current_setting('application_name'), g.site_id, jsonb_build_object('role', g.role)
-    from site_grants_now as g
-    order by g.site_id, g.role;
-    return null;
-end
-$$;
 
 create function machserial._refuse_grant_change() returns trigger
 language plpgsql
