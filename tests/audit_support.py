@@ -210,14 +210,15 @@ def make_month(connection: psycopg.Connection, month: datetime.date) -> str:
 
 def install(server: Server, dbname: str, build: Path) -> psycopg.Connection:
     """A new database with machserial; an autocommitting connection to it."""
-    if not (server.extensions / "machserial.control").exists():
+    if not server.execute("select 1 from pg_database where datname = 'installed'"):
         server.install_extension(build)
-    server.execute(f"create database {dbname}")
-    connection = psycopg.connect(server.dsn(dbname), autocommit=True)
-    connection.execute("create extension machserial")
-    connection.execute("select machserial.migrate()")
-    begin_empty(connection)
-    return connection
+        server.execute("create database installed")
+        with psycopg.connect(server.dsn("installed"), autocommit=True) as connection:
+            connection.execute("create extension machserial")
+            connection.execute("select machserial.migrate()")
+            begin_empty(connection)
+    server.execute(f"create database {dbname} template installed")
+    return psycopg.connect(server.dsn(dbname), autocommit=True)
 
 
 def move(source: Server, dbname: str, target: Server, new_name: str) -> psycopg.Connection:

@@ -25,12 +25,14 @@ from psycopg.conninfo import make_conninfo
 
 SUPERUSER = "postgres"
 # Nothing in a test outlives it, so nothing waits for the disk; a hanging statement fails instead of blocking the run.
+# Without statistics plans look dear: compiling them to machine code was a sixth of a server's work.
 SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    "jit": "off",
     "max_connections": "150",
     "statement_timeout": "120s",
     "timezone": "UTC",

@@ -1024,18 +1024,25 @@ def test_a_server_that_ended(request, how):
         connection.close()
 
 
-@pytest.fixture
-def clocked(request):
-    """A server whose clock the test sets; a database on it."""
+@pytest.fixture(scope="module")
+def clock_and_server(request):
+    """A server, and the clock that it looks at."""
     if Clock.library() is None:
         pytest.skip("faketime is not installed")
-    with ExitStack() as opened:
-        # Where the server's user can read it.
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-        folder.chmod(0o755)
-        clock = Clock(folder)
+    # Where the server's user can read it.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, ExitStack() as opened:
+        Path(folder).chmod(0o755)
+        clock = Clock(Path(folder))
         with clock.over_what_is_started():
             server = opened.enter_context(running(request, statement_timeout="0"))
+        yield clock, server
+
+
+@pytest.fixture
+def clocked(clock_and_server):
+    """A database on a server whose clock the test sets."""
+    clock, server = clock_and_server
+    with ExitStack() as opened:
         at_work = opened.enter_context(install_on(server, "plant", BUILD))
 
         def connect() -> psycopg.Connection:
@@ -1051,6 +1058,8 @@ def clocked(request):
             call(at_work, "_make_audit_partitions", at=now, months_ahead=0)
 
         yield SimpleNamespace(connection=at_work, connect=connect, set=set_clock)
+    clock.set("+0")
+    server.execute("drop database plant with (force)")
 
 
 def test_a_clock_that_is_a_year_off_and_set_right(clocked):
