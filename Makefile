@@ -20,7 +20,8 @@ ONLY ?=
 
 SHAREDIR = $(or $(shell $(PG_CONFIG) --sharedir),$(error $(PG_CONFIG) does not run: name a PostgreSQL by PG_CONFIG=…))
 EXTENSIONS = $(DESTDIR)$(SHAREDIR)/extension
-PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2
+# A module stays with one process as long as the other has work: what it has prepared is prepared once.
+PYTEST = .venv/bin/python -m pytest $(TESTS) -n 2 --dist worksteal
 
 export PG_CONFIG PYTHON TORTURE_MINUTES ONLY
 .NOTPARALLEL:

@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
         die_with_parent(signal.SIGTERM)
     _find_client_programs(config.getoption("--pg-bin"))
     # Random input: some of it each time, much of it where slow tests are run too.
-    settings.register_profile("short", max_examples=40)
+    settings.register_profile("short", max_examples=25)
     settings.register_profile("long", max_examples=400)
     settings.load_profile("short" if config.option.markexpr == "not slow" else "long")
 
@@ -228,9 +228,9 @@ def connect(deployed_dsn: str) -> Iterator[Callable[..., psycopg.Connection]]:
 
 @pytest.fixture
 def new_database(databases: Databases, clean_roles: None) -> Iterator[Callable[..., str]]:
-    """new_database(name, owner=None): makes an empty database, to be dropped afterwards; its connection string."""
+    """new_database(name): makes a database, an empty one, to be dropped afterwards; its connection string."""
     with contextlib.ExitStack() as opened:
-        yield lambda name, owner=None: opened.enter_context(databases.lent(name, owner=owner))
+        yield lambda name, template="template1", owner=None: opened.enter_context(databases.lent(name, template, owner))
 
 
 @pytest.fixture

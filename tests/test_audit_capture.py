@@ -181,20 +181,16 @@ def test_no_column_changes_without_an_event(plant):
             "where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum",
             (f"machserial.{table}",),
         ).fetchall()
-        rows = f"select jsonb_agg(to_jsonb(t) order by t::text) from machserial.{table} as t"
-        before = value(plant, rows)
+        before = plant.execute(f"select ctid::text, to_jsonb({table}) from machserial.{table}").fetchall()
         assert before, f"{table} is empty"
-        keys = column(plant, f"select ctid::text from machserial.{table}")
         for name, kind in columns:
             for expression in ANOTHER.get(kind, ()):
                 assignment = f"{name} = {expression.format(column=name)}"
-                for key in keys:
+                update = f"update machserial.{table} set {assignment} where ctid = %s returning to_jsonb({table})"
+                for key, old in before:
                     with suppress(psycopg.Error), plant.transaction(force_rollback=True):
-                        plant.execute(f"update machserial.{table} set {assignment} where ctid = '{key}'")
-                        after = value(plant, rows)
-                        (old,) = [one for one in before if one not in after] or [None]
-                        (new,) = [one for one in after if one not in before] or [None]
-                        if not {(table, field) for field in new or {} if old[field] != new[field]} - UNSAID:
+                        [(new,)] = plant.execute(update, (key,)).fetchall() or [(old,)]
+                        if not {(table, field) for field in new if old[field] != new[field]} - UNSAID:
                             continue
                         changed.add((table, name))
                         told = trail(plant, columns="to_jsonb(audit_events)")

@@ -1418,7 +1418,7 @@ def storm(own: SimpleNamespace, events: int, writers: int = 8, sealers: int = 2,
 
 
 def test_writers_sealers_and_a_verifier_at_once(own):
-    events = int(os.environ.get("MACHSERIAL_STRESS_EVENTS", "30000"))
+    events = int(os.environ.get("MACHSERIAL_STRESS_EVENTS", "10000"))
     told = storm(own, events)
     print(told)
     assert told["events"] > events / 2

@@ -574,7 +574,7 @@ def test_blocks_and_generating_never_get_the_same_numbers(plant, crowd, allocati
             with session.transaction(force_rollback=dice.random() < 0.3):
                 for quantity in dice.choices([1, 2, 7, 120], k=2):
                     if dice.random() < 0.5:
-                        allocate(session, dice.choice([1, 5, 300]), "G", f"LINE-{client}", part_id="P")
+                        allocate(session, dice.choice([1, 5, 100]), "G", f"LINE-{client}", part_id="P")
                     else:
                         generated(session, quantity=quantity, format="G")
 
@@ -599,7 +599,7 @@ def test_blocks_and_generating_never_get_the_same_numbers(plant, crowd, allocati
 
 @ALLOCATIONS
 def test_many_allocate_until_nothing_is_left(plant, crowd, allocation):
-    make_format(plant, "G", "G{SEQ:4}", allocation=allocation)
+    make_format(plant, "G", "G{SEQ:3}", allocation=allocation)
 
     def work(session: psycopg.Connection, client: int) -> int:
         got = 0
@@ -612,7 +612,7 @@ def test_many_allocate_until_nothing_is_left(plant, crowd, allocation):
             except psycopg.errors.SequenceGeneratorLimitExceeded:
                 return got
 
-    assert 9999 - 9 < sum(crowd(6, work)) <= 9999
+    assert 999 - 9 < sum(crowd(6, work)) <= 999
 
 
 def test_copies_of_a_request_that_run_at_once_get_one_block(plant, crowd):

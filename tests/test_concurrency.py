@@ -86,7 +86,7 @@ def test_24_clients_with_rollbacks_get_no_number_twice(plant, crowd, allocation)
     def work(session: psycopg.Connection, client: int) -> list[str]:
         dice = random.Random(client)
         committed = []
-        for _ in range(10):
+        for _ in range(5):
             is_lost = dice.random() < 0.4
             with session.transaction(force_rollback=is_lost):
                 numbers = [
@@ -114,7 +114,7 @@ def test_a_random_space_is_filled_by_many_at_once(plant, crowd):
 @pytest.mark.parametrize("allocation", mostly_slow(["SEQUENCE", "GAPLESS"], ["GAPLESS"]))
 def test_16_clients_exhaust_a_counter_to_its_last_number(plant, crowd, allocation):
     make_format(plant, "F", "F{SEQ:3}", allocation=allocation)
-    found = crowd(16, lambda session, _: until_refused(session, format="F"))
+    found = crowd(16, lambda session, _: until_refused(session, quantity=3, format="F"))
     assert sorted(number for numbers in found for number in numbers) == [f"F{number:03}" for number in range(1, 1000)]
 
 

@@ -808,7 +808,7 @@ DUTIES = (
 # As the command calls them.
 CALLED = (
     ("verify_audit", {"full": True}), ("integrity", {"only": "claims"}), ("seal_audit", {}), ("maintain", {}),
-    ("verify_lineage", {}), ("health", {}), ("audit_anchor", {}), ("_index_problems", {}),
+    ("verify_lineage", {}), ("audit_anchor", {}), ("_index_problems", {}),
 )  # fmt: skip
 
 

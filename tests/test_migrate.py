@@ -49,11 +49,10 @@ def quick_bundle(tmp_path_factory):
 
 
 @pytest.fixture
-def migrated(dsn):
+def migrated(databases, template):
     """A database with the present version, as plain SQL."""
-    with psycopg.connect(dsn) as connection:
-        install(connection, "plain")
-    return Command(dsn)
+    with databases.lent("migrated", template("plain")) as dsn:
+        yield Command(dsn)
 
 
 def newer_code(command: Command, bundle: Path) -> Command:

@@ -149,15 +149,16 @@ def prepare(owner: psycopg.Connection) -> None:
 
 @pytest.fixture(params=["superuser", "ordinary"])
 def works(
-    request: pytest.FixtureRequest, new_database: Callable[..., str], server: Server
+    request: pytest.FixtureRequest,
+    new_database: Callable[..., str],
+    template: Callable[..., str],
+    server: Server,
 ) -> Iterator[Callable[[str], psycopg.Connection]]:
     """works(login): connections to a database whose owner is a superuser, or none."""
     if request.param == "ordinary":
         dsn, owner = ordinary_database(new_database, server), "plant"
     else:
-        dsn, owner = new_database("plant"), server.user
-        with psycopg.connect(dsn) as connection:
-            install(connection, "extension")
+        dsn, owner = new_database("plant", template("extension")), server.user
     opened: list[psycopg.Connection] = []
 
     def connect(login: str) -> psycopg.Connection:

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from command import CONNECTION, OK, REFUSED, Command, machserial
-from conftest import install
 from machserial.operations import support_bundle
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import call, generated, make_format, make_part, register
@@ -25,12 +24,9 @@ MARK = "Zyxw"
 
 
 @pytest.fixture
-def deployed_dsn(new_database):
+def deployed_dsn(new_database, template):
     """Of a database whose name would be noticed."""
-    dsn = new_database(f"{MARK.lower()}_plant")
-    with psycopg.connect(dsn) as connection:
-        install(connection, "extension")
-    return dsn
+    return new_database(f"{MARK.lower()}_plant", template("extension"))
 
 
 @pytest.fixture
