@@ -1,7 +1,7 @@
 """What make lint runs. Ends with 1 if one finds anything.
 
-ruff, sqlfluff, folding (of letters, in SQL), settings (of the planner, that triggers inherit), pgspot, and
-plpgsql_check on a real server.
+ruff, floors (of the files in sql/manifest), sqlfluff, folding (of letters, in SQL), settings (of the planner, that
+triggers inherit), pgspot, and plpgsql_check on a real server.
 
 python tests/lint.py [name …] runs only those named. The server is chosen as for the tests (see tests/conftest.py).
 """
@@ -299,9 +299,30 @@ def conflicts() -> list[str]:
     return findings
 
 
+def floors() -> list[str]:
+    """A file names functions of its own and of files that the manifest has before it, in code and in texts: so a reader
+    can begin with the first file, and understand each by those before it.
+    """
+    manifest = (ROOT / "sql" / "manifest").read_text()
+    files = re.findall(r"^code +(\S+)", manifest, re.MULTILINE)
+    sources = {name: re.sub(r"--.*", "", (ROOT / "sql" / name).read_text()) for name in files}
+    rank = {name: number for number, name in enumerate(sources)}
+    home: dict[str, str] = {}
+    for name, source in sources.items():
+        for function in re.findall(r"^create function machserial\.(\w+)", source, re.MULTILINE):
+            home.setdefault(function, name)
+    return [
+        f"sql/{name}: {function}() stands above, in {home[function]}"
+        for name, source in sources.items()
+        for function in sorted(set(re.findall(r"machserial\.(\w+)\(", source)))
+        if function in home and rank[home[function]] > rank[name]
+    ]
+
+
 CHECKS: dict[str, Callable[[], list[str]]] = {
     "ruff": ruff,
     "conflicts": conflicts,
+    "floors": floors,
     "sqlfluff": sqlfluff,
     "folding": folding,
     "settings": settings,

@@ -98,7 +98,7 @@ def next_build(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     functions = source / "functions" / "catalog.sql"
     functions.write_text(functions.read_text() + NEW_FUNCTION)
     change(functions, "begin\n", "begin\n    -- Changed by the update.\n")
-    change_result(source / "functions" / "migrations.sql")
+    change_result(source / "functions" / "installation.sql")
     change(source / "functions" / "types.sql", "created_at timestamptz\n", "created_at timestamptz,\n    note text\n")
     result = build(source, folder / "build")
     assert result.returncode == 0, result.stderr

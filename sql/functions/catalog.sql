@@ -1,10 +1,5 @@
 -- Sites and parts: what gets numbered, and where.
 
--- What somebody gave, as a message can hold it: a text may be as long as a gigabyte.
-create function machserial._shown(given text) returns text
-language sql immutable parallel safe
-return case when length(given) > 255 then left(given, 255) || '...' else given end;
-
 -- Whether the scopes of a serial may be these. Inlined.
 create function machserial._are_scopes(scopes text[]) returns boolean
 language sql immutable parallel safe
@@ -26,162 +21,6 @@ begin
         message = 'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
         detail = format('Given: %s.', coalesce(machserial._shown(scopes::text), 'null')),
         hint = 'Leave scopes out for the part''s default, {SITE,PART_TYPE}.';
-end
-$$;
-
-create function machserial._require_text(argument text, value text) returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if coalesce(btrim(value), '') = '' then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('%s is missing', argument),
-            detail = format('%s is %s.', argument, coalesce(quote_literal(machserial._shown(value)), 'null')),
-            hint = format('Give %s as a text that is not empty.', argument);
-    end if;
-end
-$$;
-
--- For what is looked up by an index, which has no room for a text of any length. Null passes.
-create function machserial._require_short(argument text, value text) returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if length(value) > 255 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('%s is too long', argument),
-            detail = format('It has %s characters: %L.', length(value), machserial._shown(value)),
-            hint = format('Give a %s of at most 255 characters.', argument);
-    end if;
-end
-$$;
-
--- Raises 54000 about a text of which only so much is kept.
-create function machserial._raise_too_long(what text, value text, longest integer, unit text) returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'program_limit_exceeded',
-        message = format('%s is too long', what),
-        detail = format(
-            'It has %s %s, %s is the most: %L.',
-            case unit when 'bytes' then octet_length(value) else length(value) end, unit, longest,
-            machserial._shown(value)
-        ),
-        hint = 'Keep long texts elsewhere, and give what refers to them.';
-end
-$$;
-
-create function machserial._raise_no_object(context text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'check_violation',
-        message = 'the context is no JSON object',
-        detail = format('It is %s.', machserial._shown(context)),
-        hint = 'Give an object such as {"lot_number": "L-7"}.',
-        constraint = 'serials_context_is_an_object', table = 'serials', schema = 'machserial';
-end
-$$;
-
--- The trigger of serials; its condition has found a context that is no object.
-create function machserial._refuse_context() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform machserial._raise_no_object(new.context::text);
-    return null;
-end
-$$;
-
--- The trigger of tables that keep a context, a reason or notes; its condition has found one that is too long.
-create function machserial._refuse_long_text() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kept constant jsonb := to_jsonb(new);
-    fault record;
-begin
-    select k.key, k.value into fault
-    from jsonb_each_text(kept) as k
-    where
-        k.key = 'context' and octet_length(k.value) > 8192
-        or (k.key = 'notes' or k.key like '%reason') and length(k.value) > 2000
-    order by k.key
-    limit 1;
-    if fault.key = 'context' then
-        perform machserial._raise_too_long('the context', fault.value, 8192, 'bytes');
-    elsif fault.key is not null then
-        perform machserial._raise_too_long(fault.key, fault.value, 2000, 'characters');
-    end if;
-    return new;
-end
-$$;
-
--- The session's actor and reason, which become part of what is written.
-create function machserial._require_short_actor() returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    actor constant text := current_setting('machserial.actor', true);
-    reason constant text := current_setting('machserial.reason', true);
-begin
-    if length(actor) > 255 then
-        perform machserial._raise_too_long('machserial.actor', actor, 255, 'characters');
-    elsif length(reason) > 2000 then
-        perform machserial._raise_too_long('machserial.reason', reason, 2000, 'characters');
-    end if;
-end
-$$;
-
--- A time that programs can read: not infinity, and no year before 1 or beyond 9999. Tables say the same.
-create function machserial._require_time(argument text, value timestamptz) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if value <= '0001-01-02 00:00:00+00' or value >= '9999-12-31 00:00:00+00' then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('%s cannot be %s', argument, value),
-            detail = 'It is later than the first day of the year 1, and earlier than the last of the year 9999.',
-            hint = format('Give a day that has been or will be, or leave %s out.', argument);
-    end if;
-end
-$$;
-
--- A name by which something is known.
-create function machserial._require_name(argument text, value text) returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform machserial._require_short(argument, value);
-    perform machserial._require_text(argument, value);
-end
-$$;
-
-create function machserial._raise_unknown(kind text, id text, remedy text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'foreign_key_violation',
-        message = format('%s %s is unknown', kind, coalesce(quote_literal(machserial._shown(id)), 'null')),
-        detail = format('No %s has this id.', kind),
-        hint = format('Make it known with %s(...).', remedy);
 end
 $$;
 
@@ -240,19 +79,6 @@ begin
     perform machserial._require_known_site(site_id);
     select p.part_type, p.default_scopes into part_type, scopes
     from machserial.parts as p where p.id = _place.part_id;
-end
-$$;
-
-create function machserial._raise_absent(kind text, id bigint, relation text, hint text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'no_data_found',
-        message = format('there is no %s with id %s', kind, coalesce(id::text, 'null')),
-        detail = format('machserial.%I has no such row.', relation),
-        hint = hint;
 end
 $$;
 
@@ -371,3 +197,15 @@ part_id and part_type: at most 255 characters.
 Errors: 22023 a missing, unknown or too long argument; 55000 another part_type for a part that has serials; with
 other scopes 23505 for numbers that would be claimed twice (the detail names them), 42501 for a role that is limited
 to sites, 0A000 in REPEATABLE READ or SERIALIZABLE.';
+
+-- 23503, as for a site that does not exist.
+create function machserial._require_visible_site(site_id text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if site_id <> '' and site_id <> all(machserial._caller_sites()) then
+        perform machserial._raise_unknown_site(site_id);
+    end if;
+end
+$$;

@@ -53,6 +53,9 @@ create type machserial.serial as (
 );
 
 comment on type machserial.site is 'A row of machserial.sites.';
+
 comment on type machserial.part is 'A row of machserial.parts.';
+
 comment on type machserial.serial_format is 'A row of machserial.serial_formats.';
+
 comment on type machserial.serial is 'A row of machserial.serials.';

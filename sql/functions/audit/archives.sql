@@ -107,24 +107,6 @@ comment on function machserial.audit_months() is
 detached; null: only in an archive), how much of them is sealed, whether an archive holds all that is, and
 whether the month is over for everybody who could still write to it.';
 
--- The root of an archive: a tree like that of a seal, whose leaves are the roots of the seals.
-create function machserial._archive_root(month date, first_seal_id bigint, last_seal_id bigint) returns bytea
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (
-        select machserial._merkle_root(
-            coalesce(string_agg(sha256(decode('00', 'hex') || s.merkle_root), ''::bytea order by s.id), '')
-        )
-        from machserial.audit_seals as s
-        where
-            s.month = _archive_root.month
-            and s.id between _archive_root.first_seal_id and _archive_root.last_seal_id
-    );
-end
-$$;
-
 -- How many events of the month's seals stand in the table, all of them as they were sealed and none besides;
 -- 55000 otherwise.
 create function machserial._require_intact_month(month date, relation regclass) returns bigint

@@ -1,6 +1,13 @@
 -- Events of configuration: what was set, by whom, and what it was before. One trigger serves all tables that
 -- people configure; what a row's change is called, and which details it has, stands here.
 
+-- What an event says of a trigger. When and by whom is said by the event itself.
+create function machserial._trigger_details(definition jsonb) returns jsonb
+language sql immutable parallel safe
+return jsonb_build_object('trigger_id', definition -> 'id') || definition - '{
+    id,part_id,count_offset,disabled_at,disabled_by,created_at,created_by,updated_at,updated_by
+}'::text[];
+
 create type machserial._configuration_event as (
     event_type text,
     part_id text,

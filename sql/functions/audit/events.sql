@@ -1,17 +1,10 @@
 -- The audit trail: events are written by triggers, in the writer's transaction, and never changed.
 
-create function machserial._refuse_audit_change() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'insufficient_privilege',
-        message = 'audit events are never changed',
-        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
-        hint = 'Whatever happens is a new event.';
-end
-$$;
+-- That a vendor serial becomes ACTIVE or REJECTED is told here, whichever of the two rows was written; every
+-- other step is told by the event of its serial.
+create function machserial._told_of_vendor_serial(status text) returns boolean
+language sql immutable parallel safe
+return status in ('ACTIVE', 'REJECTED');
 
 -- Who acts. The tables' defaults say the same in their own words: they must not depend on a function.
 create function machserial._actor() returns text

@@ -1,5 +1,18 @@
 -- The audit trail's months: a partition each, made before it is needed.
 
+create function machserial._refuse_audit_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = 'audit events are never changed',
+        detail = format('%s on machserial.%I.', tg_op, tg_table_name),
+        hint = 'Whatever happens is a new event.';
+end
+$$;
+
 create function machserial._audit_partition(month timestamp) returns text
 language sql stable parallel safe
 return 'audit_events_' || to_char(month, 'YYYY_MM');

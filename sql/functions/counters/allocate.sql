@@ -12,6 +12,27 @@
 -- well. That lets go of them whatever happens, a cancellation included, and takes back nothing that a
 -- sequence has given. Where a shared one can be had at once, it is the session's, which costs less.
 
+-- For functions that run with the owner's rights and take a counter: one of another site is none of a limited
+-- role's business.
+create function machserial._require_visible_counter(counter_id bigint) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Which site's it is stays unsaid.
+    if exists (
+        select from machserial.counters as c
+        where c.id = counter_id and c.site_id <> '' and c.site_id <> all(machserial._caller_sites())
+    ) then
+        raise exception using
+            errcode = 'foreign_key_violation',
+            message = format('counter %s is unknown', counter_id),
+            detail = 'No counter of the sites of this role has this id.',
+            hint = 'See select id from machserial.counters.';
+    end if;
+end
+$$;
+
 -- What generate() has resolved of a call, and all that allocation and rendering need to know.
 create type machserial._issue as (
     part_id text,
@@ -297,49 +318,6 @@ begin
 end
 $$;
 
--- Makes the counters of new formats, or of new sites, so that their first use waits for nobody. formats,
--- sites: null means all. Only those that count per format or site: what counts per part, or per site and
--- part, has too many keys, most of which may never be used. A day after or before UTC's is the day at some
--- site.
-create function machserial._make_first_counters(formats bigint[], sites text[]) returns void
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    own_sites constant text[] := machserial._caller_sites();
-begin
-    perform machserial._make_counter(k.format_id, '', k.key_site, k.at)
-    from (
-        select distinct on (f.id, t.key_site, p.period) f.id as format_id, t.key_site, p.period, p.at
-        from machserial.serial_formats as f
-        inner join machserial.sites as s on sites is null or s.id = any(sites)
-        cross join lateral (select case f.counter_per when 'SITE' then s.id else '' end as key_site) as t
-        cross join unnest('{-1 day,0 days,1 day}'::interval[]) as later
-        cross join lateral (
-            select machserial._period(f.reset, u.at) as period, u.at
-            from (values (now() at time zone 'UTC' + later)) as u (at)
-        ) as p
-        where
-            (formats is null or f.id = any(formats)) and f.is_active and f.sequence_maximum is not null
-            and (f.counter_per = 'SITE' or f.counter_per = 'FORMAT' and sites is null)
-            -- The counters of other sites are made by those who may use them.
-            and (f.counter_per = 'FORMAT' or own_sites is null or s.id = any(own_sites))
-        order by f.id, t.key_site, p.period, p.at
-        limit machserial._objects_per_call()
-    ) as k;
-end
-$$;
-
-create function machserial._make_counters_of_sites() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform machserial._make_first_counters(null, array(select r.id from registered as r));
-    return null;
-end
-$$;
-
 -- Makes the counters of today and tomorrow for what was counted in the last week, as many as a call may make.
 -- Days go by UTC: at most half a day from any site's. remaining: what is left for another call.
 create function machserial._make_due_counters(out done integer, out remaining integer)
@@ -466,31 +444,6 @@ begin
         return array_fill(0::bigint, array[quantity]);
     end if;
     return array(select machserial._random_number(issue.random_space) from generate_series(1, quantity));
-end
-$$;
-
--- What a format or pattern writes must be serial numbers. Those of one call differ in nothing but letters and
--- digits: so one of them tells of all.
-create function machserial._require_writable(format_name text, number text) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    fault text;
-begin
-    if not machserial._is_serial_number(number, 'ASCII') then
-        fault := machserial._number_fault(number, machserial._serial_characters());
-    end if;
-    if fault is not null then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format(
-                'format %s would write %L, which cannot be a serial number', machserial._shown(format_name),
-                machserial._shown(number)
-            ),
-            detail = machserial._as_sentence(fault),
-            hint = 'Change the pattern, or what the context, the site or the part gives to it.';
-    end if;
 end
 $$;
 

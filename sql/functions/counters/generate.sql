@@ -1,23 +1,5 @@
 -- The main job: a part gets its serial numbers.
 
-create function machserial._require_quantity(quantity integer) returns void
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if quantity is null or quantity not between 1 and 1000000 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('quantity cannot be %s', coalesce(quantity::text, 'null')),
-            detail = 'It is 1 to 1,000,000.',
-            hint = case
-                when quantity > 1000000 then 'Split a larger order into several calls.'
-                else 'Give 1 to 1,000,000.'
-            end;
-    end if;
-end
-$$;
-
 -- The context, an empty one for null.
 create function machserial._require_context(context jsonb) returns jsonb
 language plpgsql immutable

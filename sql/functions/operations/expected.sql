@@ -195,21 +195,6 @@ begin
 end
 $$;
 
--- The tables of machserial that are there, and the partitions of its audit trail.
-create function machserial._own_relations() returns table (oid oid, relation text, is_partition boolean)
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return query
-    select c.oid, c.relname::text, c.relispartition
-    from pg_class as c
-    where
-        c.relnamespace = 'machserial'::regnamespace and c.relkind in ('r', 'p')
-        and machserial._is_own_table(c.oid::regclass);
-end
-$$;
-
 -- What should be there and is not. kind: as in _expected_objects(), or view; statement: what makes it again;
 -- null where rows or values are lost with it.
 create function machserial._missing_objects()
@@ -425,12 +410,12 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return case
+    return format('select machserial.%I();', case
         when cardinality(machserial._unrecorded_tables()) > 0
             and not exists (select from machserial._applied_migrations() as a)
-            then 'select machserial.adopt_schema();'
-        else 'select machserial.migrate();'
-    end;
+            then 'adopt_schema'
+        else 'migrate'
+    end);
 end
 $$;
 
@@ -467,10 +452,10 @@ begin
             machserial._first_of(there)
         ),
         hint = case
-            when filled = '{}'::text[] then 'To use the copy by itself: select machserial.adopt_schema(); '
+            when filled = '{}'::text[] then 'To use the copy by itself, call adopt_schema(); '
                 'to have the rows as well, restore a whole dump, with data, into an empty database.'
             else 'Restore the rows of machserial.schema_migrations from a backup, or a whole dump into an empty '
-                'database. If it is a copy of the schema, make it anew, and call machserial.adopt_schema() before '
+                'database. If it is a copy of the schema, make it anew, and call adopt_schema() before '
                 'anything is written to it.'
         end;
 end
@@ -535,8 +520,8 @@ begin
                 cardinality(made) + cardinality(impossible), cardinality(impossible)
             ),
             detail = machserial._first_of(impossible) || '.',
-            hint = 'Rows broke the rule while it was missing: select * from machserial.integrity() names them. '
-                'Correct them, then call machserial.migrate() again.';
+            hint = 'Rows broke the rule while it was missing: integrity() names them. '
+                'Correct them, then call migrate() again.';
     end if;
     return made;
 end
@@ -620,7 +605,7 @@ declare
 begin
     perform machserial._put_pause_triggers_right();
     perform machserial._tell_made_again(
-        made, 'What was written meanwhile may have broken them: select * from machserial.integrity();'
+        made, 'What was written meanwhile may have broken them: see integrity().'
     );
     if cardinality(unattached) > 0 then
         raise warning using
@@ -628,5 +613,54 @@ begin
             detail = machserial._first_of(unattached),
             hint = 'Attach them again, as their owner.';
     end if;
+end
+$$;
+
+-- A trigger that attach() has made and that was dropped or switched off without detach().
+create function machserial._faults_of_attachments() returns setof machserial.integrity_finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        'attachment_disabled', 'WARNING', format('table %s', a.relation),
+        format('inserts into %s are no events: its trigger %s is disabled', a.relation, a.trigger_name),
+        format('alter table %s enable trigger %I;', a.relation, a.trigger_name)
+    from machserial.attachments as a
+    where not a.enabled
+    order by a.relation::text;
+
+    return query
+    select
+        'attachment_missing', 'WARNING', format('table %s', to_regclass(e.relation)),
+        format(
+            'inserts into %s are no events (%s): its trigger was dropped without detach()',
+            to_regclass(e.relation), e.trigger_type
+        ),
+        format(
+            'select machserial.attach(%L, %L, part_column => %L%s%s%s);', e.relation, e.trigger_type,
+            e.details ->> 'part_column',
+            ', quantity_column => ' || quote_literal(e.details ->> 'quantity_column'),
+            ', context_columns => ' || quote_literal(nullif(array(
+                select jsonb_array_elements_text(e.details -> 'context_columns')
+            )::text, '{}')),
+            ', serial_column => ' || quote_literal(e.details ->> 'serial_column')
+        )
+    from (
+        select distinct on (v.details ->> 'relation', v.details ->> 'trigger_type')
+            v.event_type, v.details, v.details ->> 'relation' as relation,
+            v.details ->> 'trigger_type' as trigger_type
+        from machserial.audit_events as v
+        where v.event_type in ('TRIGGER_ATTACHED', 'TRIGGER_DETACHED')
+        order by v.details ->> 'relation', v.details ->> 'trigger_type', v.performed_at desc, v.id desc
+    ) as e
+    where
+        e.event_type = 'TRIGGER_ATTACHED' and to_regclass(e.relation) is not null
+        and not exists (
+            select from machserial.attachments as a
+            where a.relation = to_regclass(e.relation) and a.trigger_type = e.trigger_type
+        )
+    order by e.relation, e.trigger_type;
 end
 $$;

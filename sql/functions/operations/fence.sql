@@ -1,6 +1,63 @@
 -- Fencing: after a restore the counters know less than the world does. Each is moved past the highest number
 -- that has left the building; what lies between becomes an accounted gap.
 
+-- Counters that may give a number now and of which nobody has said yet what has left the building.
+create function machserial.unfenced_counters()
+returns table (format text, counter_key text, period text, last_value bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform machserial._require_administrator('machserial.unfenced_counters()');
+    return query
+    select
+        f.name, concat_ws('/', nullif(k.site_id, ''), nullif(k.part_id, '')), k.period,
+        machserial._last_value(c.id)
+    from machserial.pauses as p
+    cross join machserial.serial_formats as f
+    cross join lateral machserial._counting_keys(f.id) as k
+    left join machserial.counters as c
+        on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id and c.period = k.period
+    where
+        p.resumed_at is null and p.until_fenced and f.is_active
+        and not exists (
+            select from machserial.counter_fences as d where d.pause_id = p.id and d.counter_id = c.id
+        )
+    order by f.name, k.site_id, k.part_id, k.period;
+end
+$$;
+
+comment on function machserial.unfenced_counters() is
+'After a restore: the counters for which fence() has not been called yet, also those whose present period
+began after the backup. resume() is refused while there are any.';
+
+create function machserial._require_fenced() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing record;
+begin
+    select
+        count(*) as counters,
+        string_agg(distinct quote_literal(u.format), ', ' order by quote_literal(u.format)) as formats
+    into missing
+    from machserial.unfenced_counters() as u;
+    if missing.counters > 0 then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('%s counters are not fenced', missing.counters),
+            detail = format(
+                'Of these formats nobody has said which numbers left the building after the backup: %s.',
+                missing.formats
+            ),
+            hint = 'Call machserial.fence(format, highest) for each, without highest where none did; '
+                'or machserial fence.';
+    end if;
+end
+$$;
+
 -- What a format counts in the present periods: for each key that any of its versions has counted for. The
 -- counter itself may be missing, where the period has begun after the backup.
 create function machserial._counting_keys(format_id bigint)

@@ -1,13 +1,5 @@
 -- Checks of health(): versions, indexes, privileges, pauses.
 
--- The names with "and more" in place of all beyond the fifth.
-create function machserial._first_of(names text[]) returns text
-language sql immutable parallel safe
-return concat_ws(
-    ', ', nullif(array_to_string(names[1:5], ', '), ''),
-    case when cardinality(names) > 5 then format('and %s more', cardinality(names) - 5) end
-);
-
 create function machserial._check_pending_migrations() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -237,13 +237,6 @@ begin
 end
 $$;
 
--- Locks that the server has room for, at least.
-create function machserial._lock_table_size() returns integer
-language sql stable parallel safe
-return current_setting('max_locks_per_transaction')::integer * (
-    current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer
-);
-
 create function machserial._check_lock_table() returns machserial.health_result
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -741,6 +734,37 @@ begin
                 left(regexp_replace(query, '[[:space:]]+', ' ', 'g'), 100))
         end,
         format('explain (analyze, buffers) it. After mending: select %I.pg_stat_statements_reset();', place)
+    );
+end
+$$;
+
+create function machserial._check_foreign_locks() returns machserial.health_result
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held record;
+    result machserial.health_result;
+begin
+    select
+        count(distinct f.holder) filter (where not f.is_hidden) as sessions,
+        count(distinct f.holder) filter (where f.is_hidden) as hidden,
+        bool_or(f.purpose = 'numbering') filter (where not f.is_hidden) as stops_numbering,
+        string_agg(
+            distinct format('%s holds the advisory lock for %s', f.holder, f.purpose), '; '
+        ) filter (where not f.is_hidden) as found,
+        string_agg(distinct f.ending, ' ') filter (where not f.is_hidden) as remedy
+    into held
+    from machserial._foreign_locks() as f;
+    result := machserial._checked(
+        'foreign_locks', held.sessions,
+        coalesce(held.found, 'nobody keeps an advisory lock of machserial'), held.remedy
+    );
+    if held.stops_numbering and result.status = 'WARNING' then
+        result := machserial._made_critical(result);
+    end if;
+    return machserial._seen_in_part(
+        result, held.hidden, 'sessions of other roles that hold advisory locks of machserial'
     );
 end
 $$;

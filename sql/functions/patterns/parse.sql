@@ -25,44 +25,6 @@ return case lower(name collate "C")
     when 'safe' then '23456789ABCDEFGHJKLMNPQRSTUVWXYZ'
 end;
 
--- Levenshtein's distance, so that a mistyped token can be answered with the one that was meant.
-create function machserial._distance(left_word text, right_word text) returns integer
-language plpgsql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    previous integer[] := array(select generate_series(0, length(right_word)));
-    present integer[];
-begin
-    for i in 1..length(left_word) loop
-        present := array[i];
-        for j in 1..length(right_word) loop
-            present[j + 1] := least(
-                present[j] + 1,
-                previous[j + 1] + 1,
-                previous[j] + (substr(left_word, i, 1) <> substr(right_word, j, 1))::integer
-            );
-        end loop;
-        previous := present;
-    end loop;
-    return previous[length(right_word) + 1];
-end
-$$;
-
-create function machserial._nearest(word text, candidates text[]) returns text
-language plpgsql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (
-        select c.candidate
-        from unnest(candidates) with ordinality as c (candidate, ordinal)
-        order by machserial._distance(lower(left(word, 64) collate "C"), lower(c.candidate collate "C")), c.ordinal
-        limit 1
-    );
-end
-$$;
-
 -- The token that was probably meant: the name counts, what follows the colon does not.
 create function machserial._nearest_token(token text) returns text
 language plpgsql immutable parallel safe

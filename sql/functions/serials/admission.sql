@@ -7,59 +7,6 @@
 -- looked at as a whole, and the other side, that a part or a site is not taken away under its serials, is a
 -- trigger of those tables.
 
--- Raises what is wrong with a serial, as a CHECK constraint would.
-create function machserial._refuse_serial(
-    serial_number text, source text, status text, claim_released boolean, scopes text[]
-)
-returns jsonb
--- As it only raises; a volatile function would keep the planner from reading new serials directly.
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    characters constant text := machserial._serial_characters();
-    fault record;
-begin
-    select f.* into fault
-    from (values
-        (
-            not machserial._is_serial_number(serial_number, characters), 'serials_serial_number_is_one',
-            pg_catalog.format('%L cannot be a serial number', machserial._shown(serial_number)),
-            machserial._as_sentence(machserial._number_fault(serial_number, characters)),
-            machserial._number_hint(serial_number, characters)
-        ),
-        (
-            source <> all('{SYSTEM_GENERATED,VENDOR,MANUAL,LATE_ASSIGNMENT,IMPORT}'::text[]),
-            'serials_source_is_known', pg_catalog.format('source %L is unknown', left(source, 60)),
-            'It is SYSTEM_GENERATED, VENDOR, MANUAL, LATE_ASSIGNMENT or IMPORT.',
-            'Say where the number comes from.'
-        ),
-        (
-            status <> all('{PENDING,ACTIVE,CONFLICT,REJECTED,RETIRED,INVALID}'::text[]),
-            'serials_status_is_known', pg_catalog.format('status %L is unknown', left(status, 60)),
-            'It is PENDING, ACTIVE, CONFLICT, REJECTED, RETIRED or INVALID.', 'Leave it out for ACTIVE.'
-        ),
-        (
-            claim_released and status not in ('RETIRED', 'INVALID'),
-            'serials_release_their_claim_when_they_end', 'only a serial at its end gives up its number',
-            pg_catalog.format('It is %s, and claim_released is true.', status), 'Leave claim_released out.'
-        ),
-        (
-            not machserial._are_scopes(scopes), 'serials_scopes_are_known',
-            'scopes must name one or more of ENTERPRISE, SITE, PART_TYPE',
-            pg_catalog.format('Given: %s.', left(scopes::text, 200)),
-            'Leave scopes out for the part''s default.'
-        )
-    ) as f (is_fault, name, message, detail, hint)
-    where f.is_fault
-    limit 1;
-    raise exception using
-        errcode = 'check_violation', message = fault.message,
-        detail = concat(pg_catalog.format('Serial number %L. ', machserial._shown(serial_number)), fault.detail),
-        hint = fault.hint, constraint = fault.name, table = 'serials', schema = 'machserial';
-end
-$$;
-
 -- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials
 -- are ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses
 -- it; a subquery as characters is asked once a statement, and only where a number is not of ASCII.
@@ -297,25 +244,6 @@ begin
         where n.status = 'CONFLICT';
     end if;
     return null;
-end
-$$;
-
--- For what looks at all serials under a lock: a snapshot that is kept is older than the lock.
-create function machserial._require_read_committed(what text, detail text) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using
-            errcode = 'feature_not_supported',
-            message = format(
-                '%s in READ COMMITTED only, not in %s', what,
-                upper(current_setting('transaction_isolation') collate "C")
-            ),
-            detail = detail,
-            hint = 'Do it in a transaction of its own.';
-    end if;
 end
 $$;
 

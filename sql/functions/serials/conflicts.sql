@@ -23,38 +23,6 @@ create type machserial.serial_conflict as (
 
 comment on type machserial.serial_conflict is 'A row of machserial.serial_conflicts.';
 
-
--- On record
-
--- Puts numbers on record that their unique indexes have refused: one conflict for each, in the order given.
-create function machserial._record_conflicts(
-    serial_numbers text[], part_id text, site_id text, part_type text, scopes text[], source text
-)
-returns table (serial_number text, conflict_id bigint)
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-begin
-    return query
-    insert into machserial.serial_conflicts as r (
-        serial_number, part_id, site_id, scopes, source, conflicting_serial_ids, conflicting_scopes
-    )
-    select
-        n.number, _record_conflicts.part_id, _record_conflicts.site_id, _record_conflicts.scopes,
-        _record_conflicts.source, coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
-    from unnest(_record_conflicts.serial_numbers) with ordinality as n (number, ordinal)
-    -- Every claim is on a given number: full only because that is never carried out as a nested loop, as many
-    -- numbers as the plan may not expect.
-    full join machserial._claims_on(
-        _record_conflicts.serial_numbers, _record_conflicts.scopes, _record_conflicts.site_id,
-        _record_conflicts.part_type
-    ) as c on c.ordinal = n.ordinal
-    order by n.ordinal
-    returning r.serial_number, r.id;
-end
-$$;
-
 -- A direct insert may bring a number that no serial could have, or name serials that do not bear it.
 create function machserial._examine_new_conflicts() returns trigger
 language plpgsql
@@ -262,28 +230,6 @@ begin
     return null;
 end
 $$;
-
-
--- Resolution
-
--- The scopes in which two that bear the same number get into each other's way. Whoever has it in the whole
--- enterprise is in everybody's way.
-create function machserial._shared_scopes(
-    scopes text[], site_id text, part_type text,
-    other_scopes text[], other_site_id text, other_part_type text
-)
-returns text[]
-language sql immutable parallel safe
-return array_remove(array[
-    case when 'ENTERPRISE' = any(scopes) or 'ENTERPRISE' = any(other_scopes) then 'ENTERPRISE' end,
-    case
-        when 'SITE' = any(scopes) and 'SITE' = any(other_scopes) and site_id = other_site_id then 'SITE'
-    end,
-    case
-        when 'PART_TYPE' = any(scopes) and 'PART_TYPE' = any(other_scopes) and part_type = other_part_type
-            then 'PART_TYPE'
-    end
-], null);
 
 -- The ids of the serials that conflicts about a number are between: those that were found then, and those
 -- that want the number in the same scopes now.
@@ -675,7 +621,6 @@ Errors: 54000 a text that is too long; 22023 a missing or faulty argument, or a 
 it; 23503 unknown part; 23505 the serial to be kept cannot have the number, because another claims it that
 was not to give way; 55000 the conflict is resolved already, or the serial named is out of use; P0002 there
 never was such a conflict.';
-
 
 -- What is on record
 

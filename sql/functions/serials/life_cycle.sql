@@ -17,29 +17,6 @@ create function machserial._needs_reason(status text) returns boolean
 language sql immutable parallel safe
 return status in ('CONFLICT', 'REJECTED', 'RETIRED', 'INVALID');
 
--- Of the function, else of the session; 22023 if there is neither.
-create function machserial._require_reason(reason text, what text) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    given constant text := coalesce(
-        nullif(btrim(reason), ''), nullif(btrim(current_setting('machserial.reason', true)), '')
-    );
-begin
-    if given is null then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('%s needs a reason', what),
-            detail = 'None was given, and machserial.reason is not set.',
-            hint = 'Give reason, or set it for the transaction: set local machserial.reason = ''...'';';
-    elsif length(given) > 2000 then
-        perform machserial._raise_too_long('the reason', given, 2000, 'characters');
-    end if;
-    return given;
-end
-$$;
-
 create function machserial._refuse_illegal_step() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -233,3 +233,28 @@ begin
     return (machserial._serial_numbers(array[given]))[1];
 end
 $$;
+
+-- What a format or pattern writes must be serial numbers. Those of one call differ in nothing but letters and
+-- digits: so one of them tells of all.
+create function machserial._require_writable(format_name text, number text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    fault text;
+begin
+    if not machserial._is_serial_number(number, 'ASCII') then
+        fault := machserial._number_fault(number, machserial._serial_characters());
+    end if;
+    if fault is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format(
+                'format %s would write %L, which cannot be a serial number', machserial._shown(format_name),
+                machserial._shown(number)
+            ),
+            detail = machserial._as_sentence(fault),
+            hint = 'Change the pattern, or what the context, the site or the part gives to it.';
+    end if;
+end
+$$;

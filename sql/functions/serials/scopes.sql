@@ -205,3 +205,22 @@ begin
     return null;
 end
 $$;
+
+-- The scopes in which two that bear the same number get into each other's way. Whoever has it in the whole
+-- enterprise is in everybody's way.
+create function machserial._shared_scopes(
+    scopes text[], site_id text, part_type text,
+    other_scopes text[], other_site_id text, other_part_type text
+)
+returns text[]
+language sql immutable parallel safe
+return array_remove(array[
+    case when 'ENTERPRISE' = any(scopes) or 'ENTERPRISE' = any(other_scopes) then 'ENTERPRISE' end,
+    case
+        when 'SITE' = any(scopes) and 'SITE' = any(other_scopes) and site_id = other_site_id then 'SITE'
+    end,
+    case
+        when 'PART_TYPE' = any(scopes) and 'PART_TYPE' = any(other_scopes) and part_type = other_part_type
+            then 'PART_TYPE'
+    end
+], null);

@@ -362,24 +362,6 @@ begin
 end
 $$;
 
--- Who works with search_path = machserial, public makes his own tables in the schema of machserial too.
-create function machserial._is_own_table(relation regclass) returns boolean
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return exists (
-        select from pg_class as c
-        where
-            c.oid = relation and c.relnamespace = 'machserial'::regnamespace
-            and (c.relispartition or c.relname = 'schema_migrations' or exists (
-                select from machserial._migrations() as m
-                where strpos(m.source, format('table machserial.%I (', c.relname)) > 0
-            ))
-    );
-end
-$$;
-
 create function machserial._require_attachable(relation regclass) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -1,23 +1,5 @@
 -- Formats: how numbers are written and counted, and which parts use which.
 
-create function machserial._require_one_of(argument text, value text, choices text[]) returns text
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if upper(value collate "C") = any(choices) then
-        return upper(value collate "C");
-    end if;
-    raise exception using
-        errcode = 'invalid_parameter_value',
-        message = format(
-            '%s cannot be %s', argument, coalesce(quote_literal(machserial._shown(value)), 'null')
-        ),
-        detail = format('It is one of %s.', array_to_string(choices, ', ')),
-        hint = format('Did you mean %s?', machserial._nearest(coalesce(value, ''), choices));
-end
-$$;
-
 -- Two periods of one counter whose date tokens read the same would issue the same numbers twice. Eleven years
 -- hold every way in which calendar and ISO years can meet.
 create function machserial._require_distinct_periods(pattern text, reset text) returns void
@@ -173,24 +155,6 @@ begin
 end
 $$;
 
--- The format as functions return it, null for null.
-create function machserial._format(id bigint) returns machserial.serial_format
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    format machserial.serial_format;
-begin
-    select
-        f.id, f.name, f.version, f.pattern, f.description, f.sequence_start, f.sequence_increment, f.reset,
-        f.counter_per, f.allocation, f.letter_case, f.is_active, f.created_at, f.created_by
-    into format
-    from machserial.serial_formats as f
-    where f.id = _format.id;
-    return format;
-end
-$$;
-
 -- The new row, or null if the name is in use.
 create function machserial._insert_format(
     name text, version integer, pattern text, description text, sequence_start bigint,
@@ -229,22 +193,6 @@ exception when unique_violation then
     end if;
     -- Another session made the same format at the same time.
     return null;
-end
-$$;
-
-create function machserial._require_number(argument text, value bigint) returns bigint
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if value is null then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('%s is missing', argument),
-            detail = format('%s is null.', argument),
-            hint = format('Leave %s out for its default.', argument);
-    end if;
-    return value;
 end
 $$;
 
@@ -528,57 +476,3 @@ $$;
 
 comment on function machserial.unassign_format(text, text) is
 'A part no longer uses this format. Returns how many assignments that were. Errors: P0002 it did not use it.';
-
--- A part's own format before its type's, higher priority first; null if there is none.
-create function machserial._format_id_for(part_id text, part_type text, at timestamptz) returns bigint
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    format_id bigint;
-begin
-    select f.id into format_id
-    from machserial.format_assignments as a
-    inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
-    where
-        a.part_id = _format_id_for.part_id and a.effective_from <= _format_id_for.at
-        and (a.effective_until is null or a.effective_until > _format_id_for.at)
-    order by a.priority desc, a.effective_from desc, a.id desc
-    limit 1;
-    if format_id is null then
-        select f.id into format_id
-        from machserial.format_assignments as a
-        inner join machserial.serial_formats as f on f.id = a.format_id and f.is_active
-        where
-            a.part_type = _format_id_for.part_type and a.effective_from <= _format_id_for.at
-            and (a.effective_until is null or a.effective_until > _format_id_for.at)
-        order by a.priority desc, a.effective_from desc, a.id desc
-        limit 1;
-    end if;
-    return format_id;
-end
-$$;
-
-create function machserial.format_for(
-    part_id text, at timestamptz default now()
-)
-returns machserial.serial_format
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    type_of_part constant text := (
-        select p.part_type from machserial.parts as p where p.id = format_for.part_id
-    );
-begin
-    if type_of_part is null then
-        perform machserial._raise_unknown('part', part_id, 'machserial.register_part');
-    end if;
-    return machserial._format(machserial._format_id_for(part_id, type_of_part, at));
-end
-$$;
-
-comment on function machserial.format_for(text, timestamptz) is
-'The format that a part uses at that moment: its own before its type''s, higher priority first; null if there
-is none.
-Errors: 23503 unknown part.';

@@ -1,6 +1,5 @@
 -- What the owner may choose for the whole database.
 
-
 -- The settings that machserial knows: what holds where the row is missing, and what they may be: a whole
 -- number from lowest to highest, or one of the choices.
 create function machserial._known_settings()

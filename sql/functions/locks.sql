@@ -1,6 +1,13 @@
 -- Advisory locks: everybody who may connect can take any of them, also ours. That cannot be prevented; so no
 -- call waits for one longer than the setting lock_wait says, and the session that holds it is named.
 
+-- Locks that the server has room for, at least.
+create function machserial._lock_table_size() returns integer
+language sql stable parallel safe
+return current_setting('max_locks_per_transaction')::integer * (
+    current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer
+);
+
 -- The advisory locks of machserial, and how long a call keeps one: for a MOMENT, while a STATEMENT of a role
 -- that may call the function runs, or until the end of its TRANSACTION.
 create function machserial._advisory_locks()
@@ -120,37 +127,6 @@ begin
         where s.lock = any(suspected)
         order by s.is_hidden, s.purpose <> 'numbering', s.holder;
     end if;
-end
-$$;
-
-create function machserial._check_foreign_locks() returns machserial.health_result
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held record;
-    result machserial.health_result;
-begin
-    select
-        count(distinct f.holder) filter (where not f.is_hidden) as sessions,
-        count(distinct f.holder) filter (where f.is_hidden) as hidden,
-        bool_or(f.purpose = 'numbering') filter (where not f.is_hidden) as stops_numbering,
-        string_agg(
-            distinct format('%s holds the advisory lock for %s', f.holder, f.purpose), '; '
-        ) filter (where not f.is_hidden) as found,
-        string_agg(distinct f.ending, ' ') filter (where not f.is_hidden) as remedy
-    into held
-    from machserial._foreign_locks() as f;
-    result := machserial._checked(
-        'foreign_locks', held.sessions,
-        coalesce(held.found, 'nobody keeps an advisory lock of machserial'), held.remedy
-    );
-    if held.stops_numbering and result.status = 'WARNING' then
-        result := machserial._made_critical(result);
-    end if;
-    return machserial._seen_in_part(
-        result, held.hidden, 'sessions of other roles that hold advisory locks of machserial'
-    );
 end
 $$;
 
