@@ -280,6 +280,38 @@ def test_a_format_that_comes_into_use_stays(connect):
     assert call(plant, "integrity", only="formats") == []
 
 
+def test_a_format_of_a_pattern_that_is_used_by_its_name_stays(connect):
+    plant, other = connect(), connect()
+    plant.autocommit = other.autocommit = True
+    make_part(plant)
+    generated(plant, pattern="P-{RANDOM:8}")
+    lose_serials(plant, "P-{RANDOM:8}")
+    plant.execute("delete from machserial.numbering_plans")
+    with other.transaction():
+        generated(other, format="ad hoc: P-{RANDOM:8}")
+        assert dropped_by_maintenance(plant) == (0, 1)
+    lose_serials(plant, "P-{RANDOM:8}")
+    plant.execute("delete from machserial.numbering_plans")
+    # One snapshot: what is committed after it began cannot be seen, so nothing is dropped.
+    with plant.transaction():
+        plant.execute("set transaction isolation level repeatable read")
+        value(plant, "select 1")
+        generated(other, format="ad hoc: P-{RANDOM:8}")
+        other.execute("delete from machserial.numbering_plans")
+        assert dropped_by_maintenance(plant) == (0, 1)
+    assert dropped_by_maintenance(plant) == (0, 0)
+    # Negative control: without a serial it goes, and who asks for its name waits for that.
+    lose_serials(plant, "P-{RANDOM:8}")
+    with plant.transaction():
+        assert dropped_by_maintenance(plant) == (1, 0)
+        with violated(other, "55P03"), other.transaction():
+            other.execute("set local lock_timeout = '200ms'")
+            generated(other, format="ad hoc: P-{RANDOM:8}")
+    with refused(other, "23503"):
+        generated(other, format="ad hoc: P-{RANDOM:8}")
+    assert call(plant, "integrity", only="formats") == []
+
+
 def test_records_of_verifications_are_dropped_when_they_are_old(connection):
     columns = "verified_at, is_full, seals, events, problems, newest_seal_id, newest_seal_hash, rolling_seal_id"
     for days, problems in ((400, 0), (390, 1), (380, 0), (370, 1), (10, 1)):

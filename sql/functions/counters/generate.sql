@@ -35,7 +35,7 @@ declare
 begin
     -- The second look is for a format that another session made between the first look and the insert.
     for look in 1..2 loop
-        -- The lock keeps _drop_unused_formats() from a format that is about to be used.
+        -- One that _drop_unused_formats() is about to drop is waited for, and made again.
         select f.id into known_id
         from machserial.serial_formats as f
         where f.pattern = _ad_hoc_format.pattern and f.is_ad_hoc and f.is_active
@@ -64,6 +64,19 @@ begin
         message = format('the format of pattern %L was made by a concurrent transaction', pattern),
         detail = 'This transaction''s snapshot is older than the format.',
         hint = 'Run the transaction again.';
+end
+$$;
+
+-- Keeps _drop_unused_formats() from a format that is about to be used.
+create function machserial._hold_ad_hoc_format(format_id bigint, format_name text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from machserial.serial_formats as f where f.id = _hold_ad_hoc_format.format_id for key share;
+    if not found then
+        perform machserial._raise_unknown('format', format_name, 'machserial.create_format');
+    end if;
 end
 $$;
 
@@ -110,7 +123,8 @@ begin
         wanted_format := machserial._ad_hoc_format(_resolve.pattern);
     end if;
     select
-        p.part_type, p.default_scopes, s.id as site_id, f.id as format_id, f.name as format_name, f.reset,
+        p.part_type, p.default_scopes, s.id as site_id, f.id as format_id, f.name as format_name,
+        f.is_ad_hoc, f.reset,
         f.counter_per, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space,
         k.part_id as key_part, k.site_id as key_site, l.issued_at,
         c.id as counter_id, c.has_runway, c.retired_at
@@ -133,6 +147,9 @@ begin
             when 'NEVER' then '' else machserial._period(f.reset, l.issued_at)
         end
     where p.id = _resolve.part_id;
+    if known.is_ad_hoc then
+        perform machserial._hold_ad_hoc_format(known.format_id, known.format_name);
+    end if;
     if known.format_id is null then
         perform machserial._raise_unresolved(_resolve.part_id, site);
     elsif known.sequence_maximum is null then
