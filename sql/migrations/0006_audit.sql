@@ -58,34 +58,6 @@ for each statement execute function machserial._refuse_audit_change();
 
 select machserial._make_audit_partitions(now(), 3);
 
-create trigger serials_are_admitted
-after insert on machserial.serials
-referencing new table as new_serials
-for each statement execute function machserial._admit_new_serials();
-
-create trigger parts_of_serials_are_kept
-after delete on machserial.parts
-for each row execute function machserial._refuse_orphaned_serials();
-
-create trigger parts_of_serials_keep_their_key
-after update of id, part_type on machserial.parts
-for each row when (old.id <> new.id or old.part_type <> new.part_type)
-execute function machserial._refuse_orphaned_serials();
-
-create trigger sites_of_serials_are_kept
-after delete on machserial.sites
-for each row execute function machserial._refuse_orphaned_serials();
-
-create trigger sites_of_serials_keep_their_key
-after update of id on machserial.sites
-for each row when (old.id <> new.id)
-execute function machserial._refuse_orphaned_serials();
-
-create trigger changed_serials_are_audited
-after update on machserial.serials
-referencing old table as old_serials new table as new_serials
-for each statement execute function machserial._audit_changed_serials();
-
 alter table machserial.audit_events enable row level security;
 create policy open_to_the_privileged on machserial.audit_events using (true);
 create policy own_sites_only on machserial.audit_events as restrictive
