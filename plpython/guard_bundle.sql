@@ -11,8 +11,8 @@ begin
             message = 'machserial_plpython is installed as an extension in this database',
             hint = 'Update it with: alter extension machserial_plpython update;';
     end if;
-    -- Whoever owns a schema may drop and replace what is in it, unless it belongs to an extension. Functions
-    -- that run with a superuser's rights would call his.
+    -- The owner of a schema may drop and replace what is in it, unless it belongs to an extension. Functions
+    -- that run with a superuser's rights would call the replacement.
     if not (
         select r.rolsuper from pg_catalog.pg_namespace as s
         inner join pg_catalog.pg_roles as r on r.oid = s.nspowner

@@ -1,4 +1,4 @@
--- Nobody but superusers may call any of it: who else may, a superuser says by grants (docs/plpython.md).
+-- Only superusers may call any of it, and roles to which a superuser grants it (docs/plpython.md).
 do $privileges$
 declare
     routine regprocedure;

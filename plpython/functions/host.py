@@ -34,7 +34,7 @@ def examined(name, measure, warning, critical, subject):
 def disk(path):
     facts = os.statvfs(path)
     folder = os.path.realpath(path)
-    # As df reckons: what is kept for root is nobody's to use.
+    # As df counts: space that is reserved for root is not available.
     used = facts.f_blocks - facts.f_bfree
     space = 100 * used / (used + facts.f_bavail)
     files = 100 * (facts.f_files - facts.f_ffree) / facts.f_files if facts.f_files else 0

@@ -12,8 +12,8 @@ as $python$
 return host_checks(plpy)
 $python$;
 
--- As definer, so that Python runs in a private function: nobody's rights in the database are needed, a server
--- process stands in its data directory and may read what is asked for here.
+-- As definer, so that Python runs in a private function. It needs no rights in the database: a server process
+-- stands in its data directory and may read what is asked for here.
 create function machserial.host_health()
 returns table (
     name text, status text, value numeric, warning numeric, critical numeric, message text, remedy text
@@ -34,7 +34,7 @@ end
 $$;
 
 comment on function machserial.host_health() is
-'How the server''s machine is, a row a check, as in health(). value against warning and critical: percent used
+'The state of the server''s machine, one row per check, as in health(). value against warning and critical: percent used
 (disk_data, disk_wal, disk_tablespace_NAME, swap, open_files), percent available (memory), processes that want
 to run per processor (load), files that a server process may open (file_limit). UNKNOWN: it cannot be read.
 Errors: 0A000 the server''s Python is broken.';

@@ -14,8 +14,8 @@ as $python$
 return redis_checks(plpy, url)
 $python$;
 
--- As definer only because the library's folder stands in a superuser's table. Whoever may call it can have
--- the server connect to wherever an address leads.
+-- As definer only because the library's folder stands in a superuser's table. A caller can have the
+-- server connect to any address.
 create function machserial.redis_health(url text)
 returns table (
     name text, status text, value numeric, warning numeric, critical numeric, message text, remedy text
@@ -35,7 +35,7 @@ end
 $$;
 
 comment on function machserial.redis_health(text) is
-'How a Redis is, a row a check, as in health(), seen from the database server. url: redis://, rediss:// or
+'The state of a Redis, one row per check, as in health(), seen from the database server. url: redis://, rediss:// or
 unix://, as in REDIS_URL; its password is never shown. value against warning and critical: milliseconds
 (redis_ping: to connect and be answered; redis_latency: to be answered, the median of five), percent of
 maxmemory, or of the machine''s memory where there is no maxmemory (redis_memory), keys that were pushed out

@@ -265,7 +265,7 @@ end
 $$;
 
 -- Of the function, else of the session; 22023 if there is neither.
-create function machserial._require_reason(reason text, what text) returns text
+create function machserial._require_reason(reason text, action text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -277,7 +277,7 @@ begin
     if given is null then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('%s needs a reason', what),
+            message = format('a reason is required to %s', action),
             detail = 'None was given, and machserial.reason is not set.',
             hint = 'Give reason, or set it for the transaction: set local machserial.reason = ''...'';';
     elsif length(given) > 2000 then

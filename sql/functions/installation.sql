@@ -95,7 +95,7 @@ $record$;
 end
 $$;
 
--- Who works with search_path = machserial, public makes his own tables in the schema of machserial too.
+-- With search_path = machserial, public an application creates its own tables in the schema of machserial.
 create function machserial._is_own_table(relation regclass) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -87,7 +87,7 @@ declare
 begin
     if new.status = 'FAILED' then
         new.failure_reason := machserial._require_reason(
-            new.failure_reason, format('placeholder %s: to become FAILED', new.id)
+            new.failure_reason, format('fail placeholder %s', new.id)
         );
         new.failed_at := coalesce(new.failed_at, now());
         new.failed_by := coalesce(new.failed_by, actor);
@@ -284,7 +284,7 @@ begin
 end
 $$;
 
--- Whoever assigns or fails placeholders holds them first: the loser of a race has consumed nothing yet.
+-- Locks placeholders before they are assigned or fail, so that the loser of a race has consumed nothing.
 create function machserial._lock_pending(placeholder_ids bigint[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -449,15 +449,11 @@ begin
     if claim is null then
         perform machserial._raise_unclaimed(serial_number, proposed);
     end if;
-    raise exception using
-        errcode = 'unique_violation',
-        message = format('serial number %s is taken', serial_number),
-        detail = format(
-            'Placeholder %s was to get it; it is claimed in %s.', placeholder_id, claim
-        ),
-        hint = 'Check the part. A serial that is on record already is assigned by update '
-            'machserial.late_assignment_placeholders set serial_id = ... where id = ...',
-        table = 'serials', schema = 'machserial';
+    perform machserial._raise_taken(
+        serial_number, format('%s; placeholder %s was to get it', claim, placeholder_id),
+        'Check the part. A serial that is on record already is assigned by update '
+        'machserial.late_assignment_placeholders set serial_id = ... where id = ...'
+    );
 end
 $$;
 
@@ -672,7 +668,7 @@ set enable_seqscan = off
 as $$
 declare
     given constant text := machserial._require_reason(
-        reason, format('placeholder %s: to become FAILED', placeholder_id)
+        reason, format('fail placeholder %s', placeholder_id)
     );
     failed machserial.late_assignment_placeholder;
 begin

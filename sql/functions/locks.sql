@@ -27,8 +27,8 @@ begin
 end
 $$;
 
--- Who holds advisory locks of machserial in this database, but this session. since: when the session can have
--- taken it at the earliest; null where that is hidden.
+-- The other sessions that hold advisory locks of machserial in this database. since: when the session can
+-- have taken it at the earliest; null where that is hidden.
 create function machserial._lock_holders()
 returns table (
     lock_class integer, lock_object bigint, is_exclusive boolean, purpose text, is_kept_for text,
@@ -74,8 +74,8 @@ begin
 end
 $$;
 
--- Of those, whom no call of machserial explains: who keeps one longer than a call may, and than the setting
--- lock_wait says. is_hidden: it cannot be told.
+-- Of those, the sessions that no call of machserial explains: they keep a lock longer than a call may, and
+-- longer than the setting lock_wait says. is_hidden: it cannot be told.
 create function machserial._suspected_locks()
 returns table (lock text, purpose text, holder text, since timestamptz, ending text, is_hidden boolean)
 language plpgsql stable

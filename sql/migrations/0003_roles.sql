@@ -1,5 +1,5 @@
--- Who sees which site. A restrictive policy for each table with rows of sites; privileges decide the rest.
--- For those who are not limited _is_unlimited() leaves nothing of it in their plans.
+-- Limits of roles to sites. Each table with rows of sites has a restrictive policy; privileges decide the rest.
+-- For roles without limits _is_unlimited() leaves nothing of it in their plans.
 
 create table machserial.site_grants (
     role regrole not null,

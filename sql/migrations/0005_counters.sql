@@ -107,7 +107,7 @@ create unlogged table machserial.numbering_plans (
 
 comment on table machserial.numbering_plans is
 'What generate() has to know of a part, a site and a format, kept from call to call. All of it follows from
-other tables: whoever deletes a row loses nothing but time.';
+other tables: deleting a row costs only time.';
 comment on column machserial.numbering_plans.part_id is 'The part.';
 comment on column machserial.numbering_plans.site_id is 'The site.';
 comment on column machserial.numbering_plans.format is 'The format that was asked for by name; else empty.';

@@ -35,7 +35,7 @@ where holds_claim and 'SITE' = any(scopes);
 create unique index serials_part_type_key on machserial.serials (serial_number, part_type)
 where holds_claim and 'PART_TYPE' = any(scopes);
 
--- By the number alone: whoever looks one up, whatever its part, site, scopes and status.
+-- For looking a number up, of any part, site, scope and status.
 create index serials_serial_number on machserial.serials (serial_number);
 create index serials_part_id_created_at on machserial.serials (part_id, created_at);
 create index serials_work_order_id on machserial.serials (work_order_id) where work_order_id is not null;

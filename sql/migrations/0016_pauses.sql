@@ -17,7 +17,7 @@ create unique index pauses_one_at_a_time on machserial.pauses ((resumed_at is nu
 comment on table machserial.pauses is
 'When no new numbers were issued, and why: pause() and resume() write it. A row without resumed_at: now.';
 comment on column machserial.pauses.id is 'Key.';
-comment on column machserial.pauses.reason is 'Why; whoever is refused is told.';
+comment on column machserial.pauses.reason is 'Why; every refusal shows it.';
 comment on column machserial.pauses.until_fenced is
 'The database was restored: resume() is refused until fence() has been called for every counter.';
 comment on column machserial.pauses.paused_at is 'When it began: start of the transaction.';

@@ -135,7 +135,7 @@ def message_rows(rows: Sequence[Row]) -> None:
 
 
 def print_record(record: Row, *, as_json: bool, title: str | None = None) -> None:
-    """One thing: a line a field, or a JSON object."""
+    """One thing: one line per field, or a JSON object."""
     if as_json:
         print_json(dict(record))
         return

@@ -6,7 +6,8 @@ create function machserial._told_of_vendor_serial(status text) returns boolean
 language sql immutable parallel safe
 return status in ('ACTIVE', 'REJECTED');
 
--- Who acts. The tables' defaults say the same in their own words: they must not depend on a function.
+-- The name of the user who acts. The tables' defaults repeat the expression, as they must not depend on a
+-- function.
 create function machserial._actor() returns text
 language sql stable parallel safe
 return coalesce(nullif(current_setting('machserial.actor', true), ''), session_user);

@@ -40,8 +40,8 @@ begin
 end
 $$;
 
--- A table by name, if it belongs to whom the trail belongs: whoever may make tables in the schema could have
--- made another one of that name.
+-- A table by name, if its owner is the owner of the trail. Another role that may create tables in the schema
+-- could have made one with that name.
 create function machserial._own_audit_table(name text) returns regclass
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

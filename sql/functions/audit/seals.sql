@@ -168,8 +168,8 @@ end
 $$;
 
 -- Which cluster this is. Its timeline changes when a standby is promoted or a backup recovered; the control
--- file has it only after the next checkpoint. Who may not read the control file goes by the ids that database
--- and table have here: a copy made by rows has others. timeline: null on a standby, to such a role.
+-- file has it only after the next checkpoint. A role that may not read the control file goes by the ids that
+-- database and table have here: a copy made by rows has others. timeline: null on a standby, to such a role.
 create function machserial._cluster(out system_identifier bigint, out timeline integer)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -226,19 +226,8 @@ begin
     made.sealed_at := clock_timestamp();
     made.sealed_by := machserial._actor();
     made.seal_hash := machserial._seal_hash(made);
-    insert into machserial.audit_seals (
-        id, incarnation, begins_after_id, system_identifier, timeline, month, event_count, first_event_id,
-        last_event_id, up_to_transaction_id, up_to_event_id, horizon, next_transaction_id,
-        oldest_transaction_at, last_given_id, not_before, merkle_root, previous_hash, sealed_at, sealed_by,
-        seal_hash
-    )
-    values (
-        made.id, made.incarnation, made.begins_after_id, made.system_identifier, made.timeline, made.month,
-        made.event_count, made.first_event_id, made.last_event_id, made.up_to_transaction_id,
-        made.up_to_event_id, made.horizon, made.next_transaction_id, made.oldest_transaction_at,
-        made.last_given_id, made.not_before, made.merkle_root, made.previous_hash, made.sealed_at,
-        made.sealed_by, made.seal_hash
-    );
+    -- The type begins with the columns of the table, in their order.
+    insert into machserial.audit_seals values (made.*);
     if content.event_count > 0 then
         insert into machserial.audit_leaves (seal_id, event_ids, leaf_hashes)
         values (made.id, content.event_ids, content.leaves);
@@ -305,8 +294,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- Whoever gets a higher transaction id than this one was already running now, or begins later, and gets
-    -- an event id later. An id that this transaction has had for long says nothing of the kind.
+    -- A transaction with a higher id than this one is running now or begins later, and gets its event ids
+    -- later. An id that this transaction has had for long does not prove this.
     is_witness constant boolean := pg_current_xact_id_if_assigned() is null;
     oldest constant timestamptz := case when is_witness then machserial._oldest_transaction_at() end;
     last_given_id constant bigint := case
@@ -373,7 +362,7 @@ end
 $$;
 
 -- Leads the index by which seals find their events up to the end of the table: what is not summarized yet is
--- read for every seal. Whoever vacuums the partition meanwhile does it as well.
+-- read for every seal. A concurrent VACUUM of the partition does the same.
 create function machserial._summarize(relation regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -156,7 +156,7 @@ declare
     );
     local_time constant timestamp := machserial._local_time(site);
     given_reason constant text := machserial._require_reason(
-        reset_counter.reason, pg_catalog.format('the counter of format %s: to be moved on', active.name)
+        reset_counter.reason, pg_catalog.format('move the counter of format %s', active.name)
     );
     counter_id bigint;
     last_value bigint;

@@ -371,7 +371,7 @@ begin
     ) <> all(machserial._caller_sites()) then
         perform machserial._raise_no_block(report_block.block_id);
     end if;
-    -- Whoever reports out of the same block at the same time, or closes it, comes afterwards.
+    -- A concurrent report of the same block, or its end, waits for this one.
     perform b.id from machserial.number_blocks as b where b.id = report_block.block_id for no key update;
     sequence_values := machserial._values_in_block(report_block.block_id, numbers);
     -- Not on record yet, or as a conflict that has been resolved since.

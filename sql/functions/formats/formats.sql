@@ -142,8 +142,8 @@ begin
 end
 $$;
 
--- A format's renderer and first counters are made with it, by the owner: who adds a format may not create
--- functions. The pattern is compiled here and nowhere else.
+-- A format's renderer and first counters are made with it, by the owner: a role that adds a format may not
+-- create functions. The pattern is compiled here and nowhere else.
 create function machserial._equip_format() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -271,9 +271,9 @@ begin
 end
 $$;
 
--- Whoever revises, deactivates or assigns a format does it one after another, and from what the one before
--- has left: holds its newest version until the transaction ends, for no key update to change it, for share
--- to refer to it. Neither concerns whoever issues numbers, who refers to the key. Formats come before
+-- Sessions that revise, deactivate or assign a format do so one after another. Each locks the newest version
+-- until its transaction ends: FOR NO KEY UPDATE to change it, FOR SHARE to refer to it. Sessions that issue
+-- numbers refer to the key and do not wait. Formats come before
 -- assignments.
 create function machserial._hold_format(name text, is_changing boolean) returns void
 language plpgsql
@@ -290,7 +290,7 @@ begin
             select f.version into held from machserial.serial_formats as f where f.name = _hold_format.name
             order by f.version desc limit 1 for share;
         end if;
-        -- Whoever was waited for may have made a newer one.
+        -- The session that was waited for may have made a newer one.
         exit when not exists (
             select from machserial.serial_formats as f where f.name = _hold_format.name and f.version > held
         );

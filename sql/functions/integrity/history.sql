@@ -244,7 +244,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     given_reason constant text := machserial._require_reason(
-        account_for_serial.reason, format('serial %s: to be accounted for', serial_id)
+        account_for_serial.reason, format('account for serial %s', serial_id)
     );
     serial constant machserial.serial := machserial._serial(account_for_serial.serial_id);
     told record;

@@ -32,7 +32,7 @@ begin
 end
 $$;
 
--- Who does not see every row cannot say that all is well.
+-- A caller who does not see every row cannot be told that all is well.
 create function machserial._require_sight_of_all() returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -582,7 +582,7 @@ declare
     named machserial._named_number;
     pause_id constant bigint := (select p.id from machserial.pauses as p where p.resumed_at is null);
     given_reason constant text := machserial._require_reason(
-        fence.reason, pg_catalog.format('format %s: to be fenced', fence.format)
+        fence.reason, pg_catalog.format('fence format %s', fence.format)
     );
     step machserial._fence_step;
 begin

@@ -1,6 +1,6 @@
 -- Checks of health(): the audit trail.
 
--- Who keeps events from being sealed: the transaction with the lowest id that is still open.
+-- What keeps events from being sealed: the open transaction with the lowest id.
 create function machserial._oldest_writer() returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -24,8 +24,8 @@ begin
 end
 $$;
 
--- Since when events wait to be sealed, and how many they are. SECURITY DEFINER: partitions are nobody's to
--- read.
+-- Since when events wait to be sealed, and how many they are. SECURITY DEFINER, as no other
+-- role may read partitions.
 create function machserial._waiting_events(out events bigint, out oldest timestamptz)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

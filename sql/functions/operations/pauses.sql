@@ -20,14 +20,14 @@ begin
 end
 $$;
 
--- Tables in one order, counters first: whoever is drawing has a counter and goes for the table.
+-- Locks tables in one order, counters first: a session that draws has a counter and needs the table next.
 create function machserial.pause(reason text default null, until_fenced boolean default false) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
 declare
-    given_reason constant text := machserial._require_reason(pause.reason, 'a pause');
+    given_reason constant text := machserial._require_reason(pause.reason, 'pause');
     begun_id bigint;
     earlier record;
 begin
@@ -70,8 +70,8 @@ place of an earlier pause. Returns the id of the row in machserial.pauses.
 Errors: 54000 a text that is too long; 22023 no reason; 42501 neither the owner nor an administrator; 55000
 paused already; 55P03 others are issuing numbers in transactions that have not ended: call it again.';
 
--- Enabled while paused, else disabled. Who enables all triggers of a table enables these as well: they then
--- refuse nothing, and cost a little.
+-- Enables these triggers while paused, else disables them. ALTER TABLE ... ENABLE TRIGGER ALL enables them as
+-- well: they then refuse nothing, and cost a little.
 create function machserial._put_pause_triggers_right() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

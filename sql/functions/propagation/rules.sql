@@ -6,9 +6,9 @@
 -- costs no more than one that is not; else it and what has come of it are lifted until the order holds
 -- again. If it never does, there is a cycle.
 --
--- Between sessions: who adds a propagation holds its serials FOR SHARE to the end of the transaction, who
--- lifts or lowers a serial holds it FOR NO KEY UPDATE. So nobody lifts a serial of which something is just
--- being made, and who waited for it sees what has been made. Nobody else waits.
+-- Between sessions: a transaction that adds a propagation locks its serials FOR SHARE until it ends. One that
+-- lifts or lowers a serial locks it FOR NO KEY UPDATE. So no serial is lifted while another session is making
+-- something of it, and a session that waited sees what has been made. No other session waits.
 
 create type machserial.serial_propagation as (
     id bigint,

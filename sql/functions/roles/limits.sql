@@ -12,8 +12,8 @@ create type machserial.limited_to_sites as (
 );
 
 comment on type machserial.limited_to_sites is
-'Whoever may use this type is limited to the sites that grant_site() gave: set by grant_site(), taken away by
-lift_site_limits().';
+'A role that may use this type is limited to the sites that grant_site() gave. grant_site() grants the use,
+lift_site_limits() revokes it.';
 
 -- The sites of one role; null if it is not limited. how: USAGE for what it has now, MEMBER for what it may
 -- become by SET ROLE as well.
@@ -26,7 +26,7 @@ declare
 begin
     select
         r.oid,
-        -- Who may act as the owner, and whom no policy holds.
+        -- Roles that may act as the owner, and those that no policy limits.
         r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, p.proowner, 'usage')
         or not has_type_privilege(r.oid, 'machserial.limited_to_sites'::regtype, 'usage') as is_unlimited
     into known

@@ -191,7 +191,7 @@ begin
 end
 $$;
 
--- What migrations have made is nobody's, whatever the owner's default privileges say.
+-- Revokes what the owner's default privileges have granted on what migrations made.
 create function machserial._close_to_everybody() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

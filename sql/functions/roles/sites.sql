@@ -1,4 +1,4 @@
--- Limits by site: who grants a role its sites, and takes them away.
+-- Limits by site: granting and revoking the sites of a role.
 
 create type machserial.role_limit as (
     role text,
@@ -42,7 +42,7 @@ begin
 end
 $$;
 
--- Whoever is granted a site is limited from then on.
+-- A role that is granted a site is limited from then on.
 create function machserial._mark_limited() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -203,5 +203,5 @@ end
 $$;
 
 comment on function machserial.limited_roles() is
-'Who is limited to which sites. Members of these roles are limited with them.
+'Roles that are limited to sites, with their sites. Members of these roles are limited with them.
 Errors: 42501 neither the owner nor an administrator.';

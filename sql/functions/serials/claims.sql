@@ -1,7 +1,7 @@
--- Who claims a number: what is taken, in which scopes, and by which serial.
+-- Claims on numbers: what is taken, in which scopes, and by which serial.
 
--- Who holds each of the given numbers in the given scopes; no row for a number that nobody holds. Tells what
--- a unique index has decided, and is never asked instead of it. Of a serial at a site that the caller may not
+-- The serials that hold each of the given numbers in the given scopes; no row for a free number. Explains
+-- what a unique index has decided, and never replaces it. Of a serial at a site that the caller may not
 -- see it tells only that the number is taken: its id is null.
 create function machserial._claims_on(serial_numbers text[], scopes text[], site_id text, part_type text)
 returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
@@ -36,7 +36,7 @@ begin
             from machserial.serials as s
             where s.serial_number = n.number and s.holds_claim and 'ENTERPRISE' = any(s.scopes)
             union all
-            -- Whoever wants it in the whole enterprise wants it where others have it, too.
+            -- The whole enterprise includes the scopes of others.
             select 'ENTERPRISE', array_to_string(s.scopes, ', '), s.id, s.part_id, s.site_id
             from machserial.serials as s
             where

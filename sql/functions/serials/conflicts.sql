@@ -145,7 +145,7 @@ begin
             hint = 'Keep a serial that the conflict is about.';
     end if;
     new.reason := machserial._require_reason(
-        new.reason, format('the conflict about %s: to resolve it', new.serial_number)
+        new.reason, format('resolve the conflict about %s', new.serial_number)
     );
     new.retired_serial_ids := coalesce(new.retired_serial_ids, '{}');
     -- Only what is imported was resolved by somebody else at another time.
@@ -495,7 +495,7 @@ exception when unique_violation then
 end
 $$;
 
--- Who gets the number and who gives it up. Without keep_serial_id it is the only one left, if there is one.
+-- Which serial keeps the number and which give it up. Without keep_serial_id the only one left keeps it.
 create function machserial._decision(
     serial_number text, conflict_ids bigint[], resolution text, keep_serial_id bigint,
     retired_serial_id bigint, out kept_id bigint, out loser_ids bigint[]
@@ -571,7 +571,7 @@ declare
     );
     given_reason constant text := machserial._require_reason(
         resolve_conflict.reason,
-        format('the conflict about %s: to resolve it', number)
+        format('resolve the conflict about %s', number)
     );
     reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
     conflict_ids bigint[];

@@ -53,10 +53,10 @@ begin
     if new.status_reason is not distinct from old.status_reason then
         new.status_reason := null;
     end if;
-    -- Whoever takes it out of CONFLICT decides whose number it is.
+    -- A step out of CONFLICT decides which serial keeps the number.
     if machserial._needs_reason(new.status) or new.claim_released or old.status = 'CONFLICT' then
         new.status_reason := machserial._require_reason(
-            new.status_reason, format('serial %s: to become %s', old.serial_number, new.status)
+            new.status_reason, format('make serial %s %s', old.serial_number, new.status)
         );
     else
         new.status_reason := coalesce(
@@ -90,7 +90,7 @@ begin
         errcode = 'object_not_in_prerequisite_state',
         message = format('serial %s cannot claim its number in fewer scopes', old.serial_number),
         detail = format('It has %s, the change says %s.', old.scopes, machserial._shown(new.scopes::text)),
-        hint = 'Scopes may be added. Who gives up a number does so by resolve_conflict(...).';
+        hint = 'Scopes may be added. Give up a number by resolve_conflict(...).';
 end
 $$;
 
@@ -146,7 +146,10 @@ declare
     reason_before constant text := coalesce(current_setting('machserial.reason', true), '');
 begin
     perform set_config('machserial.reason', machserial._require_reason(
-        _end_serial.reason, format('serial %s: to become %s', known.serial_number, _end_serial.status)
+        _end_serial.reason, format(
+            '%s serial %s', case _end_serial.status when 'RETIRED' then 'retire' else 'invalidate' end,
+            known.serial_number
+        )
     ), true);
     update machserial.serials as s set status = _end_serial.status
     where s.id = known.id and s.status <> _end_serial.status;

@@ -206,8 +206,8 @@ begin
 end
 $$;
 
--- The scopes in which two that bear the same number get into each other's way. Whoever has it in the whole
--- enterprise is in everybody's way.
+-- The scopes in which two serials with the same number exclude each other. A serial that has its number in
+-- the whole enterprise excludes all others.
 create function machserial._shared_scopes(
     scopes text[], site_id text, part_type text,
     other_scopes text[], other_site_id text, other_part_type text

@@ -429,8 +429,7 @@ begin
 end
 $$;
 
--- SECURITY DEFINER: whoever may attach writes no event of his own wording. What is written stands in the
--- catalog.
+-- SECURITY DEFINER: a caller who may attach cannot word the event. The catalog says what is written.
 create function machserial._audit_attachment(relation regclass, trigger_type text, is_attached boolean)
 returns void
 language plpgsql security definer
@@ -467,7 +466,7 @@ declare
 begin
     perform machserial._require_attachable(relation);
     perform machserial._require_settings(relation, settings);
-    -- The lock that the trigger needs anyway: who attaches the same table meanwhile comes before or after.
+    -- The lock that the trigger needs anyway. A session that attaches the same table comes before or after.
     execute format('lock table %s in share row exclusive mode', relation);
     attached := machserial._attachment(relation, event);
     if attached.relation is not null then
@@ -501,7 +500,7 @@ serial_column: the column that gets the generated numbers, by an update of the n
 inserts must be allowed to do: text, varchar and char get them joined by a comma and a space, text[] and
 varchar[] an array, jsonb an array. A row that comes with a value there is numbered already: it keeps it and
 is no event.
-An error names the row, and nothing of the insert is kept. Whoever inserts needs the rights to do by
+An error names the row, and nothing of the insert is kept. The user who inserts needs the rights to do by
 functions what the triggers do. Returns the attachment.
 Errors: 22023 a bad argument, a column that does not exist or fit; 0A000 no table; 42501 not your table;
 55000 attached already, no primary key for serial_column.';
@@ -516,7 +515,7 @@ declare
     attached machserial.attachment := machserial._attachment(relation, event);
 begin
     if attached.relation is not null then
-        -- Dropping the trigger takes this lock anyway. Who waited for it looks again.
+        -- Dropping the trigger takes this lock anyway. A session that waited for it looks again.
         execute format('lock table %s in access exclusive mode', relation);
         attached := machserial._attachment(relation, event);
     end if;

@@ -199,7 +199,7 @@ end
 $$;
 
 comment on function machserial.create_trigger(text, text, text, text, text, jsonb, integer) is
-'From now on an event numbers this part: whoever calls fire(), or inserts into a table that attach() has been
+'From now on an event numbers this part: a call of fire(), or an insert into a table that attach() has been
 called for. trigger_type: MATERIAL_RECEIPT, WORK_ORDER_CREATE, OPERATION_COMPLETE, QUALITY_CHECKPOINT or
 BATCH_COMPLETION. assignment_type: SYSTEM_GENERATED makes serials, by the named format or else the part''s;
 VENDOR puts the numbers on record that the context brings (vendor_name, serial_number or serial_numbers);

@@ -30,8 +30,8 @@ begin
 end
 $$;
 
--- Makes one row of a trigger's many. Only of those that are committed: whoever fires meanwhile adds a row of
--- his own, and whoever folds meanwhile has locked his. Returns how many rows became fewer.
+-- Makes one row of the many rows of a trigger, of those that are committed. A session that fires meanwhile
+-- adds a row of its own; one that folds meanwhile has locked its rows. Returns by how many there are fewer.
 create function machserial._fold_executions() returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp

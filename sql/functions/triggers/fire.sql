@@ -393,9 +393,9 @@ begin
 end
 $$;
 
--- The triggers that answer an event, in the order of their ids. Who deletes one of them waits until this
--- transaction has ended, and one that is being deleted does not fire. SECURITY DEFINER: locks what the
--- caller may not write.
+-- The triggers that answer an event, in the order of their ids. A session that deletes one of
+-- them waits until this transaction has ended, and one that is being deleted does not fire. SECURITY DEFINER:
+-- locks what the caller may not write.
 create function machserial._hold_triggers(trigger_type text, part_id text) returns setof bigint
 language plpgsql security definer rows 1
 set search_path = pg_catalog, pg_temp

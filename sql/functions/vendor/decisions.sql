@@ -16,7 +16,7 @@ begin
             hint = 'Only a PENDING serial with validation_errors needs a waiver.';
     end if;
     new.waived_reason := machserial._require_reason(
-        new.waived_reason, format('vendor serial %s: to waive its rule', old.serial_number)
+        new.waived_reason, format('waive the rule for vendor serial %s', old.serial_number)
     );
     new.waived_at := now();
     new.waived_by := machserial._actor();
@@ -46,7 +46,7 @@ begin
                 select s.status_reason from machserial.serials as s
                 where s.id = old.id and s.status = 'REJECTED'
             )),
-            format('vendor serial %s: to reject it', old.serial_number)
+            format('reject vendor serial %s', old.serial_number)
         );
         new.rejected_at := now();
         new.rejected_by := actor;
@@ -337,7 +337,7 @@ declare
 begin
     update machserial.vendor_serials as v
     set waived_reason = machserial._require_reason(
-        reason, format('vendor serial %s: to waive its rule', v.serial_number)
+        reason, format('waive the rule for vendor serial %s', v.serial_number)
     )
     where v.id = vendor_serial_id and v.waived_at is null;
     is_waived := found;

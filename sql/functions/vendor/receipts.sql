@@ -17,9 +17,9 @@ begin
 end
 $$;
 
--- Makes the serials of these receipts. Returns those whose number is taken. An id that was not drawn makes
--- none. SECURITY DEFINER: which id a serial has is nobody else's to say. It takes nothing of its caller's but
--- ids: the receipts are on record, at sites that the caller may see.
+-- Makes the serials of these receipts. Returns the receipts whose number is taken. An id that was not drawn
+-- makes none. SECURITY DEFINER, as no other role may choose the id of a serial. It takes only ids of its
+-- caller: the receipts are on record, at sites that the caller may see.
 create function machserial._register_received(ids bigint[]) returns bigint[]
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -123,7 +123,7 @@ begin
     -- Imported with its history.
     if new.status = 'REJECTED' then
         new.rejection_reason := machserial._require_reason(
-            new.rejection_reason, format('vendor serial %s: to be REJECTED', new.serial_number)
+            new.rejection_reason, format('reject vendor serial %s', new.serial_number)
         );
         new.rejected_at := coalesce(new.rejected_at, now());
         new.rejected_by := coalesce(new.rejected_by, actor);

@@ -57,8 +57,8 @@ begin
 end
 $$;
 
--- Whoever receives numbers must not wait for a rule. Only a back reference makes PostgreSQL try one way after
--- another; whatever else a regular expression says costs a step a character.
+-- A receipt must not wait for a rule. Only a back reference makes PostgreSQL try one way after another;
+-- everything else in a regular expression costs one step per character.
 create function machserial._refers_back(regex text) returns boolean
 language sql immutable parallel safe
 return replace(regex, repeat(chr(92), 2), '') ~ concat('[', repeat(chr(92), 2), '][1-9]');

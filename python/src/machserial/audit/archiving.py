@@ -684,7 +684,7 @@ def _held(connection: psycopg.Connection) -> ExpectedError:
 
 
 def _limit_waiting(connection: psycopg.Connection) -> None:
-    """Until the transaction ends: through a pooler the session is somebody else's next."""
+    """Until the transaction ends: through a pooler another client has the session next."""
     connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(f"{LOCK_TIMEOUT * 1000:.0f}ms")))
 
 

@@ -53,7 +53,7 @@ class Pgbench:
 
 
 def one_line_each(script: str) -> str:
-    """The statements, one a line, as pgbench wants its scripts."""
+    """The statements, one per line, as pgbench wants its scripts."""
     statements = (" ".join(one.split()) for one in script.split(";"))
     return "".join(f"{one};\n" for one in statements if one)
 

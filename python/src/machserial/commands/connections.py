@@ -51,7 +51,7 @@ IDLE = """
     order by a.state_change
 """
 
-# Asked again for each of them: whoever has begun to work in the meantime stays.
+# Asked again for each of them: a session that has begun to work in the meantime stays.
 TERMINATE = """
     select a.pid, pg_terminate_backend(a.pid) as terminated
     from pg_stat_activity as a

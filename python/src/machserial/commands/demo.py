@@ -132,7 +132,7 @@ def open_shell(server: PrivateServer) -> None:
 
 
 def create_database(server: PrivateServer) -> None:
-    """The demo's database, empty. Who acts in it is called demo."""
+    """The demo's database, empty. The user in it is called demo."""
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as maintenance:
         maintenance.execute(f"drop database if exists {DATABASE} with (force)")
         maintenance.execute(f"create database {DATABASE}")

@@ -18,8 +18,8 @@ def deploy(settings: Settings, plain: bool) -> None:
     """Create machserial in the database, or bring it up to this version.
 
     Creates the extension where the server has its files and lets you; else installs the same code as plain SQL.
-    Then runs the migrations that are pending. All of it is one transaction, and it can be repeated. It waits for
-    nobody's lock longer than half a second, and tries again a few times.
+    Then runs the migrations that are pending. All of it is one transaction, and it can be repeated. It waits
+    half a second at most for a lock, and tries again a few times.
     """
     done = locking.patiently(settings.connect, lambda connection: deployment.deploy(connection, plain=plain))
     if settings.json:

@@ -55,7 +55,7 @@ def plan(settings: Settings, as_sql: bool) -> None:
 def up(settings: Settings) -> None:
     """Run the pending migrations, in one transaction.
 
-    It waits for nobody's lock longer than half a second, and tries again a few times. Whatever happens in the middle,
+    It waits half a second at most for a lock, and tries again a few times. Whatever happens in the middle,
     the database is left as it was or as it should be.
     """
     ran = locking.patiently(settings.connect, deployment.migrate_up)

@@ -67,7 +67,7 @@ EVENTS = """
 
 @dataclass(frozen=True)
 class Report:
-    """What came of the run: a row a format, speed, the proof of uniqueness, and one serial with its events."""
+    """The result of the run: one row per format, speed, the proof of uniqueness, and one serial with its events."""
 
     formats: list[dict]
     speed: dict

@@ -38,7 +38,7 @@ def read_numbers(path: Path, other_columns: Iterable[str] = ()) -> list[Row]:
     if cells and NUMBER in map(str.lower, cells[0][1]):
         header = _known_header(path, [cell.lower() for cell in cells.pop(0)[1]], [NUMBER, *other_columns])
     if not cells:
-        raise _unusable(path, "it holds no serial numbers", "write one a line")
+        raise _unusable(path, "it holds no serial numbers", "write one per line")
     return [_row(path, header, line, row) for line, row in cells]
 
 

@@ -360,7 +360,7 @@ def as_table(rows: Sequence[Row], units: dict[str, str]) -> list[Row]:
 
 
 def as_nagios(rows: Sequence[Row], units: dict[str, str]) -> list[str]:
-    """A line with what is wrong and the figures, then a line a check."""
+    """A line with what is wrong and the figures, then one line per check."""
     wrong = [one for one in rows if one["status"] != OK]
     summary = "; ".join(f"{one['name']}: {one['message']}" for one in wrong) or f"{len(rows)} checks"
     figures = " ".join(_perfdata(one, units.get(one["name"])) for one in rows if one["value"] is not None)

@@ -1,7 +1,7 @@
 """Work that needs locks which everybody's work holds: tried for half a second at a time, never waited for.
 
-Whoever waits for such a lock has everybody behind it wait as well. So each try gives up early, the transaction ends,
-and the next begins after a while that differs from try to try.
+A session that waits for such a lock makes all sessions behind it wait as well. So each try gives up early, the
+transaction ends, and the next begins after a while that differs from try to try.
 """
 
 from __future__ import annotations
