@@ -34,7 +34,7 @@ end
 $$;
 
 comment on function machserial.host_health() is
-'The state of the server''s machine, one row per check, as in health(). value against warning and critical: percent used
-(disk_data, disk_wal, disk_tablespace_NAME, swap, open_files), percent available (memory), processes that want
-to run per processor (load), files that a server process may open (file_limit). UNKNOWN: it cannot be read.
+'The state of the server''s machine, one row per check, as in health(). value against warning and critical:
+percent used (disk_data, disk_wal, disk_tablespace_NAME, swap, open_files), percent available (memory),
+processes that want to run per processor (load), files that a server process may open (file_limit). UNKNOWN: it cannot be read.
 Errors: 0A000 the server''s Python is broken.';

@@ -35,8 +35,8 @@ end
 $$;
 
 comment on function machserial.redis_health(text) is
-'The state of a Redis, one row per check, as in health(), seen from the database server. url: redis://, rediss:// or
-unix://, as in REDIS_URL; its password is never shown. value against warning and critical: milliseconds
+'The state of a Redis, one row per check, as in health(), seen from the database server. url: redis://,
+rediss:// or unix://, as in REDIS_URL; its password is never shown. value against warning and critical: milliseconds
 (redis_ping: to connect and be answered; redis_latency: to be answered, the median of five), percent of
 maxmemory, or of the machine''s memory where there is no maxmemory (redis_memory), keys that were pushed out
 since the last CONFIG RESETSTAT (redis_evictions). Waits 50 ms for a connection, 200 ms for an answer.

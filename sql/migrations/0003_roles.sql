@@ -1,5 +1,5 @@
--- Limits of roles to sites. Each table with rows of sites has a restrictive policy; privileges decide the rest.
--- For roles without limits _is_unlimited() leaves nothing of it in their plans.
+-- Limits of roles to sites. Each table with rows of sites has a restrictive policy; privileges decide the
+-- rest. For roles without limits _is_unlimited() leaves nothing of it in their plans.
 
 create table machserial.site_grants (
     role regrole not null,

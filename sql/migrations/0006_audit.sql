@@ -33,7 +33,8 @@ where event_type not in (
 create index audit_events_transaction_id on machserial.audit_events using brin (transaction_id, id)
 with (pages_per_range = 16);
 
-comment on table machserial.audit_events is 'The audit trail: who did what, when and why. Rows are only added.';
+comment on table machserial.audit_events is
+'The audit trail: who did what, when and why. Rows are only added.';
 comment on column machserial.audit_events.id is 'Key.';
 comment on column machserial.audit_events.event_type is
 'What happened: SERIAL_GENERATED, SERIAL_REGISTERED, ...';

@@ -122,6 +122,36 @@ def exit_codes() -> list[str]:
 # The SQL
 
 
+# Folders and files of sql/functions, and what they are called on the page; the others are operations.
+CAPABILITIES = {
+    "catalog": "Sites and parts",
+    "patterns": "Patterns",
+    "check_digits": "Check digits",
+    "formats": "Formats",
+    "counters": "Generating, counting and blocks",
+    "serials": "Serials, uniqueness and conflicts",
+    "vendor": "Vendors",
+    "late_assignment": "Late assignment",
+    "propagation": "Lineage",
+    "triggers": "Triggers",
+    "audit": "Audit trail",
+    "roles": "Roles and sites",
+    "operations": "Operations",
+}
+
+
+def capabilities() -> dict[str, str]:
+    """The capability of each function, by the file that it stands in."""
+    folder = Path(__file__).resolve().parents[3] / "sql" / "functions"
+    homes = {}
+    for path in folder.rglob("*.sql"):
+        capability = path.relative_to(folder).with_suffix("").parts[0]
+        for name in re.findall(r"^create function machserial\.(\w+)", path.read_text(), re.MULTILINE):
+            homes[name] = capability if capability in CAPABILITIES else "operations"
+    # The build writes it.
+    return homes | {"version": "operations"}
+
+
 def sql_reference(connection: psycopg.Connection) -> str:
     """docs/sql.md, of the machserial in a database."""
     cursor = connection.cursor(row_factory=dict_row)
@@ -134,11 +164,13 @@ def sql_reference(connection: psycopg.Connection) -> str:
         "",
         "All of it is in schema `machserial`. Arguments are given by name: `part_id => 'PART-001'`.",
         "",
-        "## Functions",
-        "",
     ]
-    for function in functions:
-        lines += function_lines(function)
+    homes = capabilities()
+    for capability, title in CAPABILITIES.items():
+        lines += [f"## {title}", ""]
+        for function in functions:
+            if homes[function["name"]] == capability:
+                lines += function_lines(function)
     kinds = (("Tables", False, False), ("Views", True, False), ("Types", False, True))
     for title, is_view, is_type in kinds:
         lines += [f"## {title}", ""]
