@@ -449,3 +449,38 @@ class TestAdmission:
         assert plant.execute(
             "select count(*), count(distinct serial_id) from machserial.audit_events where serial_id is not null"
         ).fetchone() == (8, 8)
+
+
+ALGORITHMS = (
+    *("luhn", "luhn36", "mod10", "gs1_pair", "mod11", "verhoeff", "damm", "mod11_2", "mod37_2", "mod97_10"),
+    *("mod661_26", "mod1271_36", "mod11_10", "mod27_26", "mod37_36"),
+)
+# What stands left of the digits, between them and the check digit, and right of it.
+AROUND = [("C{CHECK:luhn}-A1-{SEQ:9}", "", "{YY}"), ("{SEQ:4}", "-7B", "-{SITE}{PART}")]
+
+
+def test_a_plan_writes_the_check_digits_that_the_renderer_writes(plant):
+    written = 0
+    for ordinal, name in enumerate(ALGORITHMS):
+        for place, (left, between, right) in enumerate(AROUND):
+            pattern = f"{chr(65 + ordinal)}{place}X{left}{between}{{CHECK:{name}}}{right}"
+            make_format(plant, f"{name} {place}", pattern, sequence_start=947)
+            generated(plant, format=f"{name} {place}")
+            expected = call(plant, "preview", pattern=pattern, quantity=1, part_id="P", start=948)[0][0]
+            assert generated(plant, format=f"{name} {place}") == [expected], name
+            written += value(
+                plant,
+                "select count(*) from machserial.numbering_plans "
+                "where format = %s and digit_check is distinct from null and width is not null",
+                f"{name} {place}",
+            )
+    # Those that know letters only do not vary with the digits.
+    assert written == len(AROUND) * (len(ALGORITHMS) - 2)
+
+
+def test_a_plan_leaves_to_the_renderer_what_varies_twice(plant):
+    make_format(plant, "TWICE", "T{SEQ:6}{CHECK:luhn}-{CHECK:mod10}")
+    assert generated(plant, format="TWICE") + generated(plant, format="TWICE") == [
+        row[0] for row in call(plant, "preview", pattern="T{SEQ:6}{CHECK:luhn}-{CHECK:mod10}", quantity=2)
+    ]
+    assert value(plant, "select width from machserial.numbering_plans where format = 'TWICE'") is None

@@ -898,3 +898,92 @@ begin
     return next;
 end
 $$;
+
+-- How the check digit of a number follows from its digits where nothing else varies. middle: what stands
+-- between. start: where the computation begins. moves: of sums, by how much each digit of each place moves it
+-- on. steps: of automata, the next state for each state and digit, one table for all places or one for each.
+-- signs: the check characters for each result.
+create type machserial._digit_check as (
+    middle text,
+    start integer,
+    moves smallint[],
+    steps bytea,
+    signs text[]
+);
+
+create function machserial._digit_check(algorithm text, head text, width integer, middle text)
+returns machserial._digit_check
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    name constant text := machserial._check_name(algorithm);
+    modulus constant integer := machserial._check_modulus(name);
+    middle_width constant integer := machserial._check_width(name, middle);
+    made machserial._digit_check;
+    after_middle bytea;
+begin
+    made.middle := middle;
+    if name in ('damm', 'verhoeff', 'mod11_10', 'mod27_26', 'mod37_36') then
+        made.start := get_byte(machserial._check_run(
+            name, array[machserial._check_start(name)], head, width + middle_width
+        ), 0);
+        made.steps := (
+            select string_agg(
+                machserial._check_step_table(name, '0123456789', 1, width - p.place + middle_width), ''::bytea
+                order by p.place
+            )
+            from generate_series(1, case name when 'verhoeff' then width else 1 end) as p (place)
+        );
+        after_middle := machserial._check_run(name, array(select generate_series(0, modulus - 1)), middle, 0);
+        made.signs := array(
+            select machserial._check_write(name, machserial._check_finish(name, get_byte(after_middle, s.state)))
+            from generate_series(0, modulus - 1) as s (state)
+            order by s.state
+        );
+        return made;
+    end if;
+    made.start := machserial._check_index(
+        name, machserial._check_in_pattern(name, head || repeat('0', width) || middle)
+    );
+    made.moves := array(
+        select machserial._check_difference(name, '0', d.digit::text, width - p.place + middle_width)
+        from generate_series(1, width) as p (place)
+        cross join generate_series(0, 9) as d (digit)
+        order by p.place, d.digit
+    );
+    made.signs := array(
+        select machserial._check_write(name, i.index) from generate_series(0, modulus - 1) as i (index)
+        order by i.index
+    );
+    return made;
+end
+$$;
+
+-- A number with such a check digit.
+create function machserial._checked_number(head text, digits text, tail text, checked machserial._digit_check)
+returns text
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    moves constant smallint[] := checked.moves;
+    steps constant bytea := checked.steps;
+    modulus constant integer := cardinality(checked.signs);
+    reached integer := checked.start;
+begin
+    if moves is not null then
+        for place in 1..length(digits) loop
+            reached := reached + moves[10 * place + ascii(substr(digits, place, 1)) - 57];
+        end loop;
+    else
+        for place in 1..length(digits) loop
+            reached := get_byte(
+                steps,
+                (place - 1) * modulus * 10 % length(steps) + reached * 10 + ascii(substr(digits, place, 1)) - 48
+            );
+        end loop;
+    end if;
+    return head || digits || checked.middle || checked.signs[reached % modulus + 1] || tail;
+end
+$$;

@@ -91,10 +91,11 @@ create unlogged table machserial.numbering_plans (
     random_space bigint,
     counter_id bigint,
     sequence regclass,
-    trusted_until numeric,
+    trusted_until bigint,
     head text collate "C",
     width integer,
     tail text collate "C",
+    digit_check machserial._digit_check,
     valid_from timestamptz not null,
     valid_until timestamptz not null,
     configuration numeric not null,
@@ -129,10 +130,13 @@ comment on column machserial.numbering_plans.sequence is
 comment on column machserial.numbering_plans.trusted_until is
 'Below this the counter is not near its end, so that a value may be drawn without looking.';
 comment on column machserial.numbering_plans.head is
-'What stands before the sequence number, if nothing else varies; else null.';
+'What stands before the sequence number, if nothing varies but it and a check digit; else null.';
 comment on column machserial.numbering_plans.width is
-'Digits of the sequence number, if nothing else varies.';
-comment on column machserial.numbering_plans.tail is 'What stands after the sequence number.';
+'Digits of the sequence number, if nothing varies but it and a check digit.';
+comment on column machserial.numbering_plans.tail is
+'What stands after the sequence number, or after the check digit if that varies.';
+comment on column machserial.numbering_plans.digit_check is
+'How the check digit follows from the sequence number; null if none varies.';
 comment on column machserial.numbering_plans.valid_from is
 'Since when this format is assigned; of what goes by dates since the day began at the site.';
 comment on column machserial.numbering_plans.valid_until is

@@ -349,7 +349,10 @@ begin
         n.part_id = _generate.part_id and n.site_id = coalesce(_generate.site_id, 'DEFAULT')
         and n.format = coalesce(_generate.format, '')
         and n.pattern = case when _generate.format is null then coalesce(_generate.pattern, '') else '' end
-        and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
+        -- A condition on the key, as sequential scans are off.
+        and n.configuration = (
+            select sum(c.changes) from machserial.configuration_changes as c where c.id > 0
+        )
         and n.valid_from <= now() and n.valid_until > now();
     if _generate.request_id is not null then
         select c.id, c.is_repeated into request_number, is_repeated
@@ -483,6 +486,7 @@ create function machserial.generate(
 returns table (serial_id bigint, serial_number text, sequence_number bigint)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
@@ -495,63 +499,79 @@ begin
             work_order_id, lot_number, operation_code, context
         )
         select
-            r.number, d.value, n.part_id, n.part_type, n.site_id, 'SYSTEM_GENERATED', n.scopes, n.format_id,
-            generate.context ->> 'work_order_id', generate.context ->> 'lot_number',
-            generate.context ->> 'operation_code',
-            nullif(generate.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
-        from machserial.numbering_plans as n
-        cross join lateral (
-            -- Two conditions, not one with AND: where the first is null, AND looks at the second as well, and
-            -- a lock that is taken there stays.
-            select case
-                when pg_sequence_last_value(n.sequence) < n.trusted_until
-                    then case
-                        when pg_try_advisory_lock_shared(
-                            hashtext('machserial.block'), hashint8(n.counter_id)
-                        )
-                            then (array[
-                                case
-                                    when pg_sequence_last_value(n.sequence) < n.trusted_until
-                                        then nextval(n.sequence)
-                                end,
-                                pg_advisory_unlock_shared(
+            r.number, r.value, r.part_id, r.part_type, r.site_id, 'SYSTEM_GENERATED', r.scopes, r.format_id,
+            r.context ->> 'work_order_id', r.context ->> 'lot_number', r.context ->> 'operation_code',
+            nullif(r.context - '{work_order_id,lot_number,operation_code}'::text[], '{}')
+        from (
+            select
+                d.*, case
+                    when d.digit_check is distinct from null then machserial._checked_number(
+                        d.head, lpad(d.value::text, d.width, '0'), d.tail, d.digit_check
+                    )
+                    when d.width is not null then d.head || lpad(d.value::text, d.width, '0') || d.tail
+                    else machserial._render_one(
+                        d.format_id, d.format_name, d.value, d.random_space, d.time_zone, d.site_id, d.part_id,
+                        generate.context
+                    )
+                end as number
+            from (
+                select
+                    n.part_id, n.part_type, n.site_id, n.scopes, n.format_id, n.format_name, n.random_space,
+                    n.time_zone, n.head, n.width, n.tail, n.digit_check,
+                    nullif(generate.context, '{}') as context,
+                    -- Two conditions, not one with AND: where the first is null, AND looks at the second as
+                    -- well, and a lock that is taken there stays.
+                    case
+                        when pg_sequence_last_value(n.sequence) < n.trusted_until
+                            then case
+                                when pg_try_advisory_lock_shared(
                                     hashtext('machserial.block'), hashint8(n.counter_id)
-                                )::integer
-                            ])[1]
+                                )
+                                    then (array[
+                                        case
+                                            when pg_sequence_last_value(n.sequence) < n.trusted_until
+                                                then nextval(n.sequence)
+                                        end,
+                                        pg_advisory_unlock_shared(
+                                            hashtext('machserial.block'), hashint8(n.counter_id)
+                                        )::integer
+                                    ])[1]
+                            end
+                    end as value
+                from machserial.numbering_plans as n
+                where
+                    n.part_id = case
+                        when
+                            generate.request_id is null and jsonb_typeof(generate.context) = 'object'
+                            -- What is longer may be too long for an index: _require_context() looks.
+                            and pg_column_size(generate.context) <= 255
+                            and current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1')
+                            is not true
+                            and not machserial._may_be_limited()
+                            then generate.part_id
                     end
-            end as value
-            -- Once.
-            offset 0
-        ) as d
-        cross join lateral (
-            select case
-                when d.value is null then null
-                when n.width is not null then n.head || lpad(d.value::text, n.width, '0') || n.tail
-                else machserial._render_one(
-                    n.format_id, n.format_name, d.value, n.random_space, n.time_zone, n.site_id, n.part_id,
-                    generate.context
-                )
-            end as number
+                    and n.site_id = coalesce(generate.site_id, 'DEFAULT')
+                    and n.format = coalesce(generate.format, '')
+                    and n.pattern
+                    = case when generate.format is null then coalesce(generate.pattern, '') else '' end
+                    and n.configuration = (
+                        -- A condition on the key, as sequential scans are off.
+                        select sum(c.changes) from machserial.configuration_changes as c where c.id > 0
+                    )
+                    and n.valid_from <= now() and n.valid_until > now()
+                -- Once each.
+                offset 0
+            ) as d
+            where d.value is not null
             offset 0
         ) as r
-        where
-            n.part_id = case
-                when
-                    generate.request_id is null and jsonb_typeof(generate.context) = 'object'
-                    -- What is longer may be too long for an index: _require_context() looks.
-                    and pg_column_size(generate.context) <= 255
-                    and coalesce(current_setting('machserial.debug', true), '')
-                    not in ('on', 'true', 'yes', '1')
-                    and not machserial._may_be_limited()
-                    then generate.part_id
-            end
-            and n.site_id = coalesce(generate.site_id, 'DEFAULT')
-            and n.format = coalesce(generate.format, '')
-            and n.pattern = case when generate.format is null then coalesce(generate.pattern, '') else '' end
-            and n.configuration = (select sum(c.changes) from machserial.configuration_changes as c)
-            and n.valid_from <= now() and n.valid_until > now()
-            and d.value is not null
-            and not machserial._is_claimed_elsewhere(r.number, n.scopes)
+        -- As _is_claimed_elsewhere() does.
+        where not exists (
+            select from machserial.serials as s
+            where
+                s.serial_number = r.number and s.holds_claim
+                and 'ENTERPRISE' = any(s.scopes) <> ('ENTERPRISE' = any(r.scopes))
+        )
         on conflict do nothing
         returning id, serial_number, sequence_number;
         if found then

@@ -82,43 +82,85 @@ begin
 end
 $$;
 
--- What stands before and after the sequence number, if all the rest of the pattern is the same for every
--- number of a day; nulls if it is not.
+-- One number of a format, by its renderer.
+create function machserial._rendered(
+    format_id bigint, sequence_value bigint, issued_at timestamp, site_id text, part_id text
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    number text;
+begin
+    execute format('select (machserial.%I($1, $2, $3, $4, $5, $6))[1]', '_render_' || format_id) into number
+    using array[sequence_value], array[0::bigint], issued_at, site_id, part_id, '{}'::jsonb;
+    return number;
+end
+$$;
+
+-- How a number is written from its digits, if all the rest of the pattern is the same for every number of a
+-- day, but for one check digit right of them. Nulls if it is not.
 create function machserial._plain_parts(
     format_id bigint, pattern text, issued_at timestamp, site_id text, part_id text,
-    out head text, out width integer, out tail text
+    out head text, out width integer, out tail text, out digit_check machserial._digit_check
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     lowest text;
+    highest text;
     place integer;
+    checked record;
 begin
     select min(t.size) filter (where t.token = 'SEQ' and t.alphabet = '0123456789') into width
     from machserial._tokenize(pattern) as t
-    having not bool_or(t.token in ('CHECK', 'RANDOM', 'UUID', 'WO', 'LOT', 'CTX'));
+    having not bool_or(t.token in ('RANDOM', 'UUID', 'WO', 'LOT', 'CTX'));
     if width is null then
         return;
     end if;
-    execute format('select (machserial.%I($1, $2, $3, $4, $5, $6))[1]', '_render_' || format_id) into lowest
-    using array[0::bigint], array[0::bigint], issued_at, site_id, part_id, '{}'::jsonb;
+    lowest := machserial._rendered(format_id, 0, issued_at, site_id, part_id);
     -- The call itself says what is wrong with it.
     if not machserial._is_serial_number(lowest, machserial._serial_characters()) then
         width := null;
         return;
     end if;
-    -- Nothing but the sequence number can differ between the lowest and the highest number.
-    execute format(
-        'select min(i) from generate_series(1, length($1)) as i '
-        'where substr($1, i, 1) <> substr((machserial.%I($2, $3, $4, $5, $6, $7))[1], i, 1)',
-        '_render_' || format_id
-    )
-    into place
-    using lowest, array[(10 ^ width::numeric)::bigint - 1], array[0::bigint], issued_at, site_id, part_id,
-        '{}'::jsonb;
+    -- The first difference between the lowest and the highest number is where the digits begin.
+    highest := machserial._rendered(
+        format_id, (10 ^ width::numeric)::bigint - 1, issued_at, site_id, part_id
+    );
+    select min(i) into place from generate_series(1, length(lowest)) as i
+    where substr(lowest, i, 1) <> substr(highest, i, 1);
     head := left(lowest, place - 1);
     tail := substr(lowest, place + width);
+    -- The last check digit right of them, and how much stands right of that.
+    select t.argument, t.size, w.size as behind into checked
+    from machserial._tokenize(pattern) as t
+    cross join lateral (
+        select coalesce(sum(coalesce(
+            r.size, length(case r.token when 'SITE' then site_id else part_id end)
+        )), 0)::integer as size
+        from machserial._tokenize(pattern) as r
+        where r.ordinal > t.ordinal
+    ) as w
+    where t.token = 'CHECK' and machserial._check_filter(t.argument, '0') <> ''
+    order by t.ordinal desc
+    limit 1;
+    if found then
+        digit_check := machserial._digit_check(
+            checked.argument, head, width, left(tail, -checked.size - checked.behind)
+        );
+        tail := right(tail, checked.behind);
+    end if;
+    if highest <> (case
+        when digit_check is null then head || repeat('9', width) || tail
+        else machserial._checked_number(head, repeat('9', width), tail, digit_check)
+    end) then
+        -- More of it varies: the renderer has to write each number.
+        width := null;
+        digit_check := null;
+    end if;
 end
 $$;
 
@@ -150,14 +192,15 @@ begin
     insert into machserial.numbering_plans as n (
         part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
         sequence_increment, sequence_maximum, random_space, counter_id, sequence, trusted_until, head, width,
-        tail, valid_from, valid_until, configuration
+        tail, digit_check, valid_from, valid_until, configuration
     )
     select
         p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
         f.name, f.allocation, f.sequence_increment, f.sequence_maximum, f.random_space, c.id,
         case when f.allocation = 'SEQUENCE' and c.id is not null then machserial._sequence(c.id) end,
         -- Not near the end: a thousand more cover what others may take meanwhile.
-        f.sequence_maximum - 1002 * f.sequence_increment::numeric, w.head, w.width, w.tail,
+        greatest(f.sequence_maximum - 1002 * f.sequence_increment::numeric, 0)::bigint, w.head, w.width,
+        w.tail, w.digit_check,
         greatest(a.since, d.begins, '-infinity'), least(a.until, d.ends, machserial._audited_until()),
         (select sum(v.changes) from machserial.configuration_changes as v)
     from machserial.parts as p
@@ -209,7 +252,7 @@ begin
         random_space = excluded.random_space, counter_id = excluded.counter_id,
         sequence = excluded.sequence,
         trusted_until = excluded.trusted_until, head = excluded.head, width = excluded.width,
-        tail = excluded.tail, valid_from = excluded.valid_from,
+        tail = excluded.tail, digit_check = excluded.digit_check, valid_from = excluded.valid_from,
         valid_until = excluded.valid_until, configuration = excluded.configuration;
 end
 $$;

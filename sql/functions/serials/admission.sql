@@ -7,28 +7,6 @@
 -- looked at as a whole, and the other side, that a part or a site is not taken away under its serials, is a
 -- trigger of those tables.
 
--- Details of the event of a new serial, which must be sound. What goes without saying is not said: serials
--- are ACTIVE, those from vendors PENDING. An SQL function, so that it becomes part of the statement that uses
--- it; a subquery as characters is asked once a statement, and only where a number is not of ASCII.
-create function machserial._admission_details(
-    serial_number text, source text, status text, claim_released boolean, scopes text[], characters text
-)
-returns jsonb
-language sql stable
-return case
-    when
-        not machserial._is_serial_number(serial_number, characters)
-        or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
-        or status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
-        or claim_released and status not in ('RETIRED', 'INVALID')
-        or not machserial._are_scopes(scopes)
-        then machserial._refuse_serial(serial_number, source, status, claim_released, scopes)
-    when status = 'ACTIVE' and source <> 'VENDOR' or status = 'PENDING' and source = 'VENDOR' then null
-    else jsonb_strip_nulls(jsonb_build_object(
-        'status', status, 'claim_released', nullif(claim_released, false)
-    ))
-end;
-
 create function machserial._raise_no_part(part_id text, part_type text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -107,10 +85,10 @@ begin
 end
 $$;
 
--- Raises what is wrong with the texts of a new serial, one of which is.
-create function machserial._refuse_texts_of_serial(context jsonb, created_by text, status_reason text)
+-- Raises what is wrong with the texts of a new serial, if one of them is.
+create function machserial._require_texts_of_serial(context jsonb, created_by text, status_reason text)
 returns void
-language plpgsql
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -120,10 +98,59 @@ begin
         perform machserial._raise_too_long('the context', context::text, 8192, 'bytes');
     elsif length(created_by) > 255 then
         perform machserial._raise_too_long('created_by', created_by, 255, 'characters');
+    elsif length(status_reason) > 2000 then
+        perform machserial._raise_too_long('status_reason', status_reason, 2000, 'characters');
     end if;
-    perform machserial._raise_too_long('status_reason', status_reason, 2000, 'characters');
 end
 $$;
+
+-- Details of the event of a new serial that is not as nearly all are; raises what is wrong with it. What goes
+-- without saying is not said: serials are ACTIVE, those from vendors PENDING.
+create function machserial._unusual_details(
+    serial_number text, source text, status text, claim_released boolean, scopes text[], context jsonb,
+    created_by text, status_reason text
+)
+returns jsonb
+-- It only raises or tells; a volatile function would keep the planner from reading new serials directly.
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not machserial._is_serial_number(serial_number, machserial._serial_characters())
+        or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
+        or status <> all('{ACTIVE,PENDING,CONFLICT,REJECTED,RETIRED,INVALID}'::text[])
+        or claim_released and status not in ('RETIRED', 'INVALID')
+        or not machserial._are_scopes(scopes)
+    then
+        perform machserial._refuse_serial(serial_number, source, status, claim_released, scopes);
+    end if;
+    perform machserial._require_texts_of_serial(context, created_by, status_reason);
+    return nullif(jsonb_strip_nulls(jsonb_build_object(
+        'status', nullif(status, case source when 'VENDOR' then 'PENDING' else 'ACTIVE' end),
+        'claim_released', nullif(claim_released, false)
+    )), '{}');
+end
+$$;
+
+-- The same, asked only where a serial is not as nearly all are. An SQL function, so that it becomes part of
+-- the statement that uses it, whose time goes by how long its expressions are.
+create function machserial._admission_details(
+    serial_number text, source text, status text, claim_released boolean, scopes text[], context jsonb,
+    created_by text, status_reason text
+)
+returns jsonb
+language sql stable
+return case
+    when
+        octet_length(serial_number) > 255 or serial_number collate "C" !~ '^[!-~]+( [!-~]+)*$'
+        or status <> case source when 'VENDOR' then 'PENDING' else 'ACTIVE' end
+        or source <> all('{SYSTEM_GENERATED,MANUAL,VENDOR,LATE_ASSIGNMENT,IMPORT}'::text[])
+        or claim_released or not machserial._are_scopes(scopes)
+        or octet_length(concat(created_by, status_reason, context)) > 255 or jsonb_typeof(context) <> 'object'
+        then machserial._unusual_details(
+            serial_number, source, status, claim_released, scopes, context, created_by, status_reason
+        )
+end;
 
 create function machserial._admit_new_serials() returns trigger
 language plpgsql security definer
@@ -144,44 +171,37 @@ begin
         case n.source when 'SYSTEM_GENERATED' then 'SERIAL_GENERATED' else 'SERIAL_REGISTERED' end,
         current_setting('application_name'), n.id, n.serial_number, n.part_id, n.site_id,
         machserial._admission_details(
-            n.serial_number, n.source, n.status, n.claim_released, n.scopes,
-            (select machserial._serial_characters())
+            n.serial_number, n.source, n.status, n.claim_released, n.scopes, n.context, n.created_by,
+            n.status_reason
         )
     from new_serials as n
-    where not exists (
-        select from new_serials as o
-        where not exists (
-            select from machserial.numbering_plans as p
+    where
+        -- Where a setting may be too long for an event, it is examined below.
+        current_setting('transaction_isolation') = 'read committed'
+        and octet_length(current_setting('machserial.reason', true)) > 2000 is not true
+        and not exists (
+            select from new_serials as o
             where
-                p.part_id = o.part_id and p.site_id = o.site_id and p.part_type = o.part_type
-                and (o.format_id is null or p.format_id = o.format_id) and p.valid_until > now()
-                and o.status <> 'CONFLICT' and o.source <> 'VENDOR'
-                and current_setting('transaction_isolation') = 'read committed'
-            offset 0
-        )
-        -- Too long, or may be.
-        or octet_length(o.created_by) > 255 or octet_length(o.status_reason) > 2000
-        or octet_length(current_setting('machserial.reason', true)) > 2000
-        or octet_length(o.context::text) > 8192 or jsonb_typeof(o.context) <> 'object'
-    );
+                o.status = 'CONFLICT' or o.source = 'VENDOR' or not exists (
+                    select from machserial.numbering_plans as p
+                    where
+                        p.part_id = o.part_id and p.site_id = o.site_id and p.part_type = o.part_type
+                        and (o.format_id is null or p.format_id = o.format_id) and p.valid_until > now()
+                    offset 0
+                )
+        );
     if found then
         -- Nothing, without an expression.
         return new;
     end if;
     perform machserial._require_audit_partition();
-    perform machserial._refuse_texts_of_serial(n.context, n.created_by, n.status_reason)
-    from new_serials as n
-    where
-        octet_length(n.context::text) > 8192 or length(n.created_by) > 255 or length(n.status_reason) > 2000
-        or jsonb_typeof(n.context) <> 'object'
-    limit 1;
     -- A serial that was received from a vendor has the event VENDOR_RECEIVED. Materialized: it is examined too.
     with admitted as materialized (
         select
             n.id, n.serial_number, n.part_id, n.site_id, n.source,
             machserial._admission_details(
-                n.serial_number, n.source, n.status, n.claim_released, n.scopes,
-                (select machserial._serial_characters())
+                n.serial_number, n.source, n.status, n.claim_released, n.scopes, n.context, n.created_by,
+                n.status_reason
             ) as details
         from new_serials as n
     )

@@ -38,6 +38,19 @@ def timer(session: psycopg.Connection, query: str, parameters: object = None, re
     return lambda: timed(session, query, parameters, repeats)
 
 
+def cpu_timer(session: psycopg.Connection, query: str, repeats: int) -> Callable[[], float]:
+    """Seconds of the processor that the session's process takes for one execution, on average of the repeats."""
+    spent = Path(f"/proc/{session.info.backend_pid}/schedstat")
+
+    def measure() -> float:
+        before = int(spent.read_text().split()[0])
+        for _ in range(repeats):
+            session.execute(query, prepare=True).fetchall()
+        return (int(spent.read_text().split()[0]) - before) / repeats / 1e9
+
+    return measure
+
+
 @contextmanager
 def memory_watched(pid: int) -> Iterator[dict[str, float]]:
     """Watches a backend of this machine during the block. Afterwards, in MB: private, the peak of what is its own;

@@ -18,6 +18,7 @@ from machserial.bench.subjects import (
     audit,
     audit_pages,
     batches,
+    by_hand,
     check_digits,
     growth,
     lineage,
@@ -31,7 +32,7 @@ from machserial.bench.subjects import (
 from machserial.errors import ExpectedError
 
 SUBJECTS: tuple[ModuleType, ...] = (
-    *(batches, singles, rivals, allocations, check_digits, random_patterns, attached, receipts, uniqueness),
+    *(batches, singles, by_hand, rivals, allocations, check_digits, random_patterns, attached, receipts, uniqueness),
     *(lineage, audit, seals, audit_pages, growth),
 )
 NAMES = tuple(subject.NAME for subject in SUBJECTS)

@@ -34,6 +34,8 @@ class Target:
 BATCH_TIME = Target(at_most=1.25)  # of the bare rows', for 100,000 serials
 BATCH_MEMORY = Target(at_most=500)  # MB of the backend, for 1,000,000 serials
 SINGLE_CALL_RATE = Target(at_least=0.85, about=("clients",))  # of the bare rows', at each number of clients
+SINGLE_CALL_TIME = Target(at_most=1.25, about=("clients",))  # of the processor, beside the function written by hand
+RATE_BY_HAND = Target(at_least=0.8, about=("clients",))  # of its rate, at each number of clients
 LOCKED_COUNTER = Target(at_least=10, about=("clients",))  # times its rate, 32 clients in transactions of 5 ms
 COUNT_ROWS = Target(at_least=100, about=("rival_serials",))  # times its rate, among 1,000,000 serials
 CHECK_DIGIT = Target(at_most=1.05, about=("check_quantity",))
