@@ -126,7 +126,7 @@ begin
     -- SECURITY DEFINER, and called by functions that run as their caller. Each says at its head what it looks up
     -- or writes for a caller who could not, and checks what it takes.
     ('viewer', 'execute', 'function', '
-        _caller_sites _claims_on _id_sequences _is_paused _lacks_sequence _last_value _near_matches _render
+        _caller_sites _claims_for_numbers _id_sequences _is_paused _lacks_sequence _last_value _near_matches _render
         _serial_characters _setting _stdnum_verdicts _unlisted_privileges _waiting_events
     '),
     ('operator', 'execute', 'function', '

@@ -102,8 +102,8 @@ READING = """
     check_uniqueness('ZZZ-HAND1', 'P', site_id => 'AAA')
     claims_of('{ZZZ-HAND-1,ZZZ-EVERYWHERE}', 'P', 'AAA', '{ENTERPRISE,SITE,PART_TYPE}')
     claims_of('{ZZZ-HAND-1}', 'P', 'ZZZ')
-    _claims_on('{ZZZ-HAND-1,ZZZ-EVERYWHERE}', '{ENTERPRISE,SITE,PART_TYPE}', 'AAA', 'T')
-    _claims_on('{ZZZ-HAND-1}', '{SITE}', 'ZZZ', 'T')
+    _claims_for_numbers('{ZZZ-HAND-1,ZZZ-EVERYWHERE}', '{ENTERPRISE,SITE,PART_TYPE}', 'AAA', 'T')
+    _claims_for_numbers('{ZZZ-HAND-1}', '{SITE}', 'ZZZ', 'T')
     _near_matches('ZZZHAND1')
     uniqueness_report('ZZZ-HAND-1', 'P')
     uniqueness_report('ZZZ-EVERYWHERE', 'E')
@@ -288,7 +288,7 @@ def test_the_kernel_serves_no_other_site(plant):
         *(sql.SQL("select machserial._draw_sequenced({}, 1, 1)").format(one) for one in forged),
         *(sql.SQL("select machserial._take_run({})").format(one) for one in forged),
         sql.SQL("select machserial._make_counter(1, '', 'ZZZ', '2020-01-01')"),
-        sql.SQL("select machserial._claims_on('{{ZZZ-HAND-1}}', '{{SITE}}', 'ZZZ', 'T')"),
+        sql.SQL("select machserial._claims_for_numbers('{{ZZZ-HAND-1}}', '{{SITE}}', 'ZZZ', 'T')"),
     ]
     for query in queries:
         with pytest.raises(psycopg.Error) as refused:

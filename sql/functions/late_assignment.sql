@@ -442,7 +442,7 @@ begin
     select c.description into claim
     from machserial.late_assignment_placeholders as p
     inner join machserial.parts as a on a.id = p.part_id
-    cross join lateral machserial._claimants(
+    cross join lateral machserial._claims_for_number(
         _raise_number_taken.serial_number, a.default_scopes, p.site_id, a.part_type
     ) as c
     where p.id = _raise_number_taken.placeholder_id;

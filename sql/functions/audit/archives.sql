@@ -28,16 +28,16 @@ set enable_seqscan = off
 as $$
 declare
     everything constant bigint := 9223372036854775807;
-    stretch machserial._stretch;
+    event_range machserial._event_range;
     in_incarnation bigint;
     unsealed bigint := 0;
 begin
-    for stretch in
+    for event_range in
         select relation, i.after_id, i.last_id, u.transaction_id, u.event_id, everything, everything
         from machserial._incarnations() as i
         cross join lateral machserial._sealed_up_to(i.incarnation, _unsealed_events.month, everything) as u
     loop
-        execute format('select count(*) from %s as e where %s', relation, machserial._in_stretch(stretch))
+        execute format('select count(*) from %s as e where %s', relation, machserial._in_event_range(event_range))
         into in_incarnation;
         unsealed := unsealed + in_incarnation;
     end loop;
@@ -317,7 +317,7 @@ begin
             s.month = _remember_leaves.month
             and not exists (select from machserial.audit_leaves as l where l.seal_id = s.id)
     loop
-        content := machserial._content_of(machserial._stretch_of(seal, relation));
+        content := machserial._content_of(machserial._event_range_of(seal, relation));
         if content.event_count = seal.event_count and machserial._merkle_root(content.leaves) = seal.merkle_root then
             insert into machserial.audit_leaves (seal_id, event_ids, leaf_hashes)
             values (seal.id, content.event_ids, content.leaves);

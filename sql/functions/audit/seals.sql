@@ -2,7 +2,7 @@
 --
 -- Writers only insert. Each event carries the transaction that wrote it; once no transaction below some
 -- number can still write (the horizon of a snapshot), everything below it stands in an order that never
--- changes again: (transaction_id, id). A seal takes the next stretch of a month in that order, and records
+-- changes again: (transaction_id, id). A seal takes the next range of a month in that order, and records
 -- the root of a Merkle tree over it and the hash of the seal before.
 --
 -- Transaction ids are those of one cluster. A database that was dumped and restored elsewhere goes on with
@@ -81,9 +81,9 @@ begin
 end
 $$;
 
--- One row of a stretch of the order: what lies between two positions in the partition of a month. The
+-- A range of the order: what lies between two positions in the partition of a month. The
 -- positions are (transaction_id, id), the first exclusive, the second inclusive.
-create type machserial._stretch as (
+create type machserial._event_range as (
     relation regclass,
     after_id bigint,
     last_id bigint,
@@ -93,27 +93,27 @@ create type machserial._stretch as (
     to_event_id bigint
 );
 
--- The condition that says what a stretch is. Everything in it that BRIN indexes understand is said apart:
+-- The condition that says what a range is. Everything in it that BRIN indexes understand is said apart:
 -- within one big transaction only the ids tell which pages to read.
 -- A forged seal may lack one of the numbers.
-create function machserial._in_stretch(stretch machserial._stretch) returns text
+create function machserial._in_event_range(event_range machserial._event_range) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    is_one_transaction constant boolean := stretch.from_transaction_id = stretch.to_transaction_id;
+    is_one_transaction constant boolean := event_range.from_transaction_id = event_range.to_transaction_id;
     after_id constant bigint := case
-        when is_one_transaction then greatest(stretch.after_id, stretch.from_event_id) else stretch.after_id
+        when is_one_transaction then greatest(event_range.after_id, event_range.from_event_id) else event_range.after_id
     end;
     last_id constant bigint := case
-        when is_one_transaction then least(stretch.last_id, stretch.to_event_id) else stretch.last_id
+        when is_one_transaction then least(event_range.last_id, event_range.to_event_id) else event_range.last_id
     end;
 begin
     return format(
         'e.transaction_id between %1$s and %3$s and e.id > %5$s and e.id <= %6$s '
         'and (e.transaction_id, e.id) > (%1$s, %2$s) and (e.transaction_id, e.id) <= (%3$s, %4$s)',
-        coalesce(stretch.from_transaction_id, 0), coalesce(stretch.from_event_id, 0),
-        coalesce(stretch.to_transaction_id, 0), coalesce(stretch.to_event_id, 0), coalesce(after_id, 0),
+        coalesce(event_range.from_transaction_id, 0), coalesce(event_range.from_event_id, 0),
+        coalesce(event_range.to_transaction_id, 0), coalesce(event_range.to_event_id, 0), coalesce(after_id, 0),
         coalesce(last_id, 0)
     );
 end
@@ -130,7 +130,7 @@ create type machserial._content as (
     leaves bytea
 );
 
-create function machserial._content_of(stretch machserial._stretch) returns machserial._content
+create function machserial._content_of(event_range machserial._event_range) returns machserial._content
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 -- A seal's events stand together, and the BRIN index finds them whatever the statistics say.
@@ -158,7 +158,7 @@ begin
             order by e.transaction_id, e.id
         ) as o
         $query$,
-        (stretch).relation, machserial._in_stretch(stretch)
+        (event_range).relation, machserial._in_event_range(event_range)
     )
     into
         content.event_count, content.first_event_id, content.last_event_id, content.first_transaction_id,
@@ -395,7 +395,7 @@ as $$
 declare
     -- Small enough for the tree of a seal to be looked at as a whole, big enough for seals to be few.
     seal_size constant integer := 8192;
-    stretch machserial._stretch;
+    event_range machserial._event_range;
     content machserial._content;
     seal machserial._seal := round;
     border_transaction_id bigint;
@@ -405,14 +405,14 @@ declare
 begin
     seal.month := month;
     select relation, round.begins_after_id, last_id, u.transaction_id, u.event_id, before - 1, last_id
-    into stretch
+    into event_range
     from machserial._sealed_up_to(round.incarnation, month, 9223372036854775807) as u;
-    if stretch.from_transaction_id < settled_before - 1 then
+    if event_range.from_transaction_id < settled_before - 1 then
         -- What turns up below that has been put there: it stays outside, and is found.
-        stretch.from_transaction_id := settled_before - 1;
-        stretch.from_event_id := 9223372036854775807;
+        event_range.from_transaction_id := settled_before - 1;
+        event_range.from_event_id := 9223372036854775807;
     end if;
-    execute format('select exists (select from %s as e where %s)', relation, machserial._in_stretch(stretch))
+    execute format('select exists (select from %s as e where %s)', relation, machserial._in_event_range(event_range))
     into is_new;
     if not is_new then
         return 0;
@@ -431,19 +431,19 @@ begin
         where o.ordinal %% %s = 0 or o.ordinal = o.events
         order by o.ordinal
         $query$,
-        relation, machserial._in_stretch(stretch), seal_size
+        relation, machserial._in_event_range(event_range), seal_size
     )
     loop
-        stretch.to_transaction_id := border_transaction_id;
-        stretch.to_event_id := border_event_id;
-        content := machserial._content_of(stretch);
+        event_range.to_transaction_id := border_transaction_id;
+        event_range.to_event_id := border_event_id;
+        content := machserial._content_of(event_range);
         seal.up_to_transaction_id := border_transaction_id;
         seal.up_to_event_id := border_event_id;
         seal.not_before := machserial._not_before(round, content.first_transaction_id);
         perform machserial._add_seal(seal, content);
         sealed := sealed + content.event_count;
-        stretch.from_transaction_id := border_transaction_id;
-        stretch.from_event_id := border_event_id;
+        event_range.from_transaction_id := border_transaction_id;
+        event_range.from_event_id := border_event_id;
     end loop;
     return sealed;
 end

@@ -142,7 +142,7 @@ $$;
 
 -- Events of a seal from before the moment at which the first of its transactions can have begun.
 create function machserial._backdated(
-    seal_id bigint, stretch machserial._stretch, not_before timestamptz, no_more_than integer
+    seal_id bigint, event_range machserial._event_range, not_before timestamptz, no_more_than integer
 )
 returns setof machserial.audit_problem
 language plpgsql stable
@@ -162,7 +162,7 @@ begin
         order by e.id
         limit %s
         $query$,
-        (stretch).relation, machserial._in_stretch(stretch), no_more_than
+        (event_range).relation, machserial._in_event_range(event_range), no_more_than
     )
     using seal_id, not_before;
 end
@@ -170,7 +170,8 @@ $$;
 
 -- Events of a seal that have an id which had been given before their transaction began.
 create function machserial._with_used_ids(
-    seal machserial._seal, stretch machserial._stretch, content machserial._content, no_more_than integer
+    seal machserial._seal, event_range machserial._event_range, content machserial._content,
+    no_more_than integer
 )
 returns setof machserial.audit_problem
 language plpgsql stable
@@ -208,7 +209,7 @@ begin
         order by e.id
         limit %s
         $query$,
-        (stretch).relation, machserial._in_stretch(stretch), no_more_than
+        (event_range).relation, machserial._in_event_range(event_range), no_more_than
     )
     using seal.id, last_given_id, seal.incarnation;
 end
@@ -311,28 +312,29 @@ end
 $$;
 
 -- Where a seal's events are in a table: behind the seal before it in its month and incarnation.
-create function machserial._stretch_of(seal machserial._seal, relation regclass) returns machserial._stretch
+create function machserial._event_range_of(seal machserial._seal, relation regclass)
+returns machserial._event_range
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    stretch machserial._stretch;
+    event_range machserial._event_range;
 begin
     select
         relation, seal.begins_after_id,
         -- Of an incarnation that is not on record everything may be.
         coalesce(i.last_id, 9223372036854775807),
         u.transaction_id, u.event_id, seal.up_to_transaction_id, seal.up_to_event_id
-    into stretch
+    into event_range
     from machserial._sealed_up_to(seal.incarnation, seal.month, seal.id - 1) as u
     left join machserial._incarnations() as i on i.incarnation = seal.incarnation;
-    return stretch;
+    return event_range;
 end
 $$;
 
 -- One seal against its events.
 create function machserial._verify_seal(
-    seal machserial._seal, stretch machserial._stretch, is_away boolean
+    seal machserial._seal, event_range machserial._event_range, is_away boolean
 )
 returns setof machserial.audit_problem
 language plpgsql stable
@@ -343,8 +345,8 @@ declare
     content machserial._content;
     leaves record;
 begin
-    if (stretch).relation is not null then
-        content := machserial._content_of(stretch);
+    if (event_range).relation is not null then
+        content := machserial._content_of(event_range);
     else
         content := (0, null, null, null, null, '{}', '');
     end if;
@@ -376,10 +378,10 @@ begin
         );
     end if;
     if content.earliest < seal.not_before then
-        return query select b.* from machserial._backdated(seal.id, stretch, seal.not_before, named) as b;
+        return query select b.* from machserial._backdated(seal.id, event_range, seal.not_before, named) as b;
     end if;
     if content.event_count > 0 then
-        return query select w.* from machserial._with_used_ids(seal, stretch, content, named) as w;
+        return query select w.* from machserial._with_used_ids(seal, event_range, content, named) as w;
     end if;
 end
 $$;
@@ -410,7 +412,7 @@ begin
         );
         return query
         select v.*
-        from machserial._verify_seal(seal, machserial._stretch_of(seal, place), seal.id <@ away) as v;
+        from machserial._verify_seal(seal, machserial._event_range_of(seal, place), seal.id <@ away) as v;
     end loop;
 end
 $$;
@@ -428,7 +430,7 @@ declare
     named constant integer := 100;
     is_copy constant boolean := machserial._is_other_cluster(newest);
     place record;
-    stretch machserial._stretch;
+    event_range machserial._event_range;
 begin
     for place in
         select
@@ -440,11 +442,11 @@ begin
         where i.incarnation <= newest.incarnation
         order by p.month, i.incarnation
     loop
-        stretch := (
+        event_range := (
             place.relation, place.after_id, place.last_id, place.transaction_id, place.event_id,
             case when place.is_present then coalesce(newest.horizon, 1) else everything end - 1, place.last_id
         );
-        if stretch.to_transaction_id >= stretch.from_transaction_id then
+        if event_range.to_transaction_id >= event_range.from_transaction_id then
             return query execute format(
                 $query$
                 select
@@ -455,7 +457,7 @@ begin
                 order by e.id
                 limit %s
                 $query$,
-                place.relation, machserial._in_stretch(stretch), named
+                place.relation, machserial._in_event_range(event_range), named
             );
         end if;
         -- What follows tells of transactions: only those of this cluster are known.
@@ -479,12 +481,12 @@ begin
         )
         using place.after_id, place.last_id;
         if clock_timestamp() > newest.sealed_at and newest.oldest_transaction_at is not null then
-            stretch.from_transaction_id := newest.next_transaction_id - 1;
-            stretch.from_event_id := everything;
-            stretch.to_transaction_id := everything;
-            stretch.to_event_id := everything;
+            event_range.from_transaction_id := newest.next_transaction_id - 1;
+            event_range.from_event_id := everything;
+            event_range.to_transaction_id := everything;
+            event_range.to_event_id := everything;
             return query
-            select b.* from machserial._backdated(null, stretch, newest.oldest_transaction_at, named) as b;
+            select b.* from machserial._backdated(null, event_range, newest.oldest_transaction_at, named) as b;
         end if;
         if newest.last_given_id is not null then
             return query execute format(
@@ -519,7 +521,7 @@ declare
     named constant integer := 100;
     away constant int8multirange := machserial._seals_that_are_away(null, null);
     place record;
-    stretch machserial._stretch;
+    event_range machserial._event_range;
     settled_events bigint;
     named_here bigint;
 begin
@@ -539,11 +541,11 @@ begin
         cross join lateral machserial._sealed_up_to(i.incarnation, p.month, newest.id) as u
         order by p.month
     loop
-        stretch := (
+        event_range := (
             place.relation, place.after_id, place.last_id, place.transaction_id, place.event_id, everything,
             everything
         );
-        execute format('select count(*) from %s as e where not (%s)', place.relation, machserial._in_stretch(stretch))
+        execute format('select count(*) from %s as e where not (%s)', place.relation, machserial._in_event_range(event_range))
         into settled_events;
         continue when settled_events <= place.sealed_events;
         return query execute format(
@@ -559,7 +561,7 @@ begin
             order by e.id
             limit %s
             $query$,
-            place.relation, machserial._in_stretch(stretch), named
+            place.relation, machserial._in_event_range(event_range), named
         )
         using place.month;
         get diagnostics named_here = row_count;

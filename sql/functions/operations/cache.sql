@@ -24,7 +24,7 @@ begin
     select p.* into place from machserial._place(claims_of.part_id, claims_of.site_id) as p;
     return query
     select numbers[c.ordinal], c.serial_ids, c.claimed_scopes
-    from machserial._claims_on(
+    from machserial._claims_for_numbers(
         numbers, machserial._known_scopes(coalesce(claims_of.scopes, place.scopes)),
         place.site_id, place.part_type
     ) as c;

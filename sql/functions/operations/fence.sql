@@ -109,7 +109,7 @@ $$;
 
 -- A day that these date tokens name, the nearest one to today where they leave the century open; null if
 -- there is none.
-create function machserial._day_named(dates jsonb) returns date
+create function machserial._nearest_date(dates jsonb) returns date
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -147,7 +147,7 @@ begin
     return query
     select distinct
         machserial._sequence_value(way ->> 'SEQ', known.alphabet),
-        machserial._day_named(way - '{SEQ,PART,SITE}'::text[]), p.id, s.id
+        machserial._nearest_date(way - '{SEQ,PART,SITE}'::text[]), p.id, s.id
     from unnest(machserial._divisions(
         case known.letter_case when 'UPPER' then upper(serial_number collate "C") else serial_number end, known.pattern,
         known.letter_case, machserial._date_tokens() || '{SEQ,PART,SITE}'::text[]

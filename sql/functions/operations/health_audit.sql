@@ -34,7 +34,7 @@ as $$
 declare
     everything constant bigint := 9223372036854775807;
     present constant integer := (machserial._newest_seal()).incarnation;
-    stretch machserial._stretch;
+    stretch machserial._event_range;
     in_month bigint;
     oldest_in_month timestamptz;
 begin
@@ -48,7 +48,7 @@ begin
     loop
         execute format(
             'select count(*) as events, min(e.performed_at) as oldest from %s as e where %s',
-            stretch.relation, machserial._in_stretch(stretch)
+            stretch.relation, machserial._in_event_range(stretch)
         )
         into in_month, oldest_in_month;
         events := events + in_month;

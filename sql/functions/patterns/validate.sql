@@ -56,7 +56,7 @@ end
 $$;
 
 -- The day that the date tokens name together, null if they leave it open or name none.
-create function machserial._named_day(dates jsonb) returns date
+create function machserial._date_of_tokens(dates jsonb) returns date
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -86,7 +86,7 @@ declare
     iso_year constant integer := (dates ->> 'IYYY')::integer;
     -- Without a year a leap year is possible; without a month, one of 31 days.
     any_year constant integer := coalesce(nullif(year, 0), 2000);
-    named_day constant date := machserial._named_day(dates);
+    named_day constant date := machserial._date_of_tokens(dates);
     errors text[] := '{}'::text[];
 begin
     if month not between 1 and 12 then

@@ -260,7 +260,7 @@ begin
             n.serial_number, n.part_id, n.site_id, n.scopes, n.source, n.id,
             coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
         from new_serials as n
-        cross join lateral machserial._claimants(n.serial_number, n.scopes, n.site_id, n.part_type) as c
+        cross join lateral machserial._claims_for_number(n.serial_number, n.scopes, n.site_id, n.part_type) as c
         where n.status = 'CONFLICT';
     end if;
     return null;

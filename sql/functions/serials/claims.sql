@@ -3,7 +3,9 @@
 -- The serials that hold each of the given numbers in the given scopes; no row for a free number. Explains
 -- what a unique index has decided, and never replaces it. Of a serial at a site that the caller may not
 -- see it tells only that the number is taken: its id is null.
-create function machserial._claims_on(serial_numbers text[], scopes text[], site_id text, part_type text)
+create function machserial._claims_for_numbers(
+    serial_numbers text[], scopes text[], site_id text, part_type text
+)
 returns table (ordinal bigint, serial_ids bigint[], claimed_scopes text[], description text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -13,8 +15,8 @@ as $$
 declare
     own_sites constant text[] := machserial._caller_sites();
 begin
-    if _claims_on.site_id <> all(own_sites) then
-        perform machserial._raise_unknown_site(_claims_on.site_id);
+    if _claims_for_numbers.site_id <> all(own_sites) then
+        perform machserial._raise_unknown_site(_claims_for_numbers.site_id);
     end if;
     return query
     select
@@ -26,7 +28,7 @@ begin
             end,
             ', ' order by c.scope, c.id
         )
-    from unnest(_claims_on.serial_numbers) with ordinality as n (number, ordinal)
+    from unnest(_claims_for_numbers.serial_numbers) with ordinality as n (number, ordinal)
     cross join lateral (
         select
             h.scope, h.held, case when coalesce(h.site_id = any(own_sites), true) then h.id end as id,
@@ -41,29 +43,29 @@ begin
             from machserial.serials as s
             where
                 s.serial_number = n.number and s.holds_claim and not 'ENTERPRISE' = any(s.scopes)
-                and 'ENTERPRISE' = any(_claims_on.scopes)
+                and 'ENTERPRISE' = any(_claims_for_numbers.scopes)
             union all
             select 'SITE', 'SITE', s.id, s.part_id, s.site_id
             from machserial.serials as s
             where
-                s.serial_number = n.number and s.site_id = _claims_on.site_id
+                s.serial_number = n.number and s.site_id = _claims_for_numbers.site_id
                 and s.holds_claim and 'SITE' = any(s.scopes)
             union all
             select 'PART_TYPE', 'PART_TYPE', s.id, s.part_id, s.site_id
             from machserial.serials as s
             where
-                s.serial_number = n.number and s.part_type = _claims_on.part_type
+                s.serial_number = n.number and s.part_type = _claims_for_numbers.part_type
                 and s.holds_claim and 'PART_TYPE' = any(s.scopes)
             offset 0
         ) as h
     ) as c
-    where c.scope = any(_claims_on.scopes) or c.scope = 'ENTERPRISE'
+    where c.scope = any(_claims_for_numbers.scopes) or c.scope = 'ENTERPRISE'
     group by n.ordinal;
 end
 $$;
 
 -- The same for one number; nulls if nobody holds it.
-create function machserial._claimants(
+create function machserial._claims_for_number(
     serial_number text, scopes text[], site_id text, part_type text,
     out serial_ids bigint[], out claimed_scopes text[], out description text
 )
@@ -72,7 +74,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     select c.serial_ids, c.claimed_scopes, c.description into serial_ids, claimed_scopes, description
-    from machserial._claims_on(array[serial_number], scopes, site_id, part_type) as c;
+    from machserial._claims_for_numbers(array[serial_number], scopes, site_id, part_type) as c;
 end
 $$;
 
@@ -140,7 +142,7 @@ declare
 begin
     select n.number into unclaimed
     from unnest(left_out) with ordinality as n (number, ordinal)
-    full join machserial._claims_on(left_out, scopes, site_id, part_type) as c on c.ordinal = n.ordinal
+    full join machserial._claims_for_numbers(left_out, scopes, site_id, part_type) as c on c.ordinal = n.ordinal
     where c.ordinal is null
     limit 1;
     if found then
@@ -222,7 +224,7 @@ begin
     from unnest(_record_conflicts.serial_numbers) with ordinality as n (number, ordinal)
     -- Every claim is on a given number: full only because that is never carried out as a nested loop, as many
     -- numbers as the plan may not expect.
-    full join machserial._claims_on(
+    full join machserial._claims_for_numbers(
         _record_conflicts.serial_numbers, _record_conflicts.scopes, _record_conflicts.site_id,
         _record_conflicts.part_type
     ) as c on c.ordinal = n.ordinal

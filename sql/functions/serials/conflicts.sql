@@ -82,7 +82,7 @@ begin
     select
         new.serial_number, new.part_id, new.site_id, new.scopes, new.source, new.id,
         coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
-    from machserial._claimants(new.serial_number, new.scopes, new.site_id, new.part_type) as c;
+    from machserial._claims_for_number(new.serial_number, new.scopes, new.site_id, new.part_type) as c;
     return null;
 end
 $$;
@@ -256,7 +256,7 @@ end
 $$;
 
 -- The ids of those that keep a serial from its number, or want it in the same scopes.
-create function machserial._rivals(serial_id bigint) returns bigint[]
+create function machserial._competing_claims(serial_id bigint) returns bigint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -343,7 +343,7 @@ $$;
 
 -- Whom RETIRE and MARK_INVALID are against: the one that is named, else all rivals of the one to be kept,
 -- else the only one that holds the number.
-create function machserial._losers(
+create function machserial._serials_to_release(
     serial_number text, parties bigint[], keep_serial_id bigint, retired_serial_id bigint
 )
 returns bigint[]
@@ -369,7 +369,7 @@ begin
         end if;
         return array[retired_serial_id];
     elsif keep_serial_id is not null then
-        return machserial._rivals(keep_serial_id);
+        return machserial._competing_claims(keep_serial_id);
     elsif cardinality(holders) > 1 then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -442,7 +442,7 @@ $$;
 
 -- KEEP sends back what was not in use yet; what was in use goes out of use and gives its number up. The other
 -- two free the number whatever became of the serial.
-create function machserial._yield(serial_ids bigint[], resolution text) returns void
+create function machserial._release_claims(serial_ids bigint[], resolution text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -461,7 +461,7 @@ end
 $$;
 
 -- The one that is kept takes its number. What a vendor has sent and nobody has accepted waits for that again.
-create function machserial._bring_back(serial_id bigint) returns void
+create function machserial._reactivate(serial_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -488,7 +488,7 @@ exception when unique_violation then
         message = format('serial %s cannot have the number %s yet', kept.id, kept.serial_number),
         detail = format('It is claimed in %s.', coalesce((
             select c.description
-            from machserial._claimants(kept.serial_number, kept.scopes, kept.site_id, kept.part_type) as c
+            from machserial._claims_for_number(kept.serial_number, kept.scopes, kept.site_id, kept.part_type) as c
         ), 'a concurrent transaction')),
         hint = 'Leave retired_serial_id out: then all others give way to keep_serial_id.',
         table = 'serials', schema = 'machserial';
@@ -522,12 +522,12 @@ begin
         perform machserial._require_keepable(keep_serial_id);
     end if;
     if resolution = 'KEEP' then
-        loser_ids := machserial._rivals(keep_serial_id);
+        loser_ids := machserial._competing_claims(keep_serial_id);
         perform machserial._require_party(
             'retired_serial_id', retired_serial_id, serial_number, loser_ids || keep_serial_id
         );
     else
-        loser_ids := machserial._losers(serial_number, parties, keep_serial_id, retired_serial_id);
+        loser_ids := machserial._serials_to_release(serial_number, parties, keep_serial_id, retired_serial_id);
     end if;
     left_ids := array(
         select s.id from machserial.serials as s
@@ -594,9 +594,9 @@ begin
         status = 'RESOLVED', resolution = wanted, kept_serial_id = decision.kept_id,
         retired_serial_ids = decision.loser_ids
     where c.id = any(conflict_ids);
-    perform machserial._yield(decision.loser_ids, wanted);
+    perform machserial._release_claims(decision.loser_ids, wanted);
     if decision.kept_id is not null then
-        perform machserial._bring_back(decision.kept_id);
+        perform machserial._reactivate(decision.kept_id);
     end if;
     perform set_config('machserial.reason', reason_before, true);
     return query

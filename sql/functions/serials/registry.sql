@@ -175,7 +175,7 @@ begin
             duplicates[1],
             (
                 select c.description
-                from machserial._claimants(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
+                from machserial._claims_for_number(duplicates[1], wanted_scopes, place.site_id, place.part_type) as c
             ),
             'Check the part; on_conflict => ''RECORD'' puts the duplicate on record.'
         );

@@ -44,7 +44,7 @@ begin
     from machserial._place(check_uniqueness.part_id, check_uniqueness.site_id) as p;
     select coalesce(c.serial_ids, '{}'), coalesce(c.claimed_scopes, '{}')
     into conflicting_serial_ids, conflicting_scopes
-    from machserial._claimants(
+    from machserial._claims_for_number(
         number, machserial._known_scopes(coalesce(scopes, place.scopes)), place.site_id,
         place.part_type
     ) as c;

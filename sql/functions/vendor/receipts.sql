@@ -155,7 +155,7 @@ begin
         serial_number,
         (
             select c.description
-            from machserial._claimants(serial_number, place.scopes, place.site_id, place.part_type) as c
+            from machserial._claims_for_number(serial_number, place.scopes, place.site_id, place.part_type) as c
         ),
         'Check the part; machserial.receive_vendor_serials(...) puts the duplicate on record.'
     );
@@ -423,7 +423,7 @@ begin
             else array(select jsonb_array_elements_text(broken -> n.number))
         end
     from unnest(numbers, ids, is_repeated) with ordinality as n (number, id, is_repeated, ordinal)
-    full join machserial._claims_on(taken, place.scopes, place.site_id, place.part_type) as c
+    full join machserial._claims_for_numbers(taken, place.scopes, place.site_id, place.part_type) as c
         on c.ordinal = n.ordinal
     order by n.ordinal;
 end

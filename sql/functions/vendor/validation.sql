@@ -200,7 +200,7 @@ declare
     claim record;
 begin
     select c.serial_ids, c.description into claim
-    from machserial._claimants(serial.serial_number, serial.scopes, serial.site_id, serial.part_type) as c;
+    from machserial._claims_for_number(serial.serial_number, serial.scopes, serial.site_id, serial.part_type) as c;
     is_unique := array_remove(coalesce(claim.serial_ids, '{}'), vendor_serial_id) = '{}';
     format_valid := rule_errors = '{}';
     errors := array_remove(array[
