@@ -83,8 +83,8 @@ as $$
 declare
     counter_id constant bigint := machserial._make_counter(
         format.id,
-        case when format.counter_per in ('PART', 'SITE_PART') then part_id else '' end,
-        case when format.counter_per in ('SITE', 'SITE_PART') then site_id else '' end,
+        machserial._key_part(format.counter_per, part_id),
+        machserial._key_site(format.counter_per, site_id),
         at
     );
 begin

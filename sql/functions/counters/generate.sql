@@ -138,8 +138,8 @@ begin
         on f.id = coalesce(wanted_format, machserial._format_id_for(p.id, p.part_type, now()))
     cross join lateral (
         select
-            case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end as part_id,
-            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id
+            machserial._key_part(f.counter_per, p.id) as part_id,
+            machserial._key_site(f.counter_per, s.id) as site_id
     ) as k
     left join machserial.counters as c
         on c.format_id = f.id and c.part_id = k.part_id and c.site_id = k.site_id

@@ -7,11 +7,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return array(
-        select distinct
-            case t.token when 'WO' then 'work_order_id' when 'LOT' then 'lot_number' else t.argument end
+        select distinct t.context_key
         from machserial.serial_formats as f
         cross join lateral machserial._tokenize(f.pattern) as t
-        where f.id = _context_keys.format_id and t.token in ('WO', 'LOT', 'CTX')
+        where f.id = _context_keys.format_id and t.kind = 'CONTEXT'
     );
 end
 $$;

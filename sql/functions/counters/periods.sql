@@ -28,3 +28,12 @@ return case reset
     when 'MONTHLY' then '1 month'::interval
     when 'YEARLY' then '1 year'::interval
 end;
+
+-- What of a part and a site a counter is for: empty where it counts for all of them.
+create function machserial._key_part(counter_per text, part_id text) returns text
+language sql immutable parallel safe
+return case when counter_per in ('PART', 'SITE_PART') then part_id else '' end;
+
+create function machserial._key_site(counter_per text, site_id text) returns text
+language sql immutable parallel safe
+return case when counter_per in ('SITE', 'SITE_PART') then site_id else '' end;

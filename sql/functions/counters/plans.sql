@@ -116,7 +116,7 @@ declare
 begin
     select min(t.size) filter (where t.token = 'SEQ' and t.alphabet = '0123456789') into width
     from machserial._tokenize(pattern) as t
-    having not bool_or(t.token in ('RANDOM', 'UUID', 'WO', 'LOT', 'CTX'));
+    having not bool_or(t.kind in ('RANDOM', 'CONTEXT'));
     if width is null then
         return;
     end if;
@@ -225,7 +225,7 @@ begin
             (date_trunc('day', l.local_time) + interval '1 day') at time zone s.time_zone as ends
         where f.reset <> 'NEVER' or exists (
             select from machserial._tokenize(f.pattern) as t
-            where t.token in ('YYYY', 'YY', 'MM', 'DD', 'DDD', 'WW', 'IYYY')
+            where t.kind = 'DATE'
         )
     ) as d on true
     cross join lateral machserial._plain_parts(f.id, f.pattern, l.local_time, s.id, p.id) as w
@@ -238,8 +238,8 @@ begin
     ) as a
     left join machserial.counters as c
         on c.format_id = f.id and c.has_runway and c.retired_at is null
-        and c.part_id = case when f.counter_per in ('PART', 'SITE_PART') then p.id else '' end
-        and c.site_id = case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end
+        and c.part_id = machserial._key_part(f.counter_per, p.id)
+        and c.site_id = machserial._key_site(f.counter_per, s.id)
         and c.period = machserial._period(f.reset, l.local_time)
     where p.id = _keep_plan.part_id and (c.id is not null or f.sequence_maximum is null)
     -- Whoever is about to take the part or the site away, or to change its type, is not waited for.

@@ -8,9 +8,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     template constant text := (
-        select string_agg(case t.token when 'WW' then 'IW' else t.token end, '-' order by t.ordinal)
+        select string_agg(k.template, '-' order by t.ordinal)
         from machserial._tokenize(pattern) as t
-        where t.token = any(machserial._date_tokens())
+        inner join machserial._tokens() as k on k.name = t.token
+        where t.kind = 'DATE'
     );
     twin record;
 begin

@@ -103,8 +103,8 @@ begin
     issued as (
         select
             s.format_id,
-            case when f.counter_per in ('PART', 'SITE_PART') then s.part_id else '' end as key_part,
-            case when f.counter_per in ('SITE', 'SITE_PART') then s.site_id else '' end as key_site,
+            machserial._key_part(f.counter_per, s.part_id) as key_part,
+            machserial._key_site(f.counter_per, s.site_id) as key_site,
             case f.reset
                 when 'NEVER' then '' else machserial._period(f.reset, s.created_at at time zone t.time_zone)
             end as period,
@@ -334,8 +334,8 @@ begin
         inner join machserial.counters as c
             on
                 c.format_id = s.format_id
-                and c.part_id = case when f.counter_per in ('PART', 'SITE_PART') then s.part_id else '' end
-                and c.site_id = case when f.counter_per in ('SITE', 'SITE_PART') then s.site_id else '' end
+                and c.part_id = machserial._key_part(f.counter_per, s.part_id)
+                and c.site_id = machserial._key_site(f.counter_per, s.site_id)
                 and c.period = case f.reset
                     when 'NEVER' then ''
                     else machserial._period(f.reset, s.created_at at time zone t.time_zone)

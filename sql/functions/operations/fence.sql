@@ -331,8 +331,8 @@ begin
     from machserial.sites as s
     cross join lateral (
         select
-            case when format.counter_per in ('PART', 'SITE_PART') then _named_counters.part_id else '' end as part,
-            case when format.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site,
+            machserial._key_part(format.counter_per, _named_counters.part_id) as part,
+            machserial._key_site(format.counter_per, s.id) as site,
             t.local_time, machserial._period(format.reset, t.local_time) as period
         from coalesce(
             _named_counters.at,

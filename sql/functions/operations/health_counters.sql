@@ -26,8 +26,8 @@ begin
         from (
             select
                 f.id as format_id,
-                case when f.counter_per in ('PART', 'SITE_PART') then n.part_id else '' end as part_id,
-                case when f.counter_per in ('SITE', 'SITE_PART') then n.site_id else '' end as site_id
+                machserial._key_part(f.counter_per, n.part_id) as part_id,
+                machserial._key_site(f.counter_per, n.site_id) as site_id
             from newest as n
             inner join machserial.serial_formats as f on f.id = n.format_id
         ) as k

@@ -63,35 +63,26 @@ create function machserial._constant_expression(
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    known record;
 begin
-    case token
-        when 'LITERAL', 'PREFIX' then
+    select t.* into known from machserial._tokens() as t where t.name = token;
+    sample := known.sample;
+    case
+        when token in ('LITERAL', 'PREFIX') then
             expression := quote_literal(argument);
             sample := argument;
-        when 'YYYY', 'IYYY' then
-            expression := format('to_char(issued_at, %L)', token);
-            sample := '2026';
-        when 'YY', 'MM', 'DD' then
-            expression := format('to_char(issued_at, %L)', token);
-            sample := '26';
-        when 'DDD' then
-            expression := 'to_char(issued_at, ''DDD'')';
-            sample := '326';
-        when 'WW' then
-            expression := 'to_char(issued_at, ''IW'')';
-            sample := '48';
-        when 'SITE' then
-            expression := 'site_id';
-        when 'PART' then
-            expression := 'machserial._needed_part(part_id)';
-        when 'WO' then
-            expression := 'machserial._context_value(context, ''work_order_id'', ''{WO}'')';
-        when 'LOT' then
-            expression := 'machserial._context_value(context, ''lot_number'', ''{LOT}'')';
-        when 'CTX' then
+        when known.kind = 'DATE' then
+            expression := format('to_char(issued_at, %L)', known.template);
+        when known.kind = 'CONTEXT' then
             expression := format(
-                'machserial._context_value(context, %L, %L)', argument, format('{CTX:%s}', argument)
+                'machserial._context_value(context, %L, %L)', coalesce(known.context_key, argument),
+                format('{%s}', concat_ws(':', token, argument))
             );
+        when token = 'SITE' then
+            expression := 'site_id';
+        when token = 'PART' then
+            expression := 'machserial._needed_part(part_id)';
     end case;
 end
 $$;

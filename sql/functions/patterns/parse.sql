@@ -1,17 +1,55 @@
 -- The token language of number patterns: what the tokens are, and what is wrong with a pattern.
 
+-- What each token is. usage: the ways to write it. kind: DATE follows from the moment by a template of
+-- to_char(), CONTEXT from the context by its key (null: by the token's argument). width: how many characters
+-- it gives, null where that depends. sample: a text of its shape, null where only the call knows.
+create function machserial._tokens()
+returns table (
+    name text, usage text, kind text, template text, width integer, context_key text, sample text
+)
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query values
+        ('YYYY', '{YYYY}', 'DATE', 'YYYY', 4, null, '2026'),
+        ('YY', '{YY}', 'DATE', 'YY', 2, null, '26'),
+        ('MM', '{MM}', 'DATE', 'MM', 2, null, '11'),
+        ('DD', '{DD}', 'DATE', 'DD', 2, null, '26'),
+        ('DDD', '{DDD}', 'DATE', 'DDD', 3, null, '326'),
+        ('WW', '{WW}', 'DATE', 'IW', 2, null, '48'),
+        ('IYYY', '{IYYY}', 'DATE', 'IYYY', 4, null, '2026'),
+        ('SEQ', '{SEQ:n} {SEQ:n:alphabet}', 'SEQUENCE', null, null, null, null),
+        ('RANDOM', '{RANDOM:n} {RANDOM:type} {RANDOM:type:n}', 'RANDOM', null, null, null, null),
+        ('CHECK', '{CHECK:algorithm}', 'CHECK', null, null, null, null),
+        ('PREFIX', '{PREFIX:text}', 'TEXT', null, null, null, null),
+        ('SITE', '{SITE}', 'PLACE', null, null, null, null),
+        ('PART', '{PART}', 'PLACE', null, null, null, null),
+        ('WO', '{WO}', 'CONTEXT', null, null, 'work_order_id', null),
+        ('LOT', '{LOT}', 'CONTEXT', null, null, 'lot_number', null),
+        ('CTX', '{CTX:key}', 'CONTEXT', null, null, null, null),
+        ('UUID', '{UUID}', 'RANDOM', null, 36, null, null);
+end
+$$;
+
+-- These have no arguments: PostgreSQL computes them once, while it plans a query.
 create function machserial._token_usages() returns text[]
-language sql immutable parallel safe
-return string_to_array(
-    '{YYYY} {YY} {MM} {DD} {DDD} {WW} {IYYY} {SEQ:n} {SEQ:n:alphabet} '
-    '{RANDOM:n} {RANDOM:type} {RANDOM:type:n} {CHECK:algorithm} {PREFIX:text} '
-    '{SITE} {PART} {WO} {LOT} {CTX:key} {UUID}',
-    ' '
-);
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(select unnest(string_to_array(t.usage, ' ')) from machserial._tokens() as t);
+end
+$$;
 
 create function machserial._date_tokens() returns text[]
-language sql immutable parallel safe
-return '{YYYY,YY,MM,DD,DDD,WW,IYYY}'::text[];
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(select t.name from machserial._tokens() as t where t.kind = 'DATE');
+end
+$$;
 
 -- Characters of an alphabet in the order of their values; null if there is no such alphabet.
 create function machserial._alphabet(name text) returns text
@@ -57,30 +95,29 @@ end;
 -- One token between braces, resolved: how many characters of which alphabet, or what is wrong with it.
 create function machserial._resolve_token(
     text_in_braces text,
-    out token text, out argument text, out size integer, out alphabet text, out fault text, out hint text
+    out token text, out argument text, out size integer, out alphabet text,
+    out fault text, out hint text, out kind text, out context_key text
 )
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     parts text[];
+    usage text;
 begin
     token := split_part(text_in_braces, ':', 1);
     argument := case when position(':' in text_in_braces) > 0 then substr(
         text_in_braces, length(token) + 2
     ) end;
+    select t.usage, t.width, t.kind, coalesce(t.context_key, argument) into usage, size, kind, context_key
+    from machserial._tokens() as t
+    where t.name = token;
     case
-        when token = any(machserial._date_tokens() || '{SITE,PART,WO,LOT,UUID}'::text[]) then
+        when position(':' in usage) = 0 then
             if argument is not null then
                 fault := format('{%s} takes no argument', token);
-                hint := format('Write {%s}.', token);
+                hint := format('Write %s.', usage);
             end if;
-            size := case
-                when token in ('YYYY', 'IYYY') then 4
-                when token = 'DDD' then 3
-                when token in ('YY', 'MM', 'DD', 'WW') then 2
-                when token = 'UUID' then 36
-            end;
         when token = 'SEQ' then
             parts := regexp_match(argument, '^([0-9]{1,4})(?::([A-Za-z0-9]+))?$');
             size := parts[1]::integer;
@@ -116,7 +153,7 @@ begin
         when token in ('PREFIX', 'CTX') then
             if coalesce(argument, '') = '' then
                 fault := format('%s needs an argument', token);
-                hint := format('Write {%s:%s}.', token, case token when 'CTX' then 'key' else 'text' end);
+                hint := format('Write %s.', usage);
             end if;
             size := case when token = 'PREFIX' then length(argument) end;
         else
@@ -145,7 +182,8 @@ $$;
 -- The pattern piece by piece, faults included as data; "at" is the 1-based character position.
 create function machserial._tokenize(pattern text)
 returns table (
-    ordinal integer, at integer, token text, argument text, size integer, alphabet text, fault text, hint text
+    ordinal integer, at integer, token text, argument text, size integer, alphabet text,
+    fault text, hint text, kind text, context_key text
 )
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -171,6 +209,8 @@ begin
     for piece in select (regexp_matches(pattern, '(\{\{|\}\}|\{[^{}]*\}|[^{}]+|.)', 'g'))[1] loop
         ordinal := ordinal + 1;
         token := 'LITERAL';
+        kind := 'TEXT';
+        context_key := null;
         argument := piece;
         size := length(piece);
         alphabet := null;
@@ -184,8 +224,8 @@ begin
             hint := format('For a literal brace write %s; a token is written %s.',
                 repeat(piece, 2), machserial._nearest_token(substr(pattern, at, 12)));
         elsif left(piece, 1) = '{' then
-            select r.token, r.argument, r.size, r.alphabet, r.fault, r.hint
-            into token, argument, size, alphabet, fault, hint
+            select r.token, r.argument, r.size, r.alphabet, r.fault, r.hint, r.kind, r.context_key
+            into token, argument, size, alphabet, fault, hint, kind, context_key
             from machserial._resolve_token(substr(piece, 2, length(piece) - 2)) as r;
             if fault is null and token = 'SEQ' and has_sequence then
                 fault := 'a pattern has one sequence number only';

@@ -12,9 +12,7 @@ begin
     return case
         when token in ('LITERAL', 'PREFIX')
             then '(' || regexp_replace(argument, '([!-/:-@[-`{-~])', '\\\1', 'g') || ')'
-        when token in ('YYYY', 'IYYY') then '([0-9]{4})'
-        when token in ('YY', 'MM', 'DD', 'WW') then '([0-9]{2})'
-        when token = 'DDD' then '([0-9]{3})'
+        when token = any(machserial._date_tokens()) then format('([0-9]{%s})', size)
         when token in ('SEQ', 'RANDOM') then format('([%s]{%s})', alphabet, size)
         when token = 'UUID' then '([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})'
         when token = 'CHECK' then format('([0-9A-Z*]{%s})', size)
@@ -117,7 +115,7 @@ begin
                 '%s is %s, but on %s it is %s', d.key, d.value, named_day, to_char(named_day, t.template)
             )
             from jsonb_each_text(dates) as d
-            cross join lateral (select case d.key when 'WW' then 'IW' else d.key end as template) as t
+            inner join machserial._tokens() as t on t.name = d.key
             where to_char(named_day, t.template) <> d.value
             order by d.key
         );

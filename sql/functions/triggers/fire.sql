@@ -354,8 +354,8 @@ begin
     for key in
         select distinct
             f.id as format_id,
-            case when f.counter_per in ('PART', 'SITE_PART') then u.part_id else '' end as part_id,
-            case when f.counter_per in ('SITE', 'SITE_PART') then s.id else '' end as site_id,
+            machserial._key_part(f.counter_per, u.part_id) as part_id,
+            machserial._key_site(f.counter_per, s.id) as site_id,
             machserial._time_at_site(s.id, s.time_zone, now()) as local_time
         from (
             select distinct e.part_id, coalesce(e.context ->> 'site_id', 'DEFAULT') as site_id, d.format
