@@ -522,7 +522,14 @@ begin
                     -- Two conditions, not one with AND: where the first is null, AND looks at the second as
                     -- well, and a lock that is taken there stays.
                     case
-                        when pg_sequence_last_value(n.sequence) < n.trusted_until
+                        when
+                            generate.request_id is null and jsonb_typeof(generate.context) = 'object'
+                            -- What is longer may be too long for an index: _require_context() looks.
+                            and pg_column_size(generate.context) <= 255
+                            and current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1')
+                            is not true
+                            and not machserial._may_be_limited()
+                            and pg_sequence_last_value(n.sequence) < n.trusted_until
                             then case
                                 when pg_try_advisory_lock_shared(
                                     hashtext('machserial.block'), hashint8(n.counter_id)
@@ -540,16 +547,7 @@ begin
                     end as value
                 from machserial.numbering_plans as n
                 where
-                    n.part_id = case
-                        when
-                            generate.request_id is null and jsonb_typeof(generate.context) = 'object'
-                            -- What is longer may be too long for an index: _require_context() looks.
-                            and pg_column_size(generate.context) <= 255
-                            and current_setting('machserial.debug', true) in ('on', 'true', 'yes', '1')
-                            is not true
-                            and not machserial._may_be_limited()
-                            then generate.part_id
-                    end
+                    n.part_id = generate.part_id
                     and n.site_id = coalesce(generate.site_id, 'DEFAULT')
                     and n.format = coalesce(generate.format, '')
                     and n.pattern
