@@ -2,12 +2,13 @@
 --
 -- Nothing may become part of itself. Each serial has a rank (lineage_rank, else its id), and whatever comes
 -- of it ranks above it. Most serials come of older ones, and nothing is to be done; where one comes of a
--- younger one that comes of nothing, that one is lowered, so that a long lineage that is recorded backwards
--- costs no more than one that is not; else it and what has come of it are lifted until the order holds
--- again. If it never does, there is a cycle.
+-- younger one, that one is lowered if there is room above what it comes of itself, so that a long lineage
+-- that is recorded backwards costs no more than one that is not; else it and what has come of it are lifted
+-- until the order holds again. If it never does, there is a cycle.
 --
 -- Between sessions: a transaction that adds a propagation locks its serials FOR SHARE until it ends. One that
--- lifts or lowers a serial locks it FOR NO KEY UPDATE. So no serial is lifted while another session is making
+-- lifts or lowers a serial locks it FOR NO KEY UPDATE, and what a lowered one comes of FOR SHARE. So no
+-- serial is lifted while another session is making
 -- something of it, and a session that waited sees what has been made. No other session waits.
 
 create type machserial.serial_propagation as (
@@ -188,6 +189,11 @@ begin
 end
 $$;
 
+-- How far from the next one a serial is put that must move: room for others between the two.
+create function machserial._rank_gap() returns bigint
+language sql immutable parallel safe
+return 1048576;
+
 -- A way back through the lineage, one step longer; refused if it has been there before.
 create function machserial._step_back(path bigint[], parent_id bigint) returns bigint[]
 language plpgsql
@@ -216,17 +222,17 @@ declare
 begin
     select s.lineage_rank into rank from machserial.serials as s where s.id = serial_id;
     loop
-        select e.parent_serial_id as id, p.rank into parent
+        select e.parent_serial_id as id, p.rank, p.is_moved into parent
         from machserial.serial_propagations as e
         cross join lateral (
-            select coalesce(r.lineage_rank, r.id) as rank
+            select coalesce(r.lineage_rank, r.id) as rank, r.lineage_rank is not null as is_moved
             from machserial.serials as r where r.id = e.parent_serial_id
             offset 0
         ) as p
         where e.child_serial_id = path[1]
         order by p.rank desc
         limit 1;
-        exit when parent.id is null or parent.rank < rank - 1;
+        exit when parent.id is null or not parent.is_moved or parent.rank < rank - machserial._rank_gap();
         path := machserial._step_back(path, parent.id);
         rank := parent.rank;
     end loop;
@@ -337,8 +343,42 @@ begin
 end
 $$;
 
--- Lowers the parents that rank too high for their children and come of nothing. Waits for nobody: returns
--- null if that is done, else the serials to be locked before it is tried again.
+-- The highest rank that a serial of which something came can have.
+create function machserial._rank_below_children(serial_id bigint) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return (
+        select min((
+            select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_serial_id
+        )) - 1
+        from machserial.serial_propagations as e
+        where e.parent_serial_id = serial_id and e.child_serial_id is not null
+    );
+end
+$$;
+
+-- The highest rank of what a serial comes of; null if it comes of nothing.
+create function machserial._rank_of_parents(serial_id bigint) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return (
+        select max((
+            select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_serial_id
+        ))
+        from machserial.serial_propagations as e
+        where e.child_serial_id = serial_id
+    );
+end
+$$;
+
+-- Lowers the parents that rank too high for their children, where there is room above what they come of.
+-- Waits for nobody: returns null if that is done, else the serials to be locked before it is tried again.
 create function machserial._lower_parents(parent_ids bigint[], child_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -351,16 +391,17 @@ declare
         where
             (select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_id)
             >= (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_id)
-            and (
-                select b.id from machserial.serial_propagations as b where b.child_serial_id = e.parent_id limit 1
-            ) is null
             -- To lift a child of which nothing has come costs as little, and keeps nobody from the parent.
             and exists (
                 select from machserial.serial_propagations as a
                 where a.parent_serial_id = e.child_id and a.child_serial_id is not null
                 offset 0
             )
+            and coalesce(
+                machserial._rank_of_parents(e.parent_id) < machserial._rank_below_children(e.parent_id), true
+            )
     );
+    sources bigint[];
     locked integer;
 begin
     if too_high = '{}' then
@@ -374,18 +415,31 @@ begin
     if locked < cardinality(too_high) then
         return too_high;
     end if;
-    -- Looked at again: it may have come of something until it was locked.
-    update machserial.serials as p set lineage_rank = (
-        select min((
-            select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_serial_id
-        )) - 1
-        from machserial.serial_propagations as e
-        where e.parent_serial_id = p.id and e.child_serial_id is not null
-    )
-    where
-        p.id = any(too_high) and not exists (
-            select from machserial.serial_propagations as b where b.child_serial_id = p.id offset 0
-        );
+    -- From here on they come of nothing more, and nobody lifts what they come of.
+    sources := array(
+        select distinct e.parent_serial_id
+        from machserial.serial_propagations as e where e.child_serial_id = any(too_high)
+    );
+    if sources <> '{}' then
+        select count(*) into locked
+        from (
+            select from machserial.serials as s where s.id = any(sources) for share of s skip locked
+        ) as l;
+        if locked < cardinality(sources) then
+            return too_high || sources;
+        end if;
+    end if;
+    update machserial.serials as p set lineage_rank = r.rank
+    from (
+        select
+            t.id,
+            machserial._rank_below_children(t.id)
+            - case when machserial._rank_of_parents(t.id) is null then machserial._rank_gap() else 0 end as rank
+        from unnest(too_high) as t (id)
+        where coalesce(machserial._rank_of_parents(t.id) < machserial._rank_below_children(t.id), true)
+        offset 0
+    ) as r
+    where p.id = r.id;
     return null;
 end
 $$;
@@ -402,8 +456,8 @@ declare
     waiting bigint[] := machserial._below_parent(parent_ids, child_ids);
     next_ones bigint[] := machserial._liftable(waiting);
     came_of_them bigint[];
-    -- Serial to the lowest rank that it can have.
-    lowest_ranks jsonb;
+    -- Serial to the highest rank of what it comes of.
+    ranks_behind jsonb;
     lifted record;
     wanted bigint[] := '{}'::bigint[];
     locked integer;
@@ -427,16 +481,17 @@ begin
             select max((
                 select coalesce(p.lineage_rank, p.id)
                 from machserial.serials as p where p.id = e.parent_serial_id
-            )) + 1
+            ))
             from machserial.serial_propagations as e
             where e.child_serial_id = i.id
         ))
-        into lowest_ranks
+        into ranks_behind
         from unnest(next_ones) as i (id);
-        update machserial.serials as c set lineage_rank = (lowest_ranks ->> c.id::text)::bigint
+        update machserial.serials as c set lineage_rank
+            = (ranks_behind ->> c.id::text)::bigint + machserial._rank_gap()
         where
             c.id = any(next_ones)
-            and coalesce(c.lineage_rank, c.id) < (lowest_ranks ->> c.id::text)::bigint;
+            and coalesce(c.lineage_rank, c.id) <= (ranks_behind ->> c.id::text)::bigint;
         rounds := rounds + 1;
         -- Now and then: each look is as long as the rounds were many.
         if rounds & (rounds - 1) = 0 then
@@ -491,7 +546,9 @@ begin
         begin
             perform machserial._lock_serials(serial_ids, to_be_lifted);
             perform machserial._require_propagable(serial_ids);
+            -- Twice: there may be room above what has just been lowered.
             to_be_lifted := coalesce(
+                machserial._lower_parents(edges.parent_ids, edges.child_ids),
                 machserial._lower_parents(edges.parent_ids, edges.child_ids),
                 machserial._lift_children(edges.parent_ids, edges.child_ids)
             );
