@@ -371,6 +371,19 @@ def test_an_event_inserted_among_the_sealed(connection, trail, memory, where):
     assert {event_id for _, _, event_id in found} <= {given["id"], None}
 
 
+def test_what_the_owner_changes_before_it_is_sealed_leaves_no_trace_and_after_it_does(fresh, fresh_trail):
+    """As docs/audit.md says: an event is protected from the moment on at which it is sealed."""
+    seal(fresh)
+    call(fresh, "register_part", part_id="LATE", part_type="TYPE")
+    event_id = value(fresh, "select max(id) from machserial.audit_events")
+    forgery = "update machserial.audit_events set performed_by = %(by)s where id = %(id)s"
+    attack(fresh, forgery, by="Eve", id=event_id)
+    assert seal(fresh) > 0
+    assert told(fresh) == set()
+    attack(fresh, forgery, by="Mallory", id=event_id)
+    assert {(problem, event) for problem, _, event in told(fresh)} == {("EVENT_CHANGED", event_id)}
+
+
 @pytest.mark.parametrize("distance", [-1, -2, -30, 3])
 def test_an_event_inserted_behind_the_seals(fresh, fresh_trail, distance):
     """Its transaction ended before the newest seal: some seal would hold it."""
