@@ -478,7 +478,7 @@ begin
 end
 $$;
 
--- SECURITY DEFINER: whoever draws a number records it, and what this is made of is nobody's to call.
+-- SECURITY DEFINER: a caller that draws a number also records it. Only the owner may call the parts of this.
 create function machserial.generate(
     part_id text, quantity integer default 1, format text default null, pattern text default null,
     site_id text default null, context jsonb default '{}', request_id text default null
@@ -487,6 +487,8 @@ returns table (serial_id bigint, serial_number text, sequence_number bigint)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+-- Where there is no index, a scan costs so much by that setting that PostgreSQL would compile the query.
+set jit = off
 as $$
 #variable_conflict use_column
 begin
