@@ -346,7 +346,7 @@ def test_the_time_to_live_is_a_setting(plant, deployed_dsn, redis_server):
             REDIS_URL=redis_server.url,
             SERIAL_UNIQUENESS_CACHE_TTL=wrong,
         )
-        assert f"'{wrong}' is no time to live" in line
+        assert f"'{wrong}' is not a time to live" in line
 
 
 def test_where_redis_is_has_to_be_said(deployed_dsn, redis_server):

@@ -1,6 +1,6 @@
 -- Where Python looks for libraries beyond those that the operating system installed.
 --
--- Python runs what is in that folder as the server's user. So the folder is no setting, which any user can
+-- Python runs what is in that folder as the server's user. So the folder is not a setting, which any user can
 -- SET, but a row of a table that belongs to a superuser; and all others must be unable to write to the
 -- folder, to what is above it and to what is in it. The table is data: it is made when it is needed, belongs
 -- to no extension, and is in every dump.

@@ -61,14 +61,14 @@ as $$
 begin
     raise exception using
         errcode = 'check_violation',
-        message = 'the context is no JSON object',
+        message = 'the context is not a JSON object',
         detail = format('It is %s.', machserial._shown(context)),
         hint = 'Give an object such as {"lot_number": "L-7"}.',
         constraint = 'serials_context_is_an_object', table = 'serials', schema = 'machserial';
 end
 $$;
 
--- The trigger of serials; its condition has found a context that is no object.
+-- The trigger of serials; its condition has found a context that is not an object.
 create function machserial._refuse_context() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp

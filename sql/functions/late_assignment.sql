@@ -57,7 +57,7 @@ begin
             detail = format('The serial is of part %s, the placeholder of part %s.', serial.part_id, part_id),
             hint = 'Give the placeholder a serial of its own part.';
     elsif serial.placeholder_id <> placeholder_id then
-        -- Said in time; that it cannot happen at all is the unique constraint's doing.
+        -- A friendlier error; the unique constraint is the guarantee.
         raise exception using
             errcode = 'unique_violation',
             message = format('serial %s is assigned already', serial.serial_number),
@@ -179,7 +179,7 @@ begin
     full join old_placeholders as o on o.id = n.id
     cross join lateral (
         select machserial._changes(to_jsonb(o), to_jsonb(n) - left_out) as changes
-        -- Once a row.
+        -- OFFSET 0: evaluated once per row.
         offset 0
     ) as c
     where c.changes is not null

@@ -101,7 +101,7 @@ class UniquenessCache:
             ((is_unlimited, ttl, *place),) = self._ask(IDENTITY, ())
             seconds = os.environ.get("SERIAL_UNIQUENESS_CACHE_TTL") or str(ttl or 3600)
             if not (seconds.isascii() and seconds.isdigit() and int(seconds)):
-                raise usage(f"{seconds!r} is no time to live", "SERIAL_UNIQUENESS_CACHE_TTL=3600, in seconds")
+                raise usage(f"{seconds!r} is not a time to live", "SERIAL_UNIQUENESS_CACHE_TTL=3600, in seconds")
             prefix = ".".join(map(str, ("machserial", *place)))
             self._known_until, self._identity = time.monotonic() + LIFETIME, (is_unlimited, prefix, int(seconds))
         return self._identity

@@ -216,7 +216,7 @@ def context_option(command: Callable) -> Callable:
         multiple=True,
         callback=_key_values,
         help="For {CTX:key}, {WO}, {LOT} and conditions: such as work_order_id=WO-1, lot_number=L-7, "
-        "operation_code=OP10. KEY:=JSON for what is no text: line:=2. May be repeated.",
+        "operation_code=OP10. KEY:=JSON for numbers, booleans and lists: line:=2. May be repeated.",
     )(command)
 
 

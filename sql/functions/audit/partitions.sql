@@ -63,7 +63,7 @@ as $$
 begin
     raise exception using
         errcode = 'insufficient_privilege',
-        message = format('machserial.%I is no month of the audit trail', name),
+        message = format('machserial.%I is not a month of the audit trail', name),
         detail = format(
             'It belongs to %I.',
             (
@@ -80,7 +80,7 @@ create function machserial._month_begins(month date) returns text
 language sql stable parallel safe
 return to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00';
 
--- The months that have a partition; of one whose name is no month's, null.
+-- The months that have a partition; null for one whose name is not that of a month.
 create function machserial._audit_partitions() returns table (month date, relation regclass)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -5,15 +5,15 @@
 -- previous taker has ended.
 --
 -- Two advisory locks guard a sequence, each for a moment and never until the end of a transaction:
---   machserial.block    shared by all who draw; whoever moves the sequence keeps them away, so that nobody
---                       draws out of a block
---   machserial.counter  for one at a time of those who look ahead and then draw what they have seen, or move
--- They are the transaction's, taken within an inner block that always ends by an exception, MS000 if all is
--- well. That lets go of them whatever happens, a cancellation included, and takes back nothing that a
--- sequence has given. Where a shared one can be had at once, it is the session's, which costs less.
+--   machserial.block    shared by sessions that draw; exclusive for one that moves the sequence, so that no
+--                       number is drawn out of a block
+--   machserial.counter  exclusive for one session at a time that looks ahead and draws what it saw, or moves
+-- Transaction-level locks, taken in a subtransaction that always raises (MS000 = success): the rollback frees
+-- the lock, also after a cancellation, and drawn values stay drawn. A shared lock that is free is taken for
+-- the session, which costs less.
 
--- For functions that run with the owner's rights and take a counter: one of another site is none of a limited
--- role's business.
+-- For functions that run with the owner's rights and take a counter: a limited role may not use the counter of
+-- another site.
 create function machserial._require_visible_counter(counter_id bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -264,7 +264,7 @@ declare
 begin
     select f.* into format from machserial.serial_formats as f where f.id = _make_counter.format_id;
     counter_period := machserial._period(format.reset, at);
-    -- Looked at first: an insert would wait for whoever is counting in the row.
+    -- Looked at first: an insert would wait for the session that counts in the row.
     select c.id into counter_id
     from machserial.counters as c
     where
@@ -363,9 +363,9 @@ begin
 end
 $$;
 
--- Makes the counter of the next period, so that nobody meets at midnight. Whoever finds another session at it
--- goes on without waiting; so does, now and then, whoever finds one at another counter: a transaction that
--- uses thousands of counters takes 256 locks at most.
+-- Makes the counter of the next period, so that sessions do not meet at midnight. If another session is
+-- making it, or now and then another counter, skip: a transaction that uses thousands of counters takes 256
+-- locks.
 create function machserial._extend_runway(counter_id bigint) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

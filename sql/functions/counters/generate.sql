@@ -559,7 +559,7 @@ begin
                         select sum(c.changes) from machserial.configuration_changes as c where c.id > 0
                     )
                     and n.valid_from <= now() and n.valid_until > now()
-                -- Once each.
+                -- OFFSET 0: nextval() is evaluated once per row.
                 offset 0
             ) as d
             where d.value is not null

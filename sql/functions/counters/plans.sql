@@ -1,8 +1,9 @@
 -- Numbering plans: what generate() has to know of a part, a site and a format, looked up once and kept.
 --
 -- A plan holds while nothing of the configuration has changed. It carries the number of changes that there
--- had been when it was made, and that number is read together with it, in one snapshot. So nobody has to
--- wait: whoever changes the configuration need not know of the plans, and whoever makes a plan locks nothing.
+-- had been when it was made, and that number is read together with it, in one snapshot. So no
+-- session waits: one that changes the configuration does not touch the plans, and one that makes a plan locks
+-- nothing.
 
 -- One more change of the configuration. The number is the sum over the rows, so that two who change something
 -- at the same time need not wait for one another: each takes a row that is free, or adds one.
@@ -49,7 +50,7 @@ begin
 end
 $$;
 
--- Whoever registers what is known already, as an import does every night, changes nothing.
+-- Registering what is known already, as an import does every night, changes nothing.
 create function machserial._outdate_plans_by_part() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -164,7 +165,7 @@ begin
 end
 $$;
 
--- Keeps the plan of a call that has been resolved. Whoever finds another session at it leaves it to that one.
+-- Keeps the plan of a call that has been resolved. If another session is making it, skip.
 -- 256 locks stand for all plans, so that a transaction that keeps thousands does not fill the lock table.
 create function machserial._keep_plan(
     part_id text, site_id text, format text, pattern text, counter_id bigint
@@ -242,7 +243,7 @@ begin
         and c.site_id = machserial._key_site(f.counter_per, s.id)
         and c.period = machserial._period(f.reset, l.local_time)
     where p.id = _keep_plan.part_id and (c.id is not null or f.sequence_maximum is null)
-    -- Whoever is about to take the part or the site away, or to change its type, is not waited for.
+    -- A session that is about to delete the part or the site, or to change its type, is not waited for.
     for key share of p, s skip locked
     on conflict on constraint numbering_plans_pkey do update
     set

@@ -157,7 +157,7 @@ begin
             end if;
             size := case when token = 'PREFIX' then length(argument) end;
         else
-            fault := format('{%s} is no token', machserial._shown(text_in_braces));
+            fault := format('{%s} is not a token', machserial._shown(text_in_braces));
             hint := format('Did you mean %s?', machserial._nearest_token(text_in_braces));
     end case;
 end

@@ -15,7 +15,7 @@ begin
     if page_size is null or page_size < 1 then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = format('a page of %s propagations', coalesce(page_size::text, 'null')),
+            message = format('page_size cannot be %s', coalesce(page_size::text, 'null')),
             detail = format('page_size is %s.', coalesce(page_size::text, 'null')),
             hint = 'Give 1 or more.';
     end if;

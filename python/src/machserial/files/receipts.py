@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise _unusable(path, f"byte {error.start + 1} is not UTF-8", "save it as CSV in UTF-8") from error
     if "\0" in text:
-        raise _unusable(path, "it holds null characters, so it is no text in UTF-8", "save it as CSV in UTF-8")
+        raise _unusable(path, "it holds null characters, so it is not text in UTF-8", "save it as CSV in UTF-8")
     return text
 
 
