@@ -9,8 +9,8 @@
 --                       number is drawn out of a block
 --   machserial.counter  exclusive for one session at a time that looks ahead and draws what it saw, or moves
 -- Transaction-level locks, taken in a subtransaction that always raises (MS000 = success): the rollback
--- frees the lock, also after a cancellation, and drawn values stay drawn. A shared lock that is free is taken
--- for the session, which costs less.
+-- frees the lock, also after a cancellation, and drawn values stay drawn. A shared lock that is free is
+-- taken for the session, which costs less.
 
 -- For functions that run with the owner's rights and take a counter: a limited role may not use the counter of
 -- another site.
