@@ -12,7 +12,7 @@
 -- frees the lock, also after a cancellation, and drawn values stay drawn. A shared lock that is free is
 -- taken for the session, which costs less.
 
--- For functions that run with the owner's rights and take a counter: a limited role may not use the counter of
+-- For functions that run with the owner's rights and take a counter: a limited role may not use one of
 -- another site.
 create function machserial._require_visible_counter(counter_id bigint) returns void
 language plpgsql stable
