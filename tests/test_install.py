@@ -521,3 +521,16 @@ UNDOCUMENTED = """
 
 def test_everything_that_users_meet_is_documented_in_the_catalog(connection: psycopg.Connection) -> None:
     assert connection.execute(UNDOCUMENTED).fetchall() == []
+
+
+def test_no_column_has_a_type_that_goes_with_the_code(connection):
+    """DROP EXTENSION ... CASCADE takes types, and the columns that have one."""
+    columns = (
+        "select c.relname, a.attname from pg_class as c "
+        "inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 "
+        "inner join pg_type as t on t.oid = a.atttypid where c.relnamespace = 'machserial'::regnamespace "
+        "and c.relkind in ('r', 'p') and t.typnamespace = 'machserial'::regnamespace"
+    )
+    assert connection.execute(columns).fetchall() == []
+    connection.execute("create table machserial.planted (row machserial.part)")
+    assert connection.execute(columns).fetchall() == [("planted", "row")]

@@ -471,7 +471,7 @@ def test_a_plan_writes_the_check_digits_that_the_renderer_writes(plant):
             written += value(
                 plant,
                 "select count(*) from machserial.numbering_plans "
-                "where format = %s and digit_check is distinct from null and width is not null",
+                "where format = %s and check_signs is not null and width is not null",
                 f"{name} {place}",
             )
     # Those that know letters only do not vary with the digits.

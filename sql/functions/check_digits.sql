@@ -961,16 +961,16 @@ end
 $$;
 
 -- A number with such a check digit.
-create function machserial._checked_number(head text, digits text, tail text, checked machserial._digit_check)
+create function machserial._checked_number(
+    head text, digits text, tail text, middle text, start integer, moves smallint[], steps bytea, signs text[]
+)
 returns text
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    moves constant smallint[] := checked.moves;
-    steps constant bytea := checked.steps;
-    modulus constant integer := cardinality(checked.signs);
-    reached integer := checked.start;
+    modulus constant integer := cardinality(signs);
+    reached integer := start;
 begin
     if moves is not null then
         for place in 1..length(digits) loop
@@ -984,6 +984,6 @@ begin
             );
         end loop;
     end if;
-    return head || digits || checked.middle || checked.signs[reached % modulus + 1] || tail;
+    return head || digits || middle || signs[reached % modulus + 1] || tail;
 end
 $$;

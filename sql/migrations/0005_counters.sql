@@ -95,7 +95,12 @@ create unlogged table machserial.numbering_plans (
     head text collate "C",
     width integer,
     tail text collate "C",
-    digit_check machserial._digit_check,
+    -- In columns, as a type of the extension would take its column along when it is dropped.
+    check_middle text collate "C",
+    check_start integer,
+    check_moves smallint[],
+    check_steps bytea,
+    check_signs text[],
     valid_from timestamptz not null,
     valid_until timestamptz not null,
     configuration numeric not null,
@@ -135,8 +140,15 @@ comment on column machserial.numbering_plans.width is
 'Digits of the sequence number, if nothing varies but it and a check digit.';
 comment on column machserial.numbering_plans.tail is
 'What stands after the sequence number, or after the check digit if that varies.';
-comment on column machserial.numbering_plans.digit_check is
-'How the check digit follows from the sequence number; null if none varies.';
+comment on column machserial.numbering_plans.check_middle is
+'What stands between the sequence number and a check digit that varies; null if none varies.';
+comment on column machserial.numbering_plans.check_start is
+'Where the computation of the check digit begins.';
+comment on column machserial.numbering_plans.check_moves is
+'Of algorithms that sum: by how much each digit of each place moves the sum.';
+comment on column machserial.numbering_plans.check_steps is
+'Of automata: the next state for each state and digit, one table for all places or one for each.';
+comment on column machserial.numbering_plans.check_signs is 'The check characters for each result.';
 comment on column machserial.numbering_plans.valid_from is
 'Since when this format is assigned; of what goes by dates since the day began at the site.';
 comment on column machserial.numbering_plans.valid_until is

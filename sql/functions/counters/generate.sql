@@ -507,8 +507,9 @@ begin
         from (
             select
                 d.*, case
-                    when d.digit_check is distinct from null then machserial._checked_number(
-                        d.head, lpad(d.value::text, d.width, '0'), d.tail, d.digit_check
+                    when d.check_signs is not null then machserial._checked_number(
+                        d.head, lpad(d.value::text, d.width, '0'), d.tail, d.check_middle, d.check_start,
+                        d.check_moves, d.check_steps, d.check_signs
                     )
                     when d.width is not null then d.head || lpad(d.value::text, d.width, '0') || d.tail
                     else machserial._render_one(
@@ -519,7 +520,8 @@ begin
             from (
                 select
                     n.part_id, n.part_type, n.site_id, n.scopes, n.format_id, n.format_name, n.random_space,
-                    n.time_zone, n.head, n.width, n.tail, n.digit_check,
+                    n.time_zone, n.head, n.width, n.tail, n.check_middle, n.check_start, n.check_moves,
+                    n.check_steps, n.check_signs,
                     nullif(generate.context, '{}') as context,
                     -- Two conditions, not one with AND: where the first is null, AND looks at the second as
                     -- well, and a lock that is taken there stays.

@@ -156,7 +156,10 @@ begin
     end if;
     if highest <> (case
         when digit_check is null then head || repeat('9', width) || tail
-        else machserial._checked_number(head, repeat('9', width), tail, digit_check)
+        else machserial._checked_number(
+            head, repeat('9', width), tail, digit_check.middle, digit_check.start, digit_check.moves,
+            digit_check.steps, digit_check.signs
+        )
     end) then
         -- More of it varies: the renderer has to write each number.
         width := null;
@@ -193,7 +196,8 @@ begin
     insert into machserial.numbering_plans as n (
         part_id, site_id, format, pattern, part_type, scopes, time_zone, format_id, format_name, allocation,
         sequence_increment, sequence_maximum, random_space, counter_id, sequence, trusted_until, head, width,
-        tail, digit_check, valid_from, valid_until, configuration
+        tail, check_middle, check_start, check_moves, check_steps, check_signs, valid_from, valid_until,
+        configuration
     )
     select
         p.id, s.id, _keep_plan.format, _keep_plan.pattern, p.part_type, p.default_scopes, s.time_zone, f.id,
@@ -201,7 +205,8 @@ begin
         case when f.allocation = 'SEQUENCE' and c.id is not null then machserial._sequence(c.id) end,
         -- Not near the end: a thousand more cover what others may take meanwhile.
         greatest(f.sequence_maximum - 1002 * f.sequence_increment::numeric, 0)::bigint, w.head, w.width,
-        w.tail, w.digit_check,
+        w.tail, (w.digit_check).middle, (w.digit_check).start, (w.digit_check).moves, (w.digit_check).steps,
+        (w.digit_check).signs,
         greatest(a.since, d.begins, '-infinity'), least(a.until, d.ends, machserial._audited_until()),
         (select sum(v.changes) from machserial.configuration_changes as v)
     from machserial.parts as p
@@ -253,7 +258,9 @@ begin
         random_space = excluded.random_space, counter_id = excluded.counter_id,
         sequence = excluded.sequence,
         trusted_until = excluded.trusted_until, head = excluded.head, width = excluded.width,
-        tail = excluded.tail, digit_check = excluded.digit_check, valid_from = excluded.valid_from,
+        tail = excluded.tail, check_middle = excluded.check_middle, check_start = excluded.check_start,
+        check_moves = excluded.check_moves, check_steps = excluded.check_steps,
+        check_signs = excluded.check_signs, valid_from = excluded.valid_from,
         valid_until = excluded.valid_until, configuration = excluded.configuration;
 end
 $$;

@@ -8,8 +8,8 @@
 --
 -- Between sessions: a transaction that adds a propagation locks its serials FOR SHARE until it ends. One that
 -- lifts or lowers a serial locks it FOR NO KEY UPDATE, and what a lowered one comes of FOR SHARE. So no
--- serial is lifted while another session is making
--- something of it, and a session that waited sees what has been made. No other session waits.
+-- serial is lifted while another session is making something of it, and a session that waited sees what has
+-- been made. No other session waits.
 
 create type machserial.serial_propagation as (
     id bigint,
@@ -386,20 +386,23 @@ set enable_seqscan = off
 as $$
 declare
     too_high constant bigint[] := array(
-        select distinct e.parent_id
-        from unnest(parent_ids, child_ids) as e (parent_id, child_id)
-        where
-            (select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_id)
-            >= (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_id)
-            -- To lift a child of which nothing has come costs as little, and keeps nobody from the parent.
-            and exists (
-                select from machserial.serial_propagations as a
-                where a.parent_serial_id = e.child_id and a.child_serial_id is not null
-                offset 0
-            )
-            and coalesce(
-                machserial._rank_of_parents(e.parent_id) < machserial._rank_below_children(e.parent_id), true
-            )
+        select t.id
+        from (
+            select distinct e.parent_id as id
+            from unnest(parent_ids, child_ids) as e (parent_id, child_id)
+            where
+                (select coalesce(p.lineage_rank, p.id) from machserial.serials as p where p.id = e.parent_id)
+                >= (select coalesce(c.lineage_rank, c.id) from machserial.serials as c where c.id = e.child_id)
+                -- To lift a child of which nothing has come costs as little, and keeps nobody from the parent.
+                and exists (
+                    select from machserial.serial_propagations as a
+                    where a.parent_serial_id = e.child_id and a.child_serial_id is not null
+                    offset 0
+                )
+            -- The ranks around a serial are looked up for those that are left, and once each.
+            offset 0
+        ) as t
+        where coalesce(machserial._rank_of_parents(t.id) < machserial._rank_below_children(t.id), true)
     );
     sources bigint[];
     locked integer;
