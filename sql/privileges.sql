@@ -134,6 +134,8 @@ begin
         _raise_unclaimed _register_received
     '),
     ('supervisor', 'execute', 'function', '_audit_attachment'),
+    -- They ask sequences how far they are. Newer servers answer null to a caller without rights: no refusal.
+    ('owner', 'execute', 'function', '_draw_on_trust _draw_one _give_back _set_counter'),
     -- Renderers are made as formats are, and called by _render() alone.
     ('owner', 'execute', 'function', '_render_*'),
     -- Who is limited to what is told by site_grants to nobody but the owner; partitions are read through
